@@ -1,0 +1,192 @@
+"""Configuration of TtT: a decoder-only text backbone whose vocabulary also holds the codes of an audio codec."""
+
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+# Keys of the official implementation's flat config.json (https://github.com/ai4ed/TtT), and the value its code falls
+# back to when `audio_token_id_start` is absent.
+OFFICIAL_START_KEY = "audio_token_id_start"
+OFFICIAL_MASK_KEY = "mask_token"
+OFFICIAL_TRAINING_KEYS = ("unmasked_audio_prob", "prefix_preservation_ratio")
+OFFICIAL_AUDIO_TOKEN_START_ID = 151684
+
+AUDIO_FIELDS = (
+    "audio_token_start_id",
+    "audio_vocab_size",
+    "mask_token_id",
+    "begin_audio_token_ids",
+    "end_audio_token_ids",
+    "audio_attention",
+    "audio_block_length",
+)
+
+
+@strict
+class TtTConfig(PreTrainedConfig):
+    r"""Configuration of a `TtTForConditionalGeneration`.
+
+    Ids below `audio_token_start_id` are text. **Every** id from there on counts as audio: `audio_token_start_id`
+    itself is the `<|audio|>` token, code `c` has the id `audio_token_start_id + 1 + c`, and the mask token and the end
+    markers lie behind the codes. The defaults are those of the official TtT checkpoints.
+
+    Args:
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the backbone, any decoder-only text model. Defaults to Qwen2.
+        audio_token_start_id (`int`):
+            The first audio id, that of `<|audio|>`.
+        audio_vocab_size (`int`):
+            Number of audio codes, the size of the codec's codebook.
+        mask_token_id (`int`):
+            Id of the mask token of audio diffusion.
+        begin_audio_token_ids (`list[int]`):
+            Ids that open a span of audio, text side: `[<|begin_of_audio|>, <|begin_of_quad|>]`.
+        end_audio_token_ids (`list[int]`):
+            Ids that end a span of audio, audio side: `[<|end_of_audio_new|>, <|end_of_audio_span_last|>]`.
+        audio_attention (`str`):
+            `"span"`: all tokens of a span see each other (the official model). `"block_causal"`: only tokens of the
+            same block of `audio_block_length` do, later blocks stay hidden.
+        audio_block_length (`int`):
+            Number of tokens that are denoised together.
+        tie_word_embeddings (`bool`, *optional*):
+            Whether the output layer shares its weights with the input embeddings. Defaults to the backbone's value.
+
+    Raises:
+        ValueError: the ids contradict each other or do not fit the vocabulary.
+    """
+
+    model_type = "ttt"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2", init_kwargs={"vocab_size": 168072})
+    }
+
+    text_config: dict | PreTrainedConfig | None = None
+    audio_token_start_id: int = OFFICIAL_AUDIO_TOKEN_START_ID
+    audio_vocab_size: int = 16384
+    mask_token_id: int = 168069
+    begin_audio_token_ids: list[int] | None = None
+    end_audio_token_ids: list[int] | None = None
+    audio_attention: Literal["span", "block_causal"] = "span"
+    audio_block_length: int = 32
+    tie_word_embeddings: bool | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.begin_audio_token_ids is None:
+            self.begin_audio_token_ids = []
+        if self.end_audio_token_ids is None:
+            self.end_audio_token_ids = [self.mask_token_id + 1, self.mask_token_id + 2]
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        self.text_config.tie_word_embeddings = self.tie_word_embeddings
+        self._check_audio_tokens()
+
+    def _check_audio_tokens(self) -> None:
+        # Not a `validate_...` method: those are wrapped into an exception that is no ValueError and spans lines.
+        start, mask, vocab_size = self.audio_token_start_id, self.mask_token_id, self.text_config.vocab_size
+        if self.audio_block_length < 1:
+            raise ValueError(f"audio_block_length must be at least 1, got {self.audio_block_length}.")
+        if self.audio_vocab_size < 1:
+            raise ValueError(f"audio_vocab_size must be at least 1, got {self.audio_vocab_size}.")
+        if start < 1:
+            raise ValueError(f"audio_token_start_id must be at least 1, got {start}: there is no text below it.")
+        if self.audio_code_offset + self.audio_vocab_size > mask:
+            raise ValueError(
+                f"{self.audio_vocab_size} audio codes from id {self.audio_code_offset} on do not fit below "
+                f"mask_token_id {mask}: lower audio_vocab_size or raise mask_token_id."
+            )
+        if not self.end_audio_token_ids:
+            raise ValueError("end_audio_token_ids must hold at least one id: without it no span of audio can end.")
+        codes = range(start, self.audio_code_offset + self.audio_vocab_size)
+        for name, ids in (("mask_token_id", [mask]), ("end_audio_token_ids", self.end_audio_token_ids)):
+            if max(ids) >= vocab_size:
+                raise ValueError(
+                    f"{name} {max(ids)} does not fit a vocabulary of {vocab_size} tokens: raise "
+                    "text_config.vocab_size."
+                )
+        for token_id in self.end_audio_token_ids:
+            if token_id < start or token_id in codes or token_id == mask:
+                raise ValueError(
+                    f"end_audio_token_ids must lie at or above audio_token_start_id {start} and be neither codes nor "
+                    f"the mask token, got {token_id}."
+                )
+        for token_id in self.begin_audio_token_ids:
+            if not 0 <= token_id < start:
+                raise ValueError(
+                    f"begin_audio_token_ids must be text ids, below audio_token_start_id {start}, got {token_id}."
+                )
+
+    @property
+    def audio_code_offset(self) -> int:
+        """Id of code 0: `id = audio_code_offset + code`."""
+        return self.audio_token_start_id + 1
+
+    @property
+    def attention_block_length(self) -> int | None:
+        """Length in tokens of the groups that see each other inside a span; `None` when the whole span does."""
+        return self.audio_block_length if self.audio_attention == "block_causal" else None
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Reads config.json as `PreTrainedConfig.get_config_dict` does, the flat official format included."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            config_dict = _from_flat_config(config_dict, kwargs)
+        return config_dict, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "TtTConfig":
+        """Instantiates the configuration from a dictionary: this class's own, or the official flat one.
+
+        Args:
+            config_dict: contents of a config.json.
+            **kwargs: fields to override, e.g. `begin_audio_token_ids`, which the official format does not hold.
+
+        Returns:
+            The configuration; with `return_unused_kwargs=True` a tuple with the arguments that are no fields.
+
+        Raises:
+            ValueError: the dictionary is that of a text model and the audio ids are not given.
+        """
+        if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            config_dict = _from_flat_config(config_dict, kwargs)
+        # Before construction rather than after it, so that the checks see the final values.
+        given = {name: kwargs.pop(name) for name in AUDIO_FIELDS if name in kwargs}
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
+
+def _from_flat_config(config_dict: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Turns the flat config.json of an official TtT checkpoint, or of a text model, into that of a `TtTConfig`.
+
+    The flat format counts the audio codes only through the ids around them: the mask follows the last code and the
+    two end markers follow the mask.
+    """
+    text_config = dict(config_dict)
+    mask = overrides.get("mask_token_id", text_config.pop(OFFICIAL_MASK_KEY, None))
+    if mask is None:
+        raise ValueError(
+            f"config.json describes a '{config_dict['model_type']}' text model without audio tokens: pass "
+            "mask_token_id, audio_token_start_id and audio_vocab_size, or grow a TtT with "
+            "TtTForConditionalGeneration.from_text_model(...)."
+        )
+    start = text_config.pop(OFFICIAL_START_KEY, OFFICIAL_AUDIO_TOKEN_START_ID)
+    start = overrides.get("audio_token_start_id", start)
+    for key in (*OFFICIAL_TRAINING_KEYS, "architectures", "auto_map", "transformers_version"):
+        text_config.pop(key, None)
+    return {
+        "model_type": TtTConfig.model_type,
+        "text_config": text_config,
+        "audio_token_start_id": start,
+        "audio_vocab_size": mask - start - 1,
+        "mask_token_id": mask,
+        "dtype": text_config.get("dtype", text_config.get("torch_dtype")),
+    }
+
+
+TtTConfig.register_for_auto_class()
+
+__all__ = ["TtTConfig"]

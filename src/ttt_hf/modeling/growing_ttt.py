@@ -1,0 +1,122 @@
+"""Growing a vocabulary: the audio tokens a text model has to learn, where they go, and how their rows start."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+
+TEXT_SIDE_TOKENS = ("<|begin_of_audio|>", "<|begin_of_quad|>", "<|end_of_audio|>")
+AUDIO_TOKEN = "<|audio|>"
+MASK_TOKEN = "<|mask_token|>"
+END_TOKENS = ("<|end_of_audio_new|>", "<|end_of_audio_span_last|>")
+
+# New rows are drawn from a normal distribution with the old rows' mean and this share of their covariance. So close to
+# the mean, the new tokens take the probability of an average token from the text distribution and no more: see
+# J. Hewitt, "Initializing New Word Embeddings for Pretrained Language Models" (2021).
+COVARIANCE_SHARE = 1e-5
+# Rows that are cast to float64 at a time; bounds the memory that the covariance of a large vocabulary takes.
+CHUNK_ROWS = 8192
+
+
+class AudioTokens(NamedTuple):
+    """Where the audio tokens of a grown vocabulary lie.
+
+    Attributes:
+        begin_audio_token_ids: ids that open a span, text side.
+        audio_token_start_id: the first audio id.
+        mask_token_id: the mask token, behind the codes.
+        end_audio_token_ids: ids that end a span, behind the mask.
+        first_new_id: the first id whose row is new.
+        vocab_size: smallest vocabulary that holds all ids.
+    """
+
+    begin_audio_token_ids: list[int]
+    audio_token_start_id: int
+    mask_token_id: int
+    end_audio_token_ids: list[int]
+    first_new_id: int
+    vocab_size: int
+
+
+def place_audio_tokens(audio_vocab_size: int, text_vocab_size: int, tokenizer: Any = None) -> AudioTokens:
+    """Decides the ids of the audio tokens and adds them to the tokenizer, if there is one.
+
+    The order is that of the official TtT vocabulary: `<|begin_of_audio|>`, `<|begin_of_quad|>`, `<|end_of_audio|>` as
+    the last text tokens, then `<|audio|>`, the codes `<|audio_0|>` ..., the mask token and the two end markers.
+
+    Args:
+        audio_vocab_size: number of codes.
+        text_vocab_size: rows of the text model's embedding matrix; new ids follow them when there is no tokenizer.
+        tokenizer: a transformers tokenizer, changed in place; new ids follow its own tokens, so that rows that only
+            pad the text model's embedding matrix are used up first.
+
+    Returns:
+        The ids.
+
+    Raises:
+        ValueError: the tokenizer already holds audio tokens, or numbers new tokens with gaps.
+    """
+    codes = [f"<|audio_{code}|>" for code in range(audio_vocab_size)]
+    tokens = [*TEXT_SIDE_TOKENS, AUDIO_TOKEN, *codes, MASK_TOKEN, *END_TOKENS]
+    first = text_vocab_size
+    if tokenizer is not None:
+        present = [token for token in tokens if token in tokenizer.get_vocab()]
+        if present:
+            raise ValueError(
+                f"The tokenizer already has audio tokens ({present[0]}): pass the tokenizer of the text model, or load "
+                "a TtT checkpoint with from_pretrained."
+            )
+        first = _add_tokens(tokenizer, tokens)
+    start = first + len(TEXT_SIDE_TOKENS)
+    mask = start + 1 + audio_vocab_size
+    return AudioTokens(
+        begin_audio_token_ids=[first, first + 1],
+        audio_token_start_id=start,
+        mask_token_id=mask,
+        end_audio_token_ids=[mask + 1, mask + 2],
+        first_new_id=first,
+        vocab_size=max(first + len(tokens), text_vocab_size),
+    )
+
+
+def _add_tokens(tokenizer: Any, tokens: Sequence[str]) -> int:
+    """Adds special tokens and returns the id of the first; the others must follow it without a gap."""
+    tokenizer.add_tokens(list(tokens), special_tokens=True)
+    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    if ids != list(range(ids[0], ids[0] + len(tokens))):
+        raise ValueError(
+            "The tokenizer numbers new tokens with gaps, but audio ids must be contiguous: use another one."
+        )
+    return ids[0]
+
+
+def grow_rows(weight: torch.Tensor, first_new_row: int, rows: int, generator: torch.Generator) -> torch.Tensor:
+    """Enlarges an embedding matrix by rows drawn around the mean of the old ones.
+
+    Args:
+        weight: the old matrix, float of shape `(old rows, hidden)`.
+        first_new_row: rows from here on are drawn anew, those before it are kept bit for bit.
+        rows: number of rows of the result.
+        generator: source of randomness, on the CPU.
+
+    Returns:
+        Matrix of shape `(rows, hidden)` with the data type and device of `weight`.
+    """
+    old = weight.detach()[:first_new_row]
+    hidden = old.shape[1]
+    total = torch.zeros(hidden, dtype=torch.float64, device=old.device)
+    products = torch.zeros(hidden, hidden, dtype=torch.float64, device=old.device)
+    for chunk in old.split(CHUNK_ROWS):
+        total += chunk.double().sum(dim=0)
+    mean = total / len(old)
+    for chunk in old.split(CHUNK_ROWS):
+        centred = chunk.double() - mean
+        products += centred.T @ centred
+    covariance = products / max(len(old) - 1, 1)
+    # A covariance of fewer rows than dimensions is singular; the jitter keeps the factorisation defined.
+    jitter = 1e-6 * covariance.diagonal().mean().clamp(min=1e-12)
+    factor = torch.linalg.cholesky(covariance + jitter * torch.eye(hidden, dtype=torch.float64, device=old.device))
+    noise = torch.randn(rows - first_new_row, hidden, dtype=torch.float64, generator=generator).to(old.device)
+    new = mean + COVARIANCE_SHARE**0.5 * noise @ factor.T
+    return torch.cat([old, new.to(old.dtype)])

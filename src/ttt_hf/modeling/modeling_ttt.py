@@ -1,0 +1,411 @@
+"""TtT: one decoder-only Transformer that predicts text token by token and audio by block-wise masked diffusion."""
+
+import copy
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_ttt import TtTConfig
+from .generation_ttt import TtTGenerationMixin
+from .growing_ttt import grow_rows, place_audio_tokens
+from .loss_ttt import audio_loss, text_loss, text_target_mask
+from .masking_ttt import (
+    ATTENTION_IMPLEMENTATIONS,
+    NO_ORDER,
+    AttentionKeys,
+    AttentionMask,
+    AttentionQueries,
+    attention_windows,
+    audio_block_ids,
+    build_attention_mask,
+    isolate_padding,
+)
+
+
+@dataclass
+class TtTOutputWithPast(ModelOutput):
+    """Output of `TtTForConditionalGeneration.forward`.
+
+    Attributes:
+        loss: `text_loss + audio_loss` (`text_loss` alone without `audio_loss_weights`); scalar, only with `labels`.
+        text_loss: autoregressive loss over text targets; scalar, only with `labels`.
+        audio_loss: diffusion loss over audio targets; scalar, only with `labels` and `audio_loss_weights`.
+        logits: shape `(batch, kept positions, vocabulary)`; `None` with `labels`, where logits exist at targets only.
+        past_key_values: the cache, with `use_cache`.
+        hidden_states: one tensor `(batch, length, hidden)` a layer, with `output_hidden_states`.
+        attentions: one tensor `(batch, heads, length, keys)` a layer, with `output_attentions` (eager attention).
+        num_text_targets: number of text targets, 0-dimensional `torch.long`, only with `labels`.
+        num_audio_targets: number of audio targets, 0-dimensional `torch.long`, only with `labels`.
+        text_correct: whether the most likely id is the target's, `torch.bool` of shape `(num_text_targets,)`, row
+            after row, only with `labels`.
+        audio_correct: the same for audio, `torch.bool` of shape `(num_audio_targets,)`, only with `labels`.
+    """
+
+    loss: torch.Tensor | None = None
+    text_loss: torch.Tensor | None = None
+    audio_loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    num_text_targets: torch.Tensor | None = None
+    num_audio_targets: torch.Tensor | None = None
+    text_correct: torch.Tensor | None = None
+    audio_correct: torch.Tensor | None = None
+
+
+class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
+    """A TtT model over any decoder-only backbone.
+
+    Parameters are called `model.*` and `lm_head.weight` as in transformers' causal language models, so their
+    checkpoints and those of the official TtT code load unchanged. `forward` draws no random numbers: noise comes in as
+    data.
+
+    Args:
+        config: the configuration; `config.text_config` decides the backbone.
+    """
+
+    config: TtTConfig
+    config_class = TtTConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("text", "audio")
+    output_modalities = ("text", "audio")
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    supports_gradient_checkpointing = True
+    # The loss is a mean over samples, whatever their lengths: accumulated micro-batches are averaged by the Trainer.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: TtTConfig):
+        super().__init__(config)
+        attention_windows(config.text_config)
+        # The backbone follows the data type this model is being built in, not the one its own config was saved with.
+        self.model = AutoModel.from_config(config.text_config, dtype=torch.get_default_dtype())
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        embeddings = self.model.get_input_embeddings()
+        source = next(name for name, module in self.model.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"model.{source}.weight"}
+        self.post_init()
+
+    @classmethod
+    def from_text_model(
+        cls,
+        text_model: str | os.PathLike | PreTrainedModel,
+        codec: Any = None,
+        audio_vocab_size: int | None = None,
+        tokenizer: Any = None,
+        seed: int = 0,
+        **config_kwargs: Any,
+    ) -> "TtTForConditionalGeneration":
+        """Grows a TtT out of a decoder-only text model: adds the audio tokens and leaves its text behaviour as it is.
+
+        Args:
+            text_model: a causal language model, or the Hub id or folder of one. A model object is not changed.
+            codec: audio codec (or its configuration) whose `codebook_size` counts the codes.
+            audio_vocab_size: number of codes, in place of `codec`.
+            tokenizer: the text model's tokenizer; gets the audio tokens, in place. Without one the new ids follow the
+                model's vocabulary.
+            seed: seeds the initial values of the new rows; no other random state is read or changed.
+            **config_kwargs: further fields of `TtTConfig`, e.g. `audio_attention`.
+
+        Returns:
+            The model, in the text model's data type and on its device. Logits of old ids are unchanged.
+
+        Raises:
+            ValueError: the number of codes is not given or given twice, the tokenizer has audio tokens already, or the
+                text model is no plain decoder-only model.
+        """
+        if (codec is None) == (audio_vocab_size is None):
+            raise ValueError("Pass either codec or audio_vocab_size, so that the number of audio codes is known.")
+        if audio_vocab_size is None:
+            audio_vocab_size = int(getattr(codec, "config", codec).codebook_size)
+        if not isinstance(text_model, PreTrainedModel):
+            text_model = AutoModelForCausalLM.from_pretrained(text_model)
+        backbone, head = text_model.base_model, text_model.get_output_embeddings()
+        if head is None or head.bias is not None or text_model.config.get_text_config() is not text_model.config:
+            raise ValueError(
+                f"{type(text_model).__name__} is no plain decoder-only language model with an output layer without "
+                "bias: choose another text model."
+            )
+
+        old_rows = backbone.get_input_embeddings().weight
+        tokens = place_audio_tokens(audio_vocab_size, len(old_rows), tokenizer)
+        text_config = copy.deepcopy(text_model.config)
+        text_config.vocab_size = tokens.vocab_size
+        config = TtTConfig(
+            text_config=text_config,
+            audio_token_start_id=tokens.audio_token_start_id,
+            audio_vocab_size=audio_vocab_size,
+            mask_token_id=tokens.mask_token_id,
+            begin_audio_token_ids=tokens.begin_audio_token_ids,
+            end_audio_token_ids=tokens.end_audio_token_ids,
+            **config_kwargs,
+        )
+        if text_model.config._attn_implementation in ATTENTION_IMPLEMENTATIONS:
+            config._attn_implementation = text_model.config._attn_implementation
+        # Every parameter is overwritten below, so that the values drawn here do not matter, only the caller's random
+        # state does.
+        with torch.random.fork_rng(devices=[]):
+            model = cls._from_config(config, dtype=text_model.dtype)
+        state = {f"model.{name}": value for name, value in backbone.state_dict().items()}
+        generator = torch.Generator().manual_seed(seed)
+        new_rows = grow_rows(old_rows, tokens.first_new_id, tokens.vocab_size, generator)
+        state[model._tied_weights_keys["lm_head.weight"]] = new_rows
+        if not config.tie_word_embeddings:
+            new_rows = grow_rows(head.weight, tokens.first_new_id, tokens.vocab_size, generator)
+        state["lm_head.weight"] = new_rows
+        model.load_state_dict(state)
+        model.generation_config = copy.deepcopy(text_model.generation_config)
+        return model.to(text_model.device).eval()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Saves weights, configuration and the modelling code itself, see `PreTrainedModel.save_pretrained`.
+
+        Args:
+            save_directory: folder, made if it does not exist.
+            **kwargs: passed on.
+        """
+        # A class registers itself for one Auto class only; the other one finds the same code through this entry.
+        name = type(self).__name__
+        auto_map = getattr(self.config, "auto_map", None) or {}
+        self.config.auto_map = {**auto_map, "AutoModelForMultimodalLM": f"modeling_ttt.{name}"}
+        super().save_pretrained(save_directory, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: AttentionMask | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        block_ids: torch.Tensor | None = None,
+        audio_loss_weights: torch.Tensor | None = None,
+        order_ids: torch.Tensor | None = None,
+        horizon_ids: torch.Tensor | None = None,
+        start_ids: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> TtTOutputWithPast:
+        """Runs the backbone under hybrid attention; with `labels` computes the losses instead of all logits.
+
+        Args:
+            input_ids: token ids, noised where the model shall denoise; `torch.long` of shape `(batch, length)`.
+            attention_mask: padding mask, 1 for tokens and 0 for padding, of shape `(batch, cached + length)`; or a
+                mask prepared by `build_attention_mask`, which is used as it is.
+            position_ids: positions for the position encoding, `torch.long` of shape `(batch, length)`. Defaults to
+                counting the row's tokens, padding left out. Required with `order_ids`.
+            past_key_values: cache of earlier positions, which must be final: text and closed spans.
+            inputs_embeds: embeddings in place of `input_ids`, shape `(batch, length, hidden)`; needs `block_ids`.
+            labels: the clean id at each position, -100 to ignore it, `torch.long` of shape `(batch, length)`. Text is
+                predicted from the position before, audio (where `audio_loss_weights` is not 0) at the position itself.
+            block_ids: groups of positions that see each other, shape `(batch, cached + length)`, see
+                `audio_block_ids`. Defaults to the spans (or blocks) found in `input_ids`.
+            audio_loss_weights: weight of the cross-entropy of `labels[b, i]` predicted at position i, 0 for no target,
+                float of shape `(batch, length)`. `None` leaves the audio loss out.
+            order_ids: place of each position among the clean tokens, `NO_ORDER` for noised copies, shape
+                `(batch, cached + length)`. Defaults to the position's index.
+            horizon_ids: first order that a position no longer sees, shape `(batch, length)`. Defaults to the
+                position's index plus one.
+            start_ids: first order that a position sees, shape `(batch, length)`: the first token of its document when
+                rows are packed. Defaults to 0.
+            logits_to_keep: number of last positions to compute logits for (0: all), or a tensor of positions.
+            use_cache: whether to return the cache. Defaults to the backbone's setting, and to no with `labels`.
+            **kwargs: passed on to the backbone, e.g. `output_hidden_states`.
+
+        Returns:
+            The losses or logits, see `TtTOutputWithPast`.
+
+        Raises:
+            ValueError: arguments contradict each other, or attention cannot be derived from what is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if use_cache is None:
+            use_cache = labels is None and getattr(self.config.text_config, "use_cache", True)
+        if use_cache and past_key_values is None:
+            # Without a config every layer keeps all keys, sliding-window layers too: a span may exceed the window.
+            past_key_values = DynamicCache()
+
+        length = inputs_embeds.shape[1]
+        is_prepared = isinstance(attention_mask, (dict, BlockMask)) or (
+            attention_mask is not None and attention_mask.ndim == 4
+        )
+        padding_mask = None if is_prepared else attention_mask
+        if position_ids is None:
+            if order_ids is not None:
+                raise ValueError("order_ids needs position_ids: a noised copy keeps the positions of what it copies.")
+            position_ids = self._default_position_ids(inputs_embeds, padding_mask, past_key_values)
+
+        if order_ids is None:
+            order_ids = self._default_order_ids(inputs_embeds, past_key_values)
+        if start_ids is None:
+            start_ids = torch.zeros_like(order_ids[:, -length:])
+        if horizon_ids is None:
+            horizon_ids = order_ids[:, -length:] + 1
+        if padding_mask is not None:
+            if padding_mask.shape != order_ids.shape:
+                raise ValueError(
+                    f"attention_mask must cover cached and new positions, shape {tuple(order_ids.shape)}, got "
+                    f"{tuple(padding_mask.shape)}."
+                )
+            order_ids = order_ids.masked_fill(~padding_mask.to(device=order_ids.device, dtype=torch.bool), NO_ORDER)
+
+        if is_prepared:
+            mask = attention_mask
+        else:
+            if block_ids is None:
+                block_ids = self._default_block_ids(input_ids, padding_mask, order_ids)
+            elif block_ids.shape != order_ids.shape:
+                raise ValueError(
+                    f"block_ids must cover cached and new positions, shape {tuple(order_ids.shape)}, got "
+                    f"{tuple(block_ids.shape)}."
+                )
+            keys = AttentionKeys(order_ids, block_ids)
+            mask = self._hybrid_mask(
+                inputs_embeds, padding_mask, position_ids, past_key_values, keys, horizon_ids, start_ids
+            )
+
+        outputs = self.model(
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        if labels is None:
+            results = {"logits": self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))}
+        else:
+            order_ids = order_ids[:, -length:]
+            results = self._losses(outputs.last_hidden_state, labels, audio_loss_weights, order_ids, start_ids)
+        return TtTOutputWithPast(
+            **results,
+            past_key_values=outputs.past_key_values if use_cache else None,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+
+    def _losses(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor,
+        audio_loss_weights: torch.Tensor | None,
+        order_ids: torch.Tensor,
+        start_ids: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Losses, counts and hits; logits are computed where there is a target and nowhere else."""
+        batch_size = labels.shape[0]
+        text_mask = text_target_mask(labels, self.config.audio_token_start_id, order_ids, start_ids, NO_ORDER)
+        text_rows, text_index = text_mask.nonzero(as_tuple=True)
+        states = [hidden_states[text_rows, text_index]]
+        if audio_loss_weights is not None:
+            audio_rows, audio_index = ((audio_loss_weights != 0) & (labels != -100)).nonzero(as_tuple=True)
+            states.append(hidden_states[audio_rows, audio_index])
+        logits = self.lm_head(torch.cat(states))
+        text_logits, audio_logits = logits[: len(text_rows)], logits[len(text_rows) :]
+
+        text_targets = labels[text_rows, text_index + 1]
+        audio_targets = text_targets[:0]
+        losses = {"text_loss": text_loss(text_logits, text_targets, text_rows, batch_size)}
+        losses["loss"] = losses["text_loss"]
+        if audio_loss_weights is not None:
+            audio_targets = labels[audio_rows, audio_index]
+            weights = audio_loss_weights[audio_rows, audio_index]
+            losses["audio_loss"] = audio_loss(audio_logits, audio_targets, weights, batch_size)
+            losses["loss"] = losses["text_loss"] + losses["audio_loss"]
+        return {
+            **losses,
+            "num_text_targets": torch.tensor(text_targets.numel(), device=labels.device),
+            "num_audio_targets": torch.tensor(audio_targets.numel(), device=labels.device),
+            "text_correct": text_logits.detach().argmax(dim=-1) == text_targets,
+            "audio_correct": audio_logits.detach().argmax(dim=-1) == audio_targets,
+        }
+
+    def _default_order_ids(self, inputs_embeds: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:
+        """Orders of cached and new positions of clean sequences, shape `(batch, cached + length)`."""
+        batch_size, length = inputs_embeds.shape[:2]
+        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        return torch.arange(past + length, device=inputs_embeds.device).expand(batch_size, -1)
+
+    def _default_position_ids(
+        self, inputs_embeds: torch.Tensor, padding_mask: torch.Tensor | None, past_key_values: Cache | None
+    ) -> torch.Tensor:
+        """Positions of the new tokens, shape `(batch, length)`; padding is not counted, so that it changes nothing."""
+        if padding_mask is None:
+            return self._default_order_ids(inputs_embeds, past_key_values)[:, -inputs_embeds.shape[1] :]
+        positions = (padding_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+        return positions[:, -inputs_embeds.shape[1] :].to(inputs_embeds.device)
+
+    def _default_block_ids(
+        self, input_ids: torch.Tensor | None, padding_mask: torch.Tensor | None, order_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Block ids of cached and new positions from the token ids, shape `(batch, cached + length)`."""
+        if input_ids is None:
+            raise ValueError("inputs_embeds needs block_ids: which positions are audio shows in the ids only.")
+        past = order_ids.shape[1] - input_ids.shape[1]
+        if past == 0:
+            start = self.config.audio_token_start_id
+            return audio_block_ids(input_ids, start, self.config.attention_block_length, padding_mask)
+        if bool((input_ids >= self.config.audio_token_start_id).any()):
+            raise ValueError(
+                "Audio tokens behind a cache need block_ids over cached and new positions: a span may reach back into "
+                "the cache."
+            )
+        return torch.full_like(order_ids, -1)
+
+    def _hybrid_mask(
+        self,
+        inputs_embeds: torch.Tensor,
+        padding_mask: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        past_key_values: Cache | None,
+        keys: AttentionKeys,
+        horizon_ids: torch.Tensor,
+        start_ids: torch.Tensor,
+    ) -> AttentionMask:
+        """Prepares the backbone's mask; `keys` cover cached and new positions."""
+        length = inputs_embeds.shape[1]
+        order_ids, block_ids = keys
+        if padding_mask is not None:
+            block_ids = isolate_padding(block_ids, padding_mask)
+        place = None
+        if order_ids.shape[1] == length and any(attention_windows(self.config.text_config).values()):
+            # A noised copy stands where its original does, which only its position tells.
+            place = start_ids + position_ids - position_ids.expand_as(start_ids).gather(1, start_ids)
+        queries = AttentionQueries(start_ids, horizon_ids, block_ids[:, -length:], place)
+        if past_key_values is not None:
+            if any(past_key_values.is_sliding):
+                raise ValueError(
+                    "A cache whose layers forget keys outside a sliding window cannot hold spans of audio: pass "
+                    "past_key_values=DynamicCache() without a config."
+                )
+            # Caches of a fixed size have empty slots behind the new keys.
+            key_length, _ = past_key_values.get_mask_sizes(length, 0)
+            empty = key_length - order_ids.shape[1]
+            order_ids = nn.functional.pad(order_ids, (0, empty), value=NO_ORDER)
+            block_ids = nn.functional.pad(block_ids, (0, empty), value=-1)
+        return build_attention_mask(
+            self.model.config, queries, AttentionKeys(order_ids, block_ids), dtype=inputs_embeds.dtype
+        )
+
+
+TtTForConditionalGeneration.register_for_auto_class("AutoModelForCausalLM")
+
+__all__ = ["TtTForConditionalGeneration", "TtTOutputWithPast"]
