@@ -1,0 +1,100 @@
+"""Configuration of the tiny codec: mel spectrogram, quantiser levels and the sizes of encoder, decoder and vocoder."""
+
+from math import prod
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class TtTTinyCodecConfig(PreTrainedConfig):
+    """Settings of [`TtTTinyCodec`].
+
+    The encoder works on log-mel frames and joins `frames_per_code` of them into one code. Codes are the points of a
+    finite scalar quantiser (Mentzer et al., "Finite Scalar Quantization: VQ-VAE made simple", 2023) whose levels are
+    all odd, so that zero is a level and no offset is needed.
+
+    Args:
+        sampling_rate: samples a second of every waveform that goes in or comes out.
+        hop_length: samples between two mel frames.
+        n_fft: samples in the analysis and synthesis window.
+        num_mel_bins: mel bands.
+        mel_floor: smallest mel magnitude; a full-scale sine has magnitude one.
+        mel_mean: mean that is subtracted from the log-mel values.
+        mel_std: standard deviation by which they are divided.
+        reference_level: root mean square to which the active part of a waveform is scaled before it is encoded.
+        minimum_level: quieter input counts as this loud, so that silence stays silent.
+        frames_per_code: mel frames in one code.
+        fsq_levels: levels of each quantiser dimension; their product is the codebook size.
+        kernel_size: width of all depthwise convolutions, in frames.
+        encoder_frame_size: channels of the encoder at the mel frame rate.
+        encoder_code_size: channels of the encoder at the code frame rate.
+        encoder_frame_layers: blocks of the encoder at the mel frame rate.
+        encoder_code_layers: blocks of the encoder at the code frame rate.
+        decoder_frame_size: channels of the mel decoder at the mel frame rate.
+        decoder_code_size: channels of the mel decoder at the code frame rate.
+        decoder_frame_layers: blocks of the mel decoder at the mel frame rate.
+        decoder_code_layers: blocks of the mel decoder at the code frame rate.
+        vocoder_size: channels of the vocoder.
+        vocoder_layers: blocks of the vocoder.
+        expansion: inner channels of a block divided by its channels.
+        decoder_frame_look_ahead: blocks of the mel decoder that see one future mel frame; the others see none.
+        decoder_code_look_ahead: blocks of the mel decoder that see one future code.
+        vocoder_look_ahead: blocks of the vocoder that see one future mel frame.
+    """
+
+    model_type = "ttt_tiny_codec"
+
+    sampling_rate: int = 16000
+    hop_length: int = 320
+    n_fft: int = 800
+    num_mel_bins: int = 80
+    mel_floor: float = 2e-5
+    mel_mean: float = -8.0
+    mel_std: float = 2.2
+    reference_level: float = 0.1
+    minimum_level: float = 0.001
+    frames_per_code: int = 4
+    fsq_levels: list[int] | tuple[int, ...] = (7, 5, 5, 5, 5)
+    kernel_size: int = 7
+    encoder_frame_size: int = 160
+    encoder_code_size: int = 288
+    encoder_frame_layers: int = 2
+    encoder_code_layers: int = 2
+    decoder_frame_size: int = 192
+    decoder_code_size: int = 288
+    decoder_frame_layers: int = 2
+    decoder_code_layers: int = 3
+    vocoder_size: int = 256
+    vocoder_layers: int = 6
+    expansion: int = 2
+    decoder_frame_look_ahead: int = 2
+    decoder_code_look_ahead: int = 2
+    vocoder_look_ahead: int = 4
+
+    def validate_architecture(self):
+        """Checks what the arithmetic of the codec needs; part of the strict validation of transformers."""
+        if not self.fsq_levels or any(level < 3 or level % 2 == 0 for level in self.fsq_levels):
+            raise ValueError(f"fsq_levels must be odd numbers of at least 3, not {list(self.fsq_levels)}.")
+        if self.kernel_size < 3 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be an odd number of at least 3, not {self.kernel_size}.")
+        if self.n_fft < self.hop_length or (self.n_fft - self.hop_length) % 2:
+            raise ValueError(
+                f"n_fft ({self.n_fft}) must be at least hop_length ({self.hop_length}) and differ from it by an even "
+                "number."
+            )
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of different codes."""
+        return prod(self.fsq_levels)
+
+    @property
+    def samples_per_code(self) -> int:
+        """Samples of waveform that one code stands for."""
+        return self.hop_length * self.frames_per_code
+
+    @property
+    def frame_rate(self) -> float:
+        """Codes a second."""
+        return self.sampling_rate / self.samples_per_code
