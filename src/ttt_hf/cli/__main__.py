@@ -1,0 +1,8 @@
+"""`python -m ttt_hf.cli` is `ttt-hf`."""
+
+import sys
+
+from .main import main
+
+
+sys.exit(main())

@@ -1,0 +1,210 @@
+"""Finding and loading a checkpoint, and saying in one sentence what is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from ..modeling.modeling_ttt import TtTForConditionalGeneration
+    from ..processing.processing_ttt import TtTProcessor
+
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+CODEC_FOLDER = "codec"
+# What a checkpoint is made of. Pickled weights and code are never loaded, so there is no need to fetch them.
+DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.md"]
+
+
+def find_checkpoint(name: str | None) -> Path:
+    """
+    Finds the folder of a checkpoint, and checks it without loading it.
+
+    Args:
+        name (`str`, *optional*): Folder or Hub id; the embedded checkpoint by default.
+
+    Returns:
+        `Path`: A folder that holds a TtT model.
+
+    Raises:
+        OSError: If there is no such folder, or the Hub id cannot be fetched.
+        ValueError: If the folder does not hold a TtT model that can be read.
+    """
+    if name is None:
+        from .. import embedded_checkpoint
+
+        folder = Path(embedded_checkpoint())
+    else:
+        folder = Path(name).expanduser()
+        if folder.is_file():
+            raise NotADirectoryError(f"{name} is a file: name the folder of a model, or a Hub id.")
+        if not folder.is_dir():
+            if name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name:
+                raise FileNotFoundError(f"There is no folder {name}: name the folder of a model, or a Hub id.")
+            folder = _download(name)
+    config = read_json(folder, "config.json")
+    if config.get("model_type") != "ttt" and "mask_token" not in config:
+        raise ValueError(f"{folder} holds a {config.get('model_type', 'different')} model, not a TtT model.")
+    check_weights(folder)
+    if (folder / CODEC_FOLDER).is_dir():
+        read_json(folder / CODEC_FOLDER, "config.json")
+        check_weights(folder / CODEC_FOLDER)
+    return folder
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """
+    Reads a JSON file of a checkpoint.
+
+    Args:
+        folder (`Path`): The checkpoint.
+        name (`str`): Name of the file in it.
+
+    Returns:
+        `dict`: Its content.
+
+    Raises:
+        OSError: If it is missing.
+        ValueError: If it is not JSON.
+    """
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{folder} is not the folder of a model, it has no {name}: name one that save_pretrained wrote, or a Hub id."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{folder / name} is damaged ({error}): fetch the checkpoint again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder / name} is damaged (not an object): fetch the checkpoint again.")
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model, of one piece or of several; a missing one is in the list, too."""
+    if (folder / WEIGHTS_INDEX_FILE).is_file():
+        shards = read_json(folder, WEIGHTS_INDEX_FILE).get("weight_map", {})
+        return [folder / name for name in sorted(set(shards.values()))]
+    return [folder / WEIGHTS_FILE]
+
+
+def check_weights(folder: Path) -> None:
+    """
+    Checks that a model's weights are there and whole, by their headers.
+
+    Args:
+        folder (`Path`): The model.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If a file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in weight_files(folder):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {path.name}, the model's weights (only safetensors are read): fetch the checkpoint again."
+            )
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}): fetch the checkpoint again.") from error
+
+
+def load_checkpoint(folder: Path) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
+    """
+    Loads a model and its processor, onto the GPU if there is one.
+
+    Args:
+        folder (`Path`): As `find_checkpoint` gives it.
+
+    Returns:
+        `tuple`: The model, float32 on a CPU, and the processor, whose codec may be missing.
+
+    Raises:
+        ValueError: If parts are missing or do not fit together.
+    """
+    with _quick_imports():
+        import torch
+        from transformers import AutoConfig
+        from transformers.utils import logging
+
+        from ..modeling.configuration_ttt import TtTConfig
+        from ..modeling.modeling_ttt import TtTForConditionalGeneration
+        from ..processing.processing_ttt import TtTProcessor, check_codec
+        from ..processing.tokenization import audio_token_ids
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    # Known to the Auto classes, the model type is not taken for one whose code comes with the checkpoint.
+    AutoConfig.register(TtTConfig.model_type, TtTConfig, exist_ok=True)
+    processor = TtTProcessor.from_pretrained(folder, local_files_only=True)
+    # The official format does not say which ids open a span; the tokenizer does.
+    begin_ids = audio_token_ids(processor.tokenizer).begin_audio_token_ids
+    device, dtype = ("cuda", "auto") if torch.cuda.is_available() else ("cpu", torch.float32)
+    try:
+        model, loading = TtTForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, begin_audio_token_ids=begin_ids, local_files_only=True, output_loading_info=True
+        )
+    except RuntimeError as error:
+        # transformers raises it for weights of a wrong shape, with a table of all of them.
+        raise ValueError(f"The weights in {folder} do not fit its config.json: fetch the checkpoint again.") from error
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+        raise ValueError(f"The weights in {folder} are incomplete ({missing} ...): fetch the checkpoint again.")
+    if processor.codec is not None:
+        check_codec(model.config, processor.codec)
+        processor.codec.to(device)
+    return model.eval().to(device), processor
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keeps the warnings of libraries off stderr, where the command line's own notes are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _quick_imports() -> Iterator[None]:
+    """
+    Imports a sixth faster: Python's cycle collector finds nothing to free while modules load, but looks again and again.
+    What they made stays for good, so it is not looked at later, either.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS))
+    except HFValidationError:
+        raise ValueError(f"{name} is neither a folder nor a Hub id (organisation/name).") from None
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no folder {name}, and no such model on the Hub, or it is private: check the name, or log in with "
+            "`hf auth login`."
+        ) from error
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"There is no folder {name}, no such model in the local cache, and the Hub cannot be reached: check the name, or "
+            "connect to the network."
+        ) from error
+    except HfHubHTTPError as error:
+        raise OSError(f"{name} cannot be fetched from the Hub: {str(error).splitlines()[0]}") from error

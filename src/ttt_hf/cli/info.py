@@ -1,0 +1,156 @@
+"""`ttt-hf info`: what a checkpoint is, read off its files without loading its weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+
+DEPENDENCIES = ("torch", "transformers")
+EXAMPLES = """examples:
+  ttt-hf info
+  ttt-hf info path/to/checkpoint --json
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "info",
+        help="describe a checkpoint",
+        description="Describes a TtT checkpoint: its architecture, size, audio tokens, codec and generation defaults.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id (default: the embedded checkpoint)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Describes a checkpoint.
+
+    Args:
+        args (`argparse.Namespace`): As `add_parser` declares them.
+
+    Raises:
+        OSError, ValueError: If there is no checkpoint that can be read.
+    """
+    from .checkpoints import find_checkpoint, silence
+
+    with silence():
+        facts = describe(find_checkpoint(args.model))
+    if args.json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):<14}{_in_words(name, value)}")
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """
+    What there is to know of a checkpoint.
+
+    Args:
+        folder (`Path`): As `find_checkpoint` gives it.
+
+    Returns:
+        `dict`: JSON values; `codec` and `card` are `None` where there is none.
+    """
+    from ..modeling.configuration_ttt import TtTConfig
+
+    config = TtTConfig.from_pretrained(folder)
+    text = config.get_text_config()
+    parameters, dtypes = _count_parameters(folder)
+    card = folder / "README.md"
+    return {
+        "model": str(folder),
+        "architecture": "TtTForConditionalGeneration",
+        "backbone": {
+            "type": text.model_type,
+            "layers": text.num_hidden_layers,
+            "hidden_size": text.hidden_size,
+            "max_positions": text.max_position_embeddings,
+        },
+        "parameters": parameters,
+        "dtype": "+".join(dtypes),
+        "vocabulary": text.vocab_size,
+        "audio_tokens": {
+            "start": config.audio_token_start_id,
+            "codes": config.audio_vocab_size,
+            "mask": config.mask_token_id,
+            "begin": config.begin_audio_token_ids,
+            "end": config.end_audio_token_ids,
+        },
+        "attention": {"audio": config.audio_attention, "block_length": config.audio_block_length},
+        "codec": _describe_codec(folder),
+        "generation": _generation_defaults(folder),
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "card": str(card) if card.is_file() else None,
+        "versions": {
+            "ttt-hf": __version__,
+            **{name: metadata.version(name) for name in DEPENDENCIES},
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _count_parameters(folder: Path) -> tuple[int, list[str]]:
+    from safetensors import safe_open
+
+    from .checkpoints import weight_files
+
+    count, dtypes = 0, set()
+    for path in weight_files(folder):
+        with safe_open(path, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118, it is no mapping
+                part = tensors.get_slice(name)
+                count += math.prod(part.get_shape())
+                dtypes.add(part.get_dtype())
+    return count, sorted(dtypes)
+
+
+def _describe_codec(folder: Path) -> dict[str, Any] | None:
+    from .checkpoints import CODEC_FOLDER
+
+    if not (folder / CODEC_FOLDER).is_dir():
+        return None
+    from transformers import AutoConfig
+
+    from .. import codecs  # noqa: F401, registers our codecs
+
+    config = AutoConfig.from_pretrained(folder / CODEC_FOLDER)
+    return {
+        "name": config.model_type,
+        "sampling_rate": config.sampling_rate,
+        "frame_rate": config.frame_rate,
+        "codes": config.codebook_size,
+        "parameters": _count_parameters(folder / CODEC_FOLDER)[0],
+    }
+
+
+def _generation_defaults(folder: Path) -> dict[str, Any]:
+    from .checkpoints import read_json
+
+    if not (folder / "generation_config.json").is_file():
+        return {}
+    defaults = read_json(folder, "generation_config.json")
+    return {name: value for name, value in defaults.items() if name != "transformers_version" and name[0] != "_"}
+
+
+def _in_words(name: str, value: Any) -> str:
+    if name == "bytes":
+        return f"{value:,} ({value / 1e6:.1f} MB)"
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_in_words(key, part)}" for key, part in value.items()) or "none"
+    if value is None:
+        return "none"
+    return f"{value:,}" if name in ("parameters", "vocabulary", "codes") else str(value)

@@ -1,0 +1,84 @@
+"""Follows an answer while it is made: prints text, decodes and writes audio block by block."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from ..modeling.streamers_ttt import TtTStreamer
+from ..processing.processing_ttt import CUT_CHARACTER, TtTProcessor
+from .files import WavFile
+
+
+class AnswerStreamer(TtTStreamer):
+    """
+    Prints text as it comes and writes audio as blocks come.
+
+    Args:
+        processor (`TtTProcessor`): Decodes both.
+        files (`ExitStack`): Takes over the audio file: it gets its final name when the stack closes without an error.
+        path (`Path`, *optional*): Where the audio goes; without one it is decoded for the timing only.
+        output (`TextIO`, *optional*): Where the text goes.
+    """
+
+    def __init__(self, processor: TtTProcessor, files: ExitStack, path: Path | None, output: TextIO | None) -> None:
+        if processor.codec is not None and not hasattr(processor.codec, "decode_stream"):
+            raise ValueError(f"{type(processor.codec).__name__} cannot decode piece by piece: leave out --stream.")
+        self.processor = processor
+        self.files = files
+        self.path = path
+        self.output = output
+        self.start = time.perf_counter()
+        self._file: WavFile | None = None
+        self._decoder = processor.codec.decode_stream() if processor.codec is not None else None
+        self._has_audio = False
+        self._text_ids: list[int] = []
+        self._printed = 0
+
+    def put_text(self, token_ids: list[int]) -> None:
+        """Prints what is new."""
+        self._text_ids += token_ids
+        self._print_text(is_last=False)
+
+    def put_block(self, token_ids: list[int]) -> None:
+        """Decodes the codes of a finished block."""
+        if self._decoder is not None:
+            first = self.processor.token_ids.audio_token_start_id + 1
+            codes = torch.tensor(token_ids, dtype=torch.long) - first
+            codes = codes[(codes >= 0) & (codes < self.processor.token_ids.audio_vocab_size)]
+            self._write_audio(self._decoder.push(codes))
+
+    def end(self) -> None:
+        """Prints and writes what was held back."""
+        self._print_text(is_last=True)
+        if self.output is not None:
+            print(file=self.output, flush=True)
+        if self._decoder is not None:
+            self._write_audio(self._decoder.finish())
+
+    def _print_text(self, is_last: bool) -> None:
+        if self.output is None:
+            return
+        text = self.processor.tokenizer.decode(self._text_ids, skip_special_tokens=True)
+        if not is_last:
+            # The bytes of a character may come in several tokens.
+            text = text.rstrip(CUT_CHARACTER)
+        print(text[self._printed :], end="", file=self.output, flush=True)
+        self._printed = max(self._printed, len(text))
+
+    def _write_audio(self, samples: torch.Tensor) -> None:
+        if len(samples) == 0:
+            return
+        if not self._has_audio:
+            self._has_audio = True
+            print(f"ttt-hf: first audio after {time.perf_counter() - self.start:.2f} s", file=sys.stderr, flush=True)
+        if self.path is not None:
+            if self._file is None:
+                rate = self.processor.codec.config.sampling_rate
+                self._file = self.files.enter_context(WavFile(self.path, rate))
+            self._file.write(samples.float().cpu().numpy())

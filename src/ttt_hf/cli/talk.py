@@ -1,0 +1,200 @@
+"""`ttt-hf talk`: ask a model a spoken or written question; it answers in text and speech."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UsageError
+
+
+if TYPE_CHECKING:
+    from ..modeling.modeling_ttt import TtTForConditionalGeneration
+    from ..processing.processing_ttt import Reply, TtTProcessor
+
+TASKS = {
+    "chat": "answer a question, spoken or written, in text and speech",
+    "asr": "write down what is spoken",
+    "tts": "read --text aloud",
+    "text": "answer --text in text alone",
+}
+EXAMPLES = """examples:
+  ttt-hf talk question.wav --out reply.wav
+  ttt-hf talk question.wav --task asr
+  ttt-hf talk --text "What is two plus three?" --out reply.wav --stream
+  ttt-hf talk --task tts --text "Good morning." --out morning.wav --json
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "talk",
+        help="ask a question, spoken or written, and get an answer in text and speech",
+        description="Asks a TtT model a spoken or written question. The answer's text goes to stdout, its speech to --out.",
+        epilog=EXAMPLES + "tasks:\n" + "".join(f"  {task:<6}{what}\n" for task, what in TASKS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("question", nargs="?", metavar="QUESTION", help="audio file or URL: WAV, FLAC, OGG or MP3")
+    parser.add_argument("--text", help="the question in writing, or what to read aloud")
+    parser.add_argument("--task", choices=TASKS, default="chat", help="what to do (default: chat)")
+    parser.add_argument("--out", type=Path, metavar="FILE.wav", help="where to write the spoken answer")
+    parser.add_argument("--model", metavar="ID", help="folder or Hub id (default: the embedded checkpoint)")
+    parser.add_argument("--stream", action="store_true", help="print the text as it comes, and time to the first audio")
+    parser.add_argument("--seed", type=int, metavar="N", help="make a sampled answer repeatable")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer, text and audio tokens together")
+    parser.add_argument("--temperature", type=float, metavar="T", help="of the text: 0 takes the likeliest words")
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the text")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Answers one question.
+
+    Args:
+        args (`argparse.Namespace`): As `add_parser` declares them.
+
+    Raises:
+        UsageError: If the arguments do not fit together.
+        OSError, ValueError: If the question, the model or the output cannot be used.
+    """
+    _check_arguments(args)
+    # In order of cost: what can be wrong without a model is found before one is loaded.
+    from ..processing.audio import read_audio
+    from .checkpoints import find_checkpoint, load_checkpoint, silence
+    from .files import WavFile, check_output
+
+    if args.out is not None:
+        check_output(args.out)
+    content: dict[str, Any] = {"type": "text", "text": args.text}
+    if args.question is not None:
+        samples, rate = read_audio(args.question)
+        content = {"type": "audio", "audio": samples, "sampling_rate": rate}
+    folder = find_checkpoint(args.model)
+    if args.task != "text" and not (folder / "codec").is_dir():
+        raise FileNotFoundError(
+            f"{folder} has no codec, so the model can neither hear nor speak: put the codec that it was trained with into "
+            "its sub-folder codec, or use --task text."
+        )
+
+    seconds = {}
+    with silence():
+        start = time.perf_counter()
+        model, processor = load_checkpoint(folder)
+        seconds["load"] = time.perf_counter() - start
+
+        start = time.perf_counter()
+        inputs = _encode(content, args.task, model, processor)
+        seconds["encode"] = time.perf_counter() - start
+
+        with ExitStack() as files:
+            streamer = None
+            if args.stream:
+                from .streaming import AnswerStreamer
+
+                streamer = AnswerStreamer(processor, files, args.out, None if args.json else sys.stdout)
+            start = time.perf_counter()
+            out = model.generate(
+                **inputs,
+                **_generation_arguments(args, model, inputs["input_ids"].shape[1]),
+                streamer=streamer,
+                return_dict_in_generate=True,
+            )
+            seconds["generate"] = time.perf_counter() - start
+
+            start = time.perf_counter()
+            reply = processor.decode_reply(out)
+            seconds["decode"] = time.perf_counter() - start
+            if streamer is None and args.out is not None and len(reply.audio):
+                files.enter_context(WavFile(args.out, reply.sampling_rate)).write(reply.audio)
+    _report(args, reply, int(out.num_forward_passes[0]), seconds)
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    if (args.question is None) == (args.text is None):
+        raise UsageError("Give either QUESTION, an audio file, or --text.")
+    if args.text is not None and not args.text.strip():
+        raise UsageError("--text is empty.")
+    if args.task == "asr" and args.question is None:
+        raise UsageError("--task asr needs QUESTION, an audio file.")
+    if args.task in ("tts", "text") and args.text is None:
+        raise UsageError(f"--task {args.task} needs --text.")
+    if args.out is not None and args.out.suffix.lower() != ".wav":
+        raise UsageError(f"--out writes WAV: {args.out} must end in .wav.")
+    if args.max_new_tokens is not None and args.max_new_tokens < 1:
+        raise UsageError(f"--max-new-tokens must be at least 1, not {args.max_new_tokens}.")
+    if args.temperature is not None and not 0 <= args.temperature < float("inf"):
+        raise UsageError(f"--temperature must be 0 or more, not {args.temperature}.")
+    if args.seed is not None and not 0 <= args.seed < 2**63:
+        raise UsageError(f"--seed must be 0 or more and below 2^63, not {args.seed}.")
+
+
+def _encode(
+    content: dict[str, Any], task: str, model: TtTForConditionalGeneration, processor: TtTProcessor
+) -> dict[str, Any]:
+    limit = model.config.get_text_config().max_position_embeddings
+    if content["type"] == "audio":
+        # Before the codec runs, which would take long for what is refused anyway.
+        seconds = len(content["audio"]) / content["sampling_rate"]
+        rate = processor.codec.config.frame_rate
+        if seconds * rate >= limit:
+            raise ValueError(
+                f"The question is too long: {seconds:.0f} s, of which the model hears at most {limit / rate:.0f} s. Cut it."
+            )
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": [content]}], task=task, add_generation_prompt=True
+    )
+    length = inputs["input_ids"].shape[1]
+    if length >= limit:
+        raise ValueError(f"The question is too long: {length} tokens, and the model reads less than {limit}. Shorten it.")
+    return inputs.to(model.device)
+
+
+def _generation_arguments(args: argparse.Namespace, model: TtTForConditionalGeneration, length: int) -> dict[str, Any]:
+    room = model.config.get_text_config().max_position_embeddings - length
+    wanted = args.max_new_tokens or model.generation_config.max_new_tokens or room
+    arguments: dict[str, Any] = {"max_new_tokens": min(wanted, room)}
+    if args.seed is not None:
+        arguments["seed"] = args.seed
+    if args.temperature is not None:
+        arguments["do_sample"] = args.temperature > 0
+        if args.temperature > 0:
+            arguments["temperature"] = args.temperature
+    return arguments
+
+
+def _report(args: argparse.Namespace, reply: Reply, num_forward_passes: int, seconds: dict[str, float]) -> None:
+    audio_seconds = len(reply.audio) / reply.sampling_rate if len(reply.audio) else 0.0
+    if args.json:
+        written = args.out is not None and len(reply.audio) > 0
+        segments = [
+            {key: _rounded(value) for key, value in segment.items() if key != "codes"} for segment in reply.segments
+        ]
+        answer = {
+            "text": reply.text,
+            "audio": str(args.out) if written else None,
+            "audio_seconds": _rounded(audio_seconds),
+            "sampling_rate": reply.sampling_rate,
+            "segments": segments,
+            "num_forward_passes": num_forward_passes,
+            "seconds": {part: _rounded(value) for part, value in seconds.items()},
+        }
+        print(json.dumps(answer, ensure_ascii=False))
+    elif not args.stream:
+        print(reply.text)
+    if args.out is not None and not len(reply.audio):
+        print(f"ttt-hf: the answer has no speech, {args.out} was not written", file=sys.stderr)
+    elif args.out is not None:
+        print(f"ttt-hf: {audio_seconds:.1f} s of speech in {args.out}", file=sys.stderr)
+    elif len(reply.audio):
+        print(f"ttt-hf: the answer has {audio_seconds:.1f} s of speech, --out FILE.wav keeps it", file=sys.stderr)
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value

@@ -1,0 +1,521 @@
+"""The processor of TtT: conversations of text and audio to token ids, and replies back to text and a waveform."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import cached_file
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from ..codecs import load_codec
+from ..modeling.growing_ttt import AUDIO_TOKEN
+from .audio import load_audio
+from .tokenization import audio_token_ids, default_chat_template
+
+
+SYSTEM_PROMPTS = {
+    "asr": "You are an Automatic Speech Recognition (ASR) model.",
+    "chat": "You are an audio-to-audio chat model.",
+    "tts": "You are a Text-to-Speech (TTS) model.",
+    "audio": "You are a helpful audio model.",
+    "text": "You are a helpful model.",
+}
+DEFAULT_TASK = "chat"
+ROLES = ("system", "user", "assistant")
+AUDIO_KEYS = ("path", "url", "bytes", "audio", "codes")
+CODEC_FOLDER = "codec"
+# Arguments of from_pretrained that say where files are, for the codec's files too.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "proxies")
+# Encloses the number of a text that must stay text. A Unicode noncharacter: it never occurs in proper text, and text
+# that holds it anyway is enclosed, too.
+GUARD = "\ufdd0"
+CUT_CHARACTER = "\ufffd"
+
+Message = dict[str, Any]
+Conversation = Sequence[Message]
+
+
+@dataclass
+class Reply:
+    """
+    What the model answered.
+
+    Args:
+        text (`str`): Its words, without the white space around them.
+        audio (`np.ndarray`): Its speech, float32 of shape `(samples,)`; empty when it did not speak.
+        sampling_rate (`int`): Rate of `audio` in Hz; 0 when the processor has no codec.
+        segments (`list[dict]`): The pieces in their order, as content items of an assistant's message, so that
+            `{"role": "assistant", "content": reply.segments}` continues the conversation: `{"type": "text", "text"}` or
+            `{"type": "audio", "codes", "seconds", "complete"}`.
+    """
+
+    text: str
+    audio: np.ndarray
+    sampling_rate: int
+    segments: list[dict[str, Any]] = field(default_factory=list)
+
+
+def check_codec(model_config: Any, codec: Any) -> None:
+    """
+    Checks that a codec's codes are those a model speaks.
+
+    Args:
+        model_config (`TtTConfig` or `AudioTokenIds`): Has `audio_vocab_size`.
+        codec (`PreTrainedAudioTokenizerBase`): Has `config.codebook_size`.
+
+    Raises:
+        ValueError: If their numbers of codes differ.
+    """
+    if codec.config.codebook_size != model_config.audio_vocab_size:
+        raise ValueError(
+            f"The codec has {codec.config.codebook_size} codes, the model {model_config.audio_vocab_size}: use the codec "
+            "that the model was trained with."
+        )
+
+
+class TtTProcessor(ProcessorMixin):
+    """
+    Turns conversations into token ids and replies into text and sound.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Tokenizer with the audio tokens.
+        codec (`PreTrainedAudioTokenizerBase`, *optional*): Codec with as many codes as the tokenizer; without one there
+            is text only.
+        chat_template (`str`, *optional*): Jinja source; TtT's own by default.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        codec: PreTrainedAudioTokenizerBase | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        super().__init__(tokenizer, chat_template=chat_template or default_chat_template())
+        self.audio_token = AUDIO_TOKEN
+        self.token_ids = audio_token_ids(tokenizer)
+        self._control_ids = frozenset(tokenizer.added_tokens_decoder)
+        self.codec = codec
+
+    def __repr__(self) -> str:
+        # Not the one of ProcessorMixin: it lists every audio token, and runs at each loading.
+        codec = type(self.codec).__name__ if self.codec is not None else None
+        tokenizer = type(self.tokenizer).__name__
+        return f"{type(self).__name__}(tokenizer={tokenizer}, codec={codec}, codes={self.token_ids.audio_vocab_size})"
+
+    @property
+    def codec(self) -> PreTrainedAudioTokenizerBase | None:
+        """The audio codec, if there is one."""
+        return self._codec
+
+    @codec.setter
+    def codec(self, codec: PreTrainedAudioTokenizerBase | None) -> None:
+        if codec is not None:
+            check_codec(self.token_ids, codec)
+        self._codec = codec
+
+    # -- saving and loading ----------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Content of processor_config.json; tokenizer, codec and template have files of their own."""
+        return {"processor_class": type(self).__name__}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> list:
+        """
+        Saves tokenizer and chat template into a folder, the codec into its sub-folder `codec`.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Folder; made if missing.
+            push_to_hub (`bool`): Whether to upload all of it, too.
+            kwargs: Passed on to `push_to_hub`.
+
+        Returns:
+            `list[str]`: Path of processor_config.json.
+        """
+        files = super().save_pretrained(save_directory)
+        if self.codec is not None:
+            self.codec.save_pretrained(os.path.join(save_directory, CODEC_FOLDER))
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **kwargs)
+        return files
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        codec: PreTrainedAudioTokenizerBase | str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> TtTProcessor:
+        """
+        Loads a processor and its codec.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
+            codec (`PreTrainedAudioTokenizerBase`, `str` or `os.PathLike`, *optional*): A codec, or the folder or Hub id
+                of one, for checkpoints that come without. By default that of the sub-folder `codec`, if there is one.
+            args, kwargs: As of `ProcessorMixin.from_pretrained` (`revision`, `token`, `cache_dir`, ...).
+
+        Returns:
+            `TtTProcessor`: The processor; its `codec` is `None` when the checkpoint has none.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if codec is None:
+            hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+            config_file = cached_file(
+                pretrained_model_name_or_path,
+                "config.json",
+                subfolder=CODEC_FOLDER,
+                _raise_exceptions_for_missing_entries=False,
+                **hub,
+            )
+            if config_file is not None:
+                codec = load_codec(pretrained_model_name_or_path, subfolder=CODEC_FOLDER, **hub)
+        elif isinstance(codec, (str, os.PathLike)):
+            codec = load_codec(codec)
+        processor.codec = codec
+        return processor
+
+    @classmethod
+    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Makes a processor of its parts, as `ProcessorMixin` does."""
+        if "processor_class" not in processor_dict:
+            # Not saved by this class, e.g. an official checkpoint: its template is that of the text model it grew from
+            # and knows no audio.
+            processor_dict = {key: value for key, value in processor_dict.items() if key != "chat_template"}
+        return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    # -- audio and codes -------------------------------------------------------------------------------------------
+
+    def encode_audio(self, waveforms: Sequence[np.ndarray | torch.Tensor]) -> list[torch.Tensor]:
+        """
+        Encodes waveforms in one batch.
+
+        Args:
+            waveforms (`Sequence[np.ndarray]`): float arrays of shape `(samples,)` at the codec's sampling rate.
+
+        Returns:
+            `list[torch.Tensor]`: Codes of each, int64 of shape `(frames,)`, on the CPU.
+
+        Raises:
+            ValueError: If the processor has no codec.
+        """
+        codec = self._require_codec()
+        if not waveforms:
+            return []
+        rows = [torch.as_tensor(waveform, dtype=torch.float32, device=codec.device) for waveform in waveforms]
+        batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=codec.device)
+        codes = codec.encode(batch, lengths).cpu()
+        return [row[row >= 0] for row in codes]
+
+    def decode_audio(self, codes: torch.Tensor) -> np.ndarray:
+        """
+        Decodes codes.
+
+        Args:
+            codes (`torch.Tensor`): int64 of shape `(frames,)`.
+
+        Returns:
+            `np.ndarray`: float32 of shape `(samples,)` at the codec's sampling rate.
+
+        Raises:
+            ValueError: If the processor has no codec, or a code is not in its codebook.
+        """
+        codec = self._require_codec()
+        self._check_codes(codes)
+        if codes.numel() == 0:
+            return np.zeros(0, dtype=np.float32)
+        return codec.decode(codes.long()[None].to(codec.device))[0].float().cpu().numpy()
+
+    def codes_to_ids(self, codes: torch.Tensor) -> torch.Tensor:
+        """Token ids of audio codes, of the same shape; a `ValueError` when a code is not in the codebook."""
+        codes = torch.as_tensor(codes)
+        self._check_codes(codes)
+        return codes.long() + self.token_ids.audio_token_start_id + 1
+
+    def ids_to_codes(self, ids: torch.Tensor) -> torch.Tensor:
+        """Audio codes of token ids, of the same shape; a `ValueError` when an id is not that of a code."""
+        codes = torch.as_tensor(ids).long() - self.token_ids.audio_token_start_id - 1
+        self._check_codes(codes)
+        return codes
+
+    # -- conversations to ids --------------------------------------------------------------------------------------
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Conversation | Sequence[Conversation],
+        chat_template: str | None = None,
+        task: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        return_tensors: str | None = "pt",
+        padding: bool = True,
+        padding_side: str = "left",
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Turns one conversation, or several, into token ids.
+
+        The content of a message is a string or a list of items:
+        `{"type": "text", "text": ...}` or `{"type": "audio", ...}` with one of `path` (a file), `url`, `bytes` (of a
+        file), `audio` (samples, next to `sampling_rate`) or `codes`. Names of special tokens in a text stay text.
+
+        Args:
+            conversation (`list[dict]` or `list[list[dict]]`): Messages with `role` and `content`.
+            chat_template (`str`, *optional*): Jinja source; the processor's own by default.
+            task (`str`, *optional*, defaults to `"chat"`): Whose system prompt opens a conversation that has no system
+                message: `asr`, `chat`, `tts`, `audio` or `text`.
+            add_generation_prompt (`bool`): Whether to open the assistant's turn.
+            tokenize (`bool`): Whether to give ids rather than text, in which `<|audio|>` stands for each audio.
+            return_dict (`bool`): Whether to give the attention mask, too.
+            return_tensors (`str`, *optional*): `"pt"` for tensors, `None` for lists.
+            padding (`bool`): Whether to pad rows to the longest one.
+            padding_side (`str`): `"left"`, for generation, or `"right"`.
+            kwargs: Variables for the template.
+
+        Returns:
+            `BatchFeature` with `input_ids` and `attention_mask`, int64 of shape `(batch, length)`, also for a single
+            conversation; only `input_ids` without `return_dict`. With `tokenize=False` a string, or a list of them.
+
+        Raises:
+            ValueError: If a conversation is malformed, an audio cannot be used, or audio comes without a codec.
+        """
+        single = bool(conversation) and isinstance(conversation[0], dict)
+        conversations: Sequence[Any] = [conversation] if single else conversation
+        if not conversations or not all(conversations):
+            raise ValueError("The conversation is empty: it needs at least one message.")
+        if task is not None and task not in SYSTEM_PROMPTS:
+            raise ValueError(f"There is no task {task!r}: choose one of {', '.join(SYSTEM_PROMPTS)}.")
+
+        guarded: list[str] = []
+        audio_items: list[list[dict[str, Any]]] = []
+        prompts = []
+        for messages in conversations:
+            items: list[dict[str, Any]] = []
+            normalised = [self._normalise_message(message, guarded, items) for message in messages]
+            if normalised[0]["role"] != "system":
+                prompt = SYSTEM_PROMPTS[task or DEFAULT_TASK]
+                normalised.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
+            rendered, _ = render_jinja_template(
+                conversations=[normalised],
+                chat_template=chat_template or self.chat_template,
+                add_generation_prompt=add_generation_prompt,
+                **{**self.tokenizer.special_tokens_map, **kwargs},
+            )
+            prompts.append(rendered[0])
+            audio_items.append(items)
+        if not tokenize:
+            texts = [re.sub(f"{GUARD}(\\d+){GUARD}", lambda hit: guarded[int(hit[1])], text) for text in prompts]
+            return texts[0] if single else texts
+
+        codes = self._collect_codes(audio_items)
+        rows = [self._encode_prompt(prompt, guarded, row_codes) for prompt, row_codes in zip(prompts, codes)]
+        batch = self._make_batch(rows, return_tensors, padding, padding_side)
+        return batch if return_dict else batch["input_ids"]
+
+    def __call__(  # type: ignore[override]
+        self,
+        text: str | Sequence[str],
+        audio: Any = None,
+        sampling_rate: int | None = None,
+        return_tensors: str | None = "pt",
+        padding: bool = True,
+        padding_side: str = "left",
+    ) -> BatchFeature:
+        """
+        Turns finished prompts into token ids. Unlike `apply_chat_template`, it adds nothing to them, and names of special
+        tokens in a prompt are those tokens.
+
+        Args:
+            text (`str` or `list[str]`): Prompts; `<|audio|>` stands for an audio.
+            audio (*optional*): Audio for the places in the order of the prompts: files, URLs, bytes or samples.
+            sampling_rate (`int`, *optional*): Rate of samples in Hz.
+            return_tensors, padding, padding_side: As of `apply_chat_template`.
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask`, int64 of shape `(batch, length)`.
+
+        Raises:
+            ValueError: If there are not as many audios as places, or an audio cannot be used.
+        """
+        prompts = [text] if isinstance(text, str) else list(text)
+        sources = list(audio) if isinstance(audio, (list, tuple)) else [] if audio is None else [audio]
+        places = [prompt.count(AUDIO_TOKEN) for prompt in prompts]
+        if sum(places) != len(sources):
+            raise ValueError(f"The text has {sum(places)} places for audio ({AUDIO_TOKEN}), but there are {len(sources)}.")
+        rest = iter(sources)
+        items = [[{"audio": next(rest), "sampling_rate": sampling_rate} for _ in range(count)] for count in places]
+        codes = self._collect_codes(items)
+        rows = [self._encode_prompt(prompt, [], row_codes) for prompt, row_codes in zip(prompts, codes)]
+        return self._make_batch(rows, return_tensors, padding, padding_side)
+
+    # -- ids to replies --------------------------------------------------------------------------------------------
+
+    def decode_reply(self, out: Any, row: int = 0) -> Reply:
+        """
+        Text and speech of one row of what `generate(..., return_dict_in_generate=True)` gave.
+
+        Args:
+            out (`TtTGenerateOutput`): Its `segments` are read.
+            row (`int`): Row of the batch.
+
+        Returns:
+            `Reply`: The reply.
+
+        Raises:
+            IndexError: If there is no such row.
+            ValueError: If the reply holds audio and the processor has no codec.
+        """
+        if not 0 <= row < len(out.segments):
+            raise IndexError(f"There is no row {row} in a batch of {len(out.segments)}.")
+        pieces = out.segments[row]
+        texts = iter(self._decode_texts([piece.token_ids for piece in pieces if hasattr(piece, "token_ids")]))
+        segments: list[dict[str, Any]] = []
+        for piece in pieces:
+            if hasattr(piece, "token_ids"):
+                segments.append({"type": "text", "text": next(texts)})
+            else:
+                codes = torch.as_tensor(piece.codes).long().cpu()
+                seconds = len(codes) / self._require_codec().config.frame_rate
+                segments.append(
+                    {"type": "audio", "codes": codes, "seconds": seconds, "complete": bool(piece.complete)}
+                )
+        spans = [segment["codes"] for segment in segments if segment["type"] == "audio"]
+        return Reply(
+            text="".join(segment.get("text", "") for segment in segments).strip(),
+            audio=self.decode_audio(torch.cat(spans)) if spans else np.zeros(0, dtype=np.float32),
+            sampling_rate=self.codec.config.sampling_rate if self.codec is not None else 0,
+            segments=segments,
+        )
+
+    # -- the small steps -------------------------------------------------------------------------------------------
+
+    def _require_codec(self) -> Any:
+        if self.codec is None:
+            raise ValueError(
+                "This processor has no codec, so it can handle text only: load the processor with codec=..., the folder or "
+                "Hub id of the codec that the model was trained with."
+            )
+        return self.codec
+
+    def _check_codes(self, codes: torch.Tensor) -> None:
+        size = self.token_ids.audio_vocab_size
+        if codes.is_floating_point():
+            raise ValueError(f"Audio codes are integers, not {codes.dtype}.")
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+            raise ValueError(
+                f"Audio codes must lie in [0, {size}), but these reach from {int(codes.min())} to {int(codes.max())}."
+            )
+
+    def _normalise_message(self, message: Any, guarded: list[str], audio_items: list[dict[str, Any]]) -> Message:
+        """Checks a message, makes its content a list, guards its texts, and collects its audio."""
+        if not isinstance(message, dict) or "content" not in message or message.get("role") not in ROLES:
+            raise ValueError(f"A message needs 'content' and a 'role', one of {', '.join(ROLES)}.")
+        content = message["content"]
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        items = []
+        for item in content:
+            kind = item.get("type") if isinstance(item, dict) else None
+            if kind == "text" and isinstance(item.get("text"), str):
+                items.append({"type": "text", "text": self._guard(item["text"], guarded)})
+            elif kind == "audio":
+                if sum(item.get(key) is not None for key in AUDIO_KEYS) != 1:
+                    raise ValueError(f"An audio item needs exactly one of {', '.join(AUDIO_KEYS)}.")
+                audio_items.append(item)
+                items.append({"type": "audio"})
+            else:
+                raise ValueError(
+                    'Content must be a string or a list of {"type": "text", "text": ...} and {"type": "audio", ...} '
+                    "items."
+                )
+        return {"role": message["role"], "content": items}
+
+    def _guard(self, text: str, guarded: list[str]) -> str:
+        """Replaces a text in which special tokens would be found by a reference to it."""
+        if GUARD not in text:
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if self._control_ids.isdisjoint(ids):
+                return text
+        guarded.append(text)
+        return f"{GUARD}{len(guarded) - 1}{GUARD}"
+
+    def _collect_codes(self, audio_items: list[list[dict[str, Any]]]) -> list[list[torch.Tensor]]:
+        """Codes of every audio item, row by row; all waveforms are encoded in one batch."""
+        waveforms = []
+        for item in (item for items in audio_items for item in items):
+            if item.get("codes") is None:
+                source = next(item[key] for key in AUDIO_KEYS if item.get(key) is not None)
+                waveforms.append(
+                    load_audio(source, item.get("sampling_rate"), self._require_codec().config.sampling_rate)
+                )
+        encoded = iter(self.encode_audio(waveforms) if waveforms else [])
+        return [
+            [torch.as_tensor(item["codes"]) if item.get("codes") is not None else next(encoded) for item in items]
+            for items in audio_items
+        ]
+
+    def _encode_prompt(self, prompt: str, guarded: list[str], codes: list[torch.Tensor]) -> list[int]:
+        """Ids of a rendered prompt, with codes in the places of `<|audio|>` and guarded texts as plain text."""
+        if prompt.count(AUDIO_TOKEN) != len(codes):
+            raise ValueError(
+                f"The chat template left {prompt.count(AUDIO_TOKEN)} places ({AUDIO_TOKEN}) for {len(codes)} audios: it "
+                "must write one for each audio item."
+            )
+        places = re.escape(AUDIO_TOKEN) + (f"|{GUARD}\\d+{GUARD}" if guarded else "")
+        ids: list[int] = []
+        rest = iter(codes)
+        for part in re.split(f"({places})", prompt):
+            if part == AUDIO_TOKEN:
+                ids += self.codes_to_ids(next(rest)).tolist()
+            elif guarded and part.startswith(GUARD):
+                text = guarded[int(part.strip(GUARD))]
+                ids += self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            elif part:
+                ids += self.tokenizer(part, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _make_batch(
+        self, rows: list[list[int]], return_tensors: str | None, padding: bool, padding_side: str
+    ) -> BatchFeature:
+        if return_tensors not in ("pt", None):
+            raise ValueError(f"return_tensors must be 'pt' or None, not {return_tensors!r}.")
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}.")
+        length = max(map(len, rows))
+        if return_tensors is not None and not padding and any(len(row) != length for row in rows):
+            raise ValueError("Rows of different length cannot be one tensor: set padding=True or return_tensors=None.")
+        masks = [[1] * len(row) for row in rows]
+        if padding:
+            rows = [_pad(row, length, self.tokenizer.pad_token_id or 0, padding_side) for row in rows]
+            masks = [_pad(mask, length, 0, padding_side) for mask in masks]
+        return BatchFeature({"input_ids": rows, "attention_mask": masks}, tensor_type=return_tensors)
+
+    def _decode_texts(self, pieces: list[Any]) -> list[str]:
+        """Texts of consecutive pieces; a character whose bytes are cut by a border belongs to the later piece."""
+        texts: list[str] = []
+        ids: list[int] = []
+        done = 0
+        for number, piece in enumerate(pieces, start=1):
+            ids += torch.as_tensor(piece).tolist()
+            text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            if number < len(pieces):
+                text = text.rstrip(CUT_CHARACTER)
+            texts.append(text[done:])
+            done = len(text)
+        return texts
+
+
+def _pad(row: list[int], length: int, value: int, side: str) -> list[int]:
+    fill = [value] * (length - len(row))
+    return fill + row if side == "left" else row + fill

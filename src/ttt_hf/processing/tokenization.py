@@ -1,0 +1,157 @@
+"""Tokenizers with audio: training a small one, growing one out of a text tokenizer, and finding the audio ids by name.
+
+The vocabulary is laid out as the official checkpoints have it: text, then the markers that open and close audio on the
+text side, then `<|audio|>`, the codes, the mask and the two markers that end a span. Every id from `<|audio|>` on counts
+as audio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ..modeling.growing_ttt import AUDIO_TOKEN, END_TOKENS, MASK_TOKEN, TEXT_SIDE_TOKENS, place_audio_tokens
+
+
+PAD_TOKEN = "<|endoftext|>"
+TURN_START_TOKEN = "<|im_start|>"
+TURN_END_TOKEN = "<|im_end|>"
+
+CHAT_TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
+
+
+def code_token(code: int) -> str:
+    """Name of the token of an audio code."""
+    return f"<|audio_{code}|>"
+
+
+def default_chat_template() -> str:
+    """The ChatML template of TtT with typed content, as Jinja source."""
+    return CHAT_TEMPLATE_FILE.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class AudioTokenIds:
+    """
+    Ids of the tokens that have to do with audio; the first five are the fields of `TtTConfig`.
+
+    Args:
+        audio_token_start_id (`int`): Id of `<|audio|>`; code `c` has id `audio_token_start_id + 1 + c`.
+        audio_vocab_size (`int`): Number of codes.
+        mask_token_id (`int`): Id of `<|mask_token|>`.
+        begin_audio_token_ids (`list[int]`): Ids that open a span: any but the last of a turn, the last.
+        end_audio_token_ids (`list[int]`): Ids that end a span of the assistant, in the same order.
+        end_user_audio_token_id (`int`): Id that closes the user's audio.
+    """
+
+    audio_token_start_id: int
+    audio_vocab_size: int
+    mask_token_id: int
+    begin_audio_token_ids: list[int]
+    end_audio_token_ids: list[int]
+    end_user_audio_token_id: int
+
+    def config_fields(self) -> dict[str, int | list[int]]:
+        """Keyword arguments for `TtTConfig`."""
+        return {
+            "audio_token_start_id": self.audio_token_start_id,
+            "audio_vocab_size": self.audio_vocab_size,
+            "mask_token_id": self.mask_token_id,
+            "begin_audio_token_ids": self.begin_audio_token_ids,
+            "end_audio_token_ids": self.end_audio_token_ids,
+        }
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, audio_vocab_size: int) -> PreTrainedTokenizerFast:
+    """
+    Trains a byte-level BPE tokenizer and adds the tokens of ChatML and of audio behind the text.
+
+    Words are split as in GPT-2, digits one by one, so that `four`, ` four`, `-` and `4` are tokens apart. The same texts
+    give the same tokenizer.
+
+    Args:
+        texts (`Iterable[str]`): What the model will read and write.
+        vocab_size (`int`): Text tokens at most, the 256 bytes included, the special tokens not; small corpora give fewer.
+        audio_vocab_size (`int`): Number of audio codes, the codec's codebook size.
+
+    Returns:
+        `PreTrainedTokenizerFast`: With TtT's chat template; `<|im_end|>` ends a reply, `<|endoftext|>` pads, on the left.
+
+    Raises:
+        ValueError: If `vocab_size` does not even hold the bytes, or there are no codes.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(alphabet):
+        raise ValueError(f"vocab_size must be at least {len(alphabet)}, one token for each byte, not {vocab_size}.")
+    if audio_vocab_size < 1:
+        raise ValueError(f"audio_vocab_size must be at least 1, not {audio_vocab_size}.")
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    )
+    bpe.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in (PAD_TOKEN, TURN_START_TOKEN, TURN_END_TOKEN)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=PAD_TOKEN,
+        eos_token=TURN_END_TOKEN,
+        padding_side="left",
+        chat_template=default_chat_template(),
+    )
+    place_audio_tokens(audio_vocab_size, len(tokenizer), tokenizer)
+    return tokenizer
+
+
+def audio_token_ids(tokenizer: PreTrainedTokenizerBase) -> AudioTokenIds:
+    """
+    Finds the audio ids of a tokenizer by the tokens' names, and checks their order.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): That of a TtT model.
+
+    Returns:
+        `AudioTokenIds`: The ids.
+
+    Raises:
+        ValueError: If a token is missing or out of order.
+    """
+    vocab = tokenizer.get_vocab()
+
+    def id_of(name: str) -> int:
+        if name not in vocab:
+            raise ValueError(
+                f"The tokenizer has no token {name}: take the tokenizer of a TtT model, or let "
+                "TtTForConditionalGeneration.from_text_model(..., tokenizer=...) add the audio tokens."
+            )
+        return vocab[name]
+
+    start, mask = id_of(AUDIO_TOKEN), id_of(MASK_TOKEN)
+    size = mask - start - 1
+    if size < 1 or id_of(code_token(0)) != start + 1 or id_of(code_token(size - 1)) != mask - 1:
+        raise ValueError(
+            f"The tokenizer's audio codes must follow {AUDIO_TOKEN} (id {start}) and end before {MASK_TOKEN} (id {mask})."
+        )
+    begin, begin_last, end_user = TEXT_SIDE_TOKENS
+    ids = AudioTokenIds(
+        audio_token_start_id=start,
+        audio_vocab_size=size,
+        mask_token_id=mask,
+        begin_audio_token_ids=[id_of(begin), id_of(begin_last)],
+        end_audio_token_ids=[id_of(end) for end in END_TOKENS],
+        end_user_audio_token_id=id_of(end_user),
+    )
+    if max(*ids.begin_audio_token_ids, ids.end_user_audio_token_id) > start or min(ids.end_audio_token_ids) < mask:
+        raise ValueError(
+            f"The tokenizer's markers are out of order: those that open audio must lie below {AUDIO_TOKEN} (id {start}), "
+            f"those that end a span above {MASK_TOKEN} (id {mask})."
+        )
+    return ids
