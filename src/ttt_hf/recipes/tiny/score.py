@@ -1,0 +1,404 @@
+"""Measures the embedded checkpoint on the held-out splits of the recipe's data.
+
+    python -m ttt_hf.recipes.tiny.score --model embedded --data build/tiny/data --out build/tiny/scores.json
+
+What is measured, by split of `items.jsonl`:
+
+- `wording`, `sums`, `voice` (spoken questions): word error rate of the transcript (task `asr`); share of right answers
+  (task `chat`), where right means equal to the expected sentence after Whisper's English normalisation;
+- `wording`: word error rate of Whisper on the spoken answer against the model's own written one;
+- `sentences`: word error rate of Whisper on the sentence read aloud (task `tts`) against the sentence;
+- `written`: share of right answers to the questions of `wording`, asked in writing (task `text`);
+- yardsticks on the same sentences: Whisper on the recordings of the reply voice, and on these through the codec.
+
+Nothing is dropped: an empty or silent reply is a wrong answer and deletes every word, and such replies are counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+import yaml
+from tqdm import tqdm
+
+from ... import TtTForConditionalGeneration, TtTProcessor, __version__, embedded_checkpoint
+from ...evaluation import WhisperTranscriber, WordErrors, bootstrap_interval, is_same_answer, word_errors
+from .cases import Case, draw_cases
+from .replies import CaseReply, Respondent, Speed
+from .settings import ScoreSettings, load_settings
+
+
+SPLITS = ("wording", "sums", "voice", "sentences", "written")
+SCORED_PACKAGES = ("torch", "transformers", "faster-whisper", "jiwer", "whisper-normalizer")
+# Spoken replies are short; Whisper with a window of 10 s is several times faster than with its 30 s.
+WHISPER_WINDOW_SECONDS = 10
+
+
+@dataclass
+class Scorer:
+    """Listens to replies and adds up what they are worth.
+
+    Args:
+        respondent (`Respondent`): The checkpoint.
+        transcriber (`WhisperTranscriber`): Listens to spoken replies.
+        settings (`ScoreSettings`): Sizes, seed, resamples.
+    """
+
+    respondent: Respondent
+    transcriber: WhisperTranscriber
+    settings: ScoreSettings
+
+    def listen(self, replies: Iterable[CaseReply], label: str) -> None:
+        """Fills in the transcripts of spoken replies; silence gives an empty one."""
+        for reply in tqdm(list(replies), desc=label, unit="clip"):
+            reply.transcript = self.transcriber.transcribe(reply.audio, reply.sampling_rate)
+
+    def yardsticks(self, cases: Sequence[Case]) -> dict[str, Any]:
+        """Whisper's word error rate on the reply voice's own recordings, and on those through the codec.
+
+        Args:
+            cases (`Sequence[Case]`): Cases with recordings of their answers; each recording counts once, and the first
+                `settings.yardsticks` of them are heard.
+
+        Returns:
+            `dict`: `original` and `codec`, rates with counts.
+        """
+        recordings = {case.recording: case.answer for case in cases if case.recording is not None}
+        counts: dict[str, list[WordErrors]] = {"original": [], "codec": []}
+        for path, text in tqdm(list(recordings.items())[: self.settings.yardsticks], desc="yardsticks", unit="clip"):
+            waveform, rate = soundfile.read(path, dtype="float32")
+            counts["original"].append(word_errors(text, self.transcriber.transcribe(waveform, rate)))
+            resynthesised, codec_rate = self.respondent.through_codec(waveform, rate)
+            counts["codec"].append(word_errors(text, self.transcriber.transcribe(resynthesised, codec_rate)))
+        return {name: self.rate(errors) for name, errors in counts.items()}
+
+    def rate(self, counts: Sequence[WordErrors]) -> dict[str, Any]:
+        """A corpus word error rate with its counts and 95 % interval, in percent."""
+        total = sum(counts, WordErrors())
+        interval = self._interval([(entry.errors, entry.reference_words) for entry in counts])
+        numbers = {"substitutions": total.substitutions, "deletions": total.deletions, "insertions": total.insertions}
+        return {
+            "metric": "wer",
+            "value": _percent(total.rate),
+            "interval_95": interval,
+            "n": len(counts),
+            "words": total.reference_words,
+            **numbers,
+        }
+
+    def share(self, right: Sequence[bool]) -> dict[str, Any]:
+        """A share of right answers with its count and 95 % interval, in percent."""
+        return {
+            "metric": "correct",
+            "value": _percent(sum(right) / len(right)) if right else None,
+            "interval_95": self._interval([(float(entry), 1.0) for entry in right]),
+            "n": len(right),
+            "right": sum(right),
+        }
+
+    def _interval(self, pairs: Sequence[tuple[float, float]]) -> list[float | None]:
+        low, high = bootstrap_interval(pairs, resamples=self.settings.bootstrap_resamples, seed=self.settings.seed)
+        return [_percent(low), _percent(high)]
+
+
+def score_words(
+    scorer: Scorer, replies: Sequence[CaseReply], pair: Callable[[CaseReply], tuple[str, str]]
+) -> dict[str, Any]:
+    """Word error rate of replies, in all and by family and voice.
+
+    Args:
+        scorer (`Scorer`): Knows seed and resamples.
+        replies (`Sequence[CaseReply]`): The replies.
+        pair (`Callable`): Gives the (reference, hypothesis) of a reply.
+
+    Returns:
+        `dict`: The entry of the report.
+    """
+    counts = [word_errors(*pair(reply)) for reply in replies]
+    return {**scorer.rate(counts), **_breakdown(replies, counts, lambda some: _percent(sum(some, WordErrors()).rate))}
+
+
+def score_answers(scorer: Scorer, replies: Sequence[CaseReply]) -> dict[str, Any]:
+    """Share of right written answers, in all and by family and voice.
+
+    Args:
+        scorer (`Scorer`): Knows seed and resamples.
+        replies (`Sequence[CaseReply]`): The replies.
+
+    Returns:
+        `dict`: The entry of the report, with counts of empty, silent and unfinished replies.
+    """
+    right = [is_same_answer(reply.text, reply.case.answer) for reply in replies]
+    return {
+        **scorer.share(right),
+        **failures(replies),
+        **_breakdown(replies, right, lambda some: _percent(sum(some) / len(some))),
+    }
+
+
+def failures(replies: Sequence[CaseReply]) -> dict[str, int]:
+    """Counts replies that are not whole; they stay in every denominator."""
+    spoken = [reply for reply in replies if reply.task in ("chat", "tts")]
+    return {
+        "empty": sum(not reply.text.strip() for reply in replies),
+        "silent": sum(len(reply.audio) == 0 for reply in spoken),
+        "unfinished": sum(not reply.finished for reply in replies),
+    }
+
+
+def score_checkpoint(scorer: Scorer, data: Path, splits: Sequence[str], limit: int | None) -> tuple[dict, list[dict]]:
+    """Measures everything.
+
+    Args:
+        scorer (`Scorer`): The checkpoint and how to measure.
+        data (`Path`): Folder with `items.jsonl` and `utterances.jsonl`.
+        splits (`Sequence[str]`): Which of `SPLITS`.
+        limit (`int`, *optional*): Cases of each split, at most; the setting's sizes by default.
+
+    Returns:
+        `tuple[dict, list[dict]]`: Results by split and speed; one row for every single prediction.
+    """
+    results: dict[str, Any] = {}
+    predictions: list[CaseReply] = []
+    batched = Speed()
+    for split in splits:
+        size = getattr(scorer.settings, split)
+        cases = draw_cases(data, split, min(size, limit) if limit else size, scorer.settings.seed)
+        print(f"{split}: {len(cases)} cases", flush=True)
+        if split == "written":
+            replies, _ = scorer.respondent.answer(cases, "text")
+            results[split] = {"text": score_answers(scorer, replies)}
+        elif split == "sentences":
+            replies, _ = scorer.respondent.answer(cases, "tts")
+            scorer.listen(replies, "listen")
+            results[split] = {
+                "tts": {
+                    **score_words(scorer, replies, lambda reply: (reply.case.answer, reply.transcript or "")),
+                    **failures(replies),
+                    "text": score_answers(scorer, replies),
+                },
+                "yardsticks": scorer.yardsticks(cases),
+            }
+        else:
+            heard, _ = scorer.respondent.answer(cases, "asr")
+            predictions += heard
+            replies, speed = scorer.respondent.answer(cases, "chat")
+            results[split] = {
+                "asr": {
+                    **score_words(scorer, heard, lambda reply: (reply.case.question or "", reply.text)),
+                    **failures(heard),
+                },
+                "chat": score_answers(scorer, replies),
+            }
+            if split == "wording":
+                batched = speed
+                scorer.listen(replies, "listen")
+                results[split]["speech"] = {
+                    # A reply without text has nothing to compare with: what it should have said is deleted.
+                    **score_words(
+                        scorer, replies, lambda reply: (reply.text or reply.case.answer, reply.transcript or "")
+                    ),
+                    **failures(replies),
+                }
+                results[split]["yardsticks"] = scorer.yardsticks(cases)
+                _, single = scorer.respondent.answer(cases[: scorer.settings.single_replies], "chat", batch_size=1)
+                results["speed"] = {
+                    "batched": {"batch_size": scorer.settings.batch_size, **batched.report()},
+                    "single": {"batch_size": 1, **single.report()},
+                }
+        predictions += replies
+    return results, [_prediction_row(reply) for reply in predictions]
+
+
+def measure(
+    name: str,
+    data: Path,
+    out: Path,
+    settings: ScoreSettings,
+    splits: Sequence[str] = SPLITS,
+    limit: int | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+    generation: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measures a checkpoint and writes `out` (scores) and, beside it, every single prediction as JSONL.
+
+    Args:
+        name (`str`): Folder of a checkpoint, or `"embedded"`.
+        data (`Path`): Folder with `items.jsonl` and `utterances.jsonl`.
+        out (`Path`): JSON file to write.
+        settings (`ScoreSettings`): Size of the measurement and seed.
+        splits (`Sequence[str]`): Which of `SPLITS`.
+        limit (`int`, *optional*): Cases of each split, at most; the setting's sizes by default.
+        workers (`int`): CPU threads, of the model and of Whisper.
+        device (`str`): Device of the model and the codec.
+        generation (`dict`, *optional*): Keyword arguments of `generate` that differ from the checkpoint's own.
+
+    Returns:
+        `dict`: What `out` holds.
+    """
+    started = time.perf_counter()
+    torch.set_num_threads(workers)
+    folder = embedded_checkpoint() if name == "embedded" else name
+    model = TtTForConditionalGeneration.from_pretrained(folder).to(device).eval()
+    processor = TtTProcessor.from_pretrained(folder)
+    processor.codec.to(device)
+    respondent = Respondent(model, processor, settings.batch_size, settings.seed, generation or {})
+    transcriber = WhisperTranscriber(cpu_threads=workers, window_seconds=WHISPER_WINDOW_SECONDS)
+    scorer = Scorer(respondent, transcriber, settings)
+    results, predictions = score_checkpoint(scorer, data, splits, limit)
+    report = {
+        "model": str(name),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "codec_parameters": sum(parameter.numel() for parameter in processor.codec.parameters()),
+        "command": shlex.join(["python", "-m", *_module_and_arguments()]),
+        "date": time.strftime("%Y-%m-%d"),
+        "seconds": round(time.perf_counter() - started, 1),
+        "settings": asdict(settings),
+        "limit": limit,
+        "generation": {**model.generation_config.to_diff_dict(), **respondent.generation},
+        "transcriber": transcriber.description,
+        "normalizer": "Whisper EnglishTextNormalizer",
+        "versions": {
+            "python": platform.python_version(),
+            "ttt-hf": __version__,
+            **{name: version(name) for name in SCORED_PACKAGES},
+        },
+        "device": device,
+        "threads": workers,
+        "results": results,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
+    _write_atomically(out.with_suffix(".predictions.jsonl"), rows)
+    _write_atomically(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    for split, entries in results.items():
+        for entry, numbers in entries.items():
+            if "value" in numbers:
+                print(f"{split:>9} {entry:<6} {numbers['metric']:<7} {numbers['value']} % n={numbers['n']}")
+    print(f"Wrote {out} after {report['seconds']} s.")
+    return report
+
+
+def _module_and_arguments() -> list[str]:
+    """What was typed behind `python -m`: this module or the whole recipe, and its arguments."""
+    module = "ttt_hf.recipes.tiny" if Path(sys.argv[0]).name == "__main__.py" else "ttt_hf.recipes.tiny.score"
+    return [module, *sys.argv[1:]]
+
+
+def _breakdown(replies: Sequence[CaseReply], values: Sequence[Any], total: Callable[[list], Any]) -> dict[str, Any]:
+    """`total` of the values by family and by voice, with counts."""
+    report: dict[str, Any] = {}
+    for name in ("family", "voice"):
+        groups: dict[str, list] = defaultdict(list)
+        for reply, value in zip(replies, values, strict=True):
+            groups[getattr(reply.case, name) or "none"].append(value)
+        report[f"by_{name}"] = {
+            group: {"value": total(some), "n": len(some)} for group, some in sorted(groups.items())
+        }
+    return report
+
+
+def _prediction_row(reply: CaseReply) -> dict[str, Any]:
+    case = reply.case
+    return {
+        "id": case.id,
+        "split": case.split,
+        "task": reply.task,
+        "family": case.family,
+        "voice": case.voice,
+        "question": case.question,
+        "answer": case.answer,
+        "text": reply.text,
+        "transcript": reply.transcript,
+        "audio_seconds": round(reply.seconds, 3),
+        "finished": reply.finished,
+        "forward_passes": reply.forward_passes,
+    }
+
+
+def _percent(share: float) -> float | None:
+    return None if math.isnan(share) else round(100 * share, 2)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _parse_generation(pairs: Sequence[str]) -> dict[str, Any]:
+    generation = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ValueError(f"{pair!r} is not a generation key: write key=value, such as audio_steps_per_block=8.")
+        generation[key] = yaml.safe_load(value)
+    return generation
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of the measurement; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ttt_hf.recipes.tiny.score",
+        description="Measures a checkpoint on the held-out splits of the recipe's data.",
+        epilog="example: python -m ttt_hf.recipes.tiny.score --model embedded --data build/tiny/data --limit 8",
+    )
+    parser.add_argument("--model", default="embedded", help="folder of a checkpoint; the embedded one by default")
+    parser.add_argument("--data", type=Path, required=True, help="folder with items.jsonl and utterances.jsonl")
+    parser.add_argument("--out", type=Path, default=Path("scores.json"), help="file to write (default: %(default)s)")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="what to measure")
+    parser.add_argument("--limit", type=int, help="cases of each split, at most")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all cores)")
+    parser.add_argument("--device", default="cpu", help="device of the model (default: %(default)s)")
+    parser.add_argument(
+        "--generate",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a generation key that differs from the checkpoint's own; may be repeated",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="score.KEY=VALUE",
+        help="a setting that differs from tiny.yaml; may be repeated",
+    )
+    options = parser.parse_args(arguments)
+
+    try:
+        measure(
+            options.model,
+            options.data,
+            options.out,
+            load_settings(overrides=options.set).score,
+            splits=options.splits,
+            limit=options.limit,
+            workers=options.workers,
+            device=options.device,
+            generation=_parse_generation(options.generate),
+        )
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

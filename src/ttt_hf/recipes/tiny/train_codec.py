@@ -1,0 +1,555 @@
+"""Trains the tiny codec: first encoder, quantiser and mel decoder on all voices, then the vocoder on the reply voice.
+
+The stage `codec` ends with the encoder frozen: its weights are rounded to bfloat16 precision and do not change again,
+so that codes made from then on stay valid while the stage `vocoder` improves what is heard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import time
+import wave
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ...codecs import TtTTinyCodec, TtTTinyCodecConfig, load_codec
+from ...codecs.modeling_ttt_tiny_codec import TtTTinyCodecBlock
+from .augment import change_speed, degrade
+from .voices import REPLY_VOICE, VOICES
+
+
+FROZEN_MARKER = "ENCODER_FROZEN"
+CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"
+SAVE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class CodecTraining:
+    """How the stages are trained.
+
+    Args:
+        seed: seed of weights, batches and augmentation.
+        codec_steps: steps of encoder, quantiser and mel decoder.
+        vocoder_steps: steps of the vocoder alone.
+        joint_steps: steps of mel decoder and vocoder together, behind those.
+        batch_seconds: audio in one step of the stage `codec`.
+        vocoder_batch_seconds: audio in one step of the stage `vocoder`.
+        codec_learning_rate: peak rate of the stage `codec`.
+        vocoder_learning_rate: peak rate of the vocoder alone.
+        joint_learning_rate: rate at which mel decoder and vocoder start together.
+        reply_share: share of clips of the reply voice in the stage `codec`.
+        recognition_weight: weight of the auxiliary loss that reads the words from the codes.
+        spread_weight: weight of the auxiliary loss that keeps all quantiser dimensions in use.
+        segment_codes: length of the vocoder's training segments, in codes.
+    """
+
+    seed: int = 0
+    codec_steps: int = 1600
+    vocoder_steps: int = 2500
+    joint_steps: int = 1500
+    batch_seconds: float = 32.0
+    vocoder_batch_seconds: float = 16.0
+    codec_learning_rate: float = 1.5e-3
+    vocoder_learning_rate: float = 1.5e-3
+    joint_learning_rate: float = 5e-4
+    reply_share: float = 0.5
+    recognition_weight: float = 0.2
+    spread_weight: float = 0.3
+    segment_codes: int = 16
+
+
+# -- data ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One clip of the training set: its file, what is said, who says it, and how long it is in seconds."""
+
+    path: Path
+    text: str
+    voice: str
+    seconds: float
+
+
+def training_utterances(data: Path) -> list[Utterance]:
+    """The clips that training may hear: those that some item of the split `train` uses.
+
+    Args:
+        data: folder with `utterances.jsonl` and `items.jsonl`.
+
+    Returns:
+        The utterances in the order of the file.
+    """
+    used: set[str] = set()
+    for item in _rows(data / "items.jsonl"):
+        if item["split"] == "train":
+            used.update(item["question_audio"])
+            used.add(item["answer_audio"])
+    return [
+        Utterance(data / row["audio"], row["text"], row["voice"], row["seconds"])
+        for row in _rows(data / "utterances.jsonl")
+        if row["id"] in used
+    ]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    # The last line may be half written while the synthesis is still running.
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines if line]
+
+
+def read_wave(path: Path) -> np.ndarray:
+    """Reads a mono 16-bit WAV file as float32 (samples,)."""
+    with wave.open(str(path), "rb") as file:
+        return np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / 32768.0
+
+
+class CodecBatches(Dataset):
+    """Batches of whole clips of similar length; batch `step` depends on the seed and the step alone.
+
+    Args:
+        utterances: the clips.
+        codec: for its level normalisation.
+        settings: batch size, seed and share of the reply voice.
+    """
+
+    def __init__(self, utterances: list[Utterance], codec: TtTTinyCodec, settings: CodecTraining):
+        self.codec = codec
+        self.settings = settings
+        by_voice: dict[str, list[Utterance]] = defaultdict(list)
+        for utterance in utterances:
+            by_voice[utterance.voice].append(utterance)
+        self.by_voice = {voice: sorted(clips, key=lambda clip: clip.seconds) for voice, clips in by_voice.items()}
+        if REPLY_VOICE not in self.by_voice:
+            raise ValueError(f"The data holds no clip of the reply voice {REPLY_VOICE!r}.")
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.settings.seed, step])
+        others = sorted(self.by_voice.keys() - {REPLY_VOICE}) or [REPLY_VOICE]
+        anchor_clips = self.by_voice[REPLY_VOICE if rng.random() < 0.5 else others[rng.integers(len(others))]]
+        anchor = anchor_clips[rng.integers(len(anchor_clips))].seconds
+        clean, noisy, texts, voices = [], [], [], []
+        for _ in range(max(2, round(self.settings.batch_seconds / (anchor + 0.5)))):
+            is_reply = rng.random() < self.settings.reply_share
+            voice = REPLY_VOICE if is_reply else others[rng.integers(len(others))]
+            clips = self.by_voice[voice]
+            spread = len(clips) // 12 + 1
+            place = bisect_left(clips, anchor, key=lambda clip: clip.seconds) + rng.integers(-spread, spread + 1)
+            clip = clips[int(np.clip(place, 0, len(clips) - 1))]
+            waveform = read_wave(clip.path)
+            # The reply voice has to stay itself; question voices may sound like anyone.
+            if voice != REPLY_VOICE and rng.random() < 0.7:
+                waveform = change_speed(waveform, rng)
+            elif voice == REPLY_VOICE and rng.random() < 0.3:
+                waveform = change_speed(waveform, rng, 0.95, 1.05)
+            degraded = waveform
+            if rng.random() < (0.3 if voice == REPLY_VOICE else 0.7):
+                degraded = degrade(waveform, self.codec.config.sampling_rate, rng)
+            # A random start makes the codes independent of how speech falls into their grid.
+            lead = int(rng.integers(0, 3 * self.codec.config.samples_per_code))
+            clean.append(F.pad(self.codec.normalise(torch.from_numpy(waveform)), (lead, 0)))
+            noisy.append(F.pad(self.codec.normalise(torch.from_numpy(degraded)), (lead, 0)))
+            texts.append(torch.tensor([CHARACTERS.index(c) + 1 for c in clip.text.lower() if c in CHARACTERS]))
+            voices.append(voice_index(voice))
+        batch = {
+            "clean": _stack(clean, self.codec),
+            "noisy": _stack(noisy, self.codec),
+            "voices": torch.tensor(voices),
+        }
+        batch["lengths"] = torch.tensor([len(row) for row in clean])
+        batch["text_lengths"] = torch.tensor([len(text) for text in texts])
+        batch["texts"] = torch.cat(texts)
+        return batch
+
+
+def voice_index(name: str) -> int:
+    """Number of a voice in the table of voices; it does not depend on which voices the data holds."""
+    return list(VOICES).index(name)
+
+
+def _stack(rows: list[Tensor], codec: TtTTinyCodec) -> Tensor:
+    stacked = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return F.pad(stacked, (0, -stacked.shape[1] % codec.config.samples_per_code))
+
+
+class SegmentBatches(Dataset):
+    """Batches of segments of the reply voice: codes, mel decoded from them, and the waveform.
+
+    Args:
+        clips: for each clip codes (n,), decoded mel (n * frames_per_code, bins), waveform (n * samples_per_code,).
+        codec: for the sizes.
+        settings: batch size and seed.
+    """
+
+    def __init__(self, clips: list[tuple[Tensor, Tensor, Tensor]], codec: TtTTinyCodec, settings: CodecTraining):
+        self.clips = [clip for clip in clips if len(clip[0]) >= settings.segment_codes]
+        self.sizes = codec.config.frames_per_code, codec.config.samples_per_code
+        self.count = round(settings.vocoder_batch_seconds * codec.config.frame_rate / settings.segment_codes)
+        self.settings = settings
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        rng = np.random.default_rng([self.settings.seed, 1, step])
+        segments = []
+        for _ in range(self.count):
+            codes, mel, waveform = self.clips[rng.integers(len(self.clips))]
+            start = int(rng.integers(len(codes) - self.settings.segment_codes + 1))
+            end = start + self.settings.segment_codes
+            frames, samples = self.sizes
+            segments.append(
+                (codes[start:end], mel[start * frames : end * frames], waveform[start * samples : end * samples])
+            )
+        codes, mels, waveforms = zip(*segments, strict=True)
+        return torch.stack(codes), torch.stack(mels), torch.stack(waveforms)
+
+
+# -- losses --------------------------------------------------------------------------------------------------
+
+
+class CodecTrainer(nn.Module):
+    """Encoder, quantiser and mel decoder with what only training needs: voices and a reader of the words in the codes.
+
+    Args:
+        codec: the codec.
+        settings: loss weights.
+    """
+
+    def __init__(self, codec: TtTTinyCodec, settings: CodecTraining):
+        super().__init__()
+        self.codec = codec
+        self.settings = settings
+        size = codec.config.decoder_code_size
+        self.voices = nn.Embedding(len(VOICES), size)
+        nn.init.normal_(self.voices.weight, std=0.1)
+        self.reader_in = nn.Linear(len(codec.config.fsq_levels), size)
+        self.reader_blocks = nn.ModuleList(
+            TtTTinyCodecBlock(size, codec.config, codec.config.kernel_size // 2) for _ in range(2)
+        )
+        # Two readings a code: speech has more letters a second than codes.
+        self.reader_out = nn.Linear(size, 2 * (len(CHARACTERS) + 1))
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch of `CodecBatches`, and its parts by name."""
+        config = self.codec.config
+        target = self.codec.mel(batch["clean"])
+        hidden = self.codec.encoder(self.codec.mel(batch["noisy"]))
+        vectors = self.codec.quantise(hidden)
+        mel = self.codec.decoder(vectors, voice=self.voices(batch["voices"]))
+        frames = torch.arange(mel.shape[1], device=mel.device) * config.hop_length
+        weight = (frames < batch["lengths"][:, None] + config.samples_per_code).float()[..., None]
+        mel_loss = mel_distance(mel, target, weight)
+        code_counts = -(-batch["lengths"] // config.samples_per_code)
+        read = self.reader_in(vectors)
+        for block in self.reader_blocks:
+            read = block(read)
+        scores = self.reader_out(read).unflatten(2, (2, -1)).flatten(1, 2).log_softmax(-1)
+        readings = code_counts * 2
+        words_loss = F.ctc_loss(
+            scores.transpose(0, 1), batch["texts"], readings, batch["text_lengths"], zero_infinity=True
+        )
+        inside = torch.arange(hidden.shape[1], device=hidden.device) < code_counts[:, None]
+        spread_loss = spread_distance(hidden[inside].tanh())
+        codes = self.codec.vectors_to_codes(vectors.detach())[inside]
+        used = torch.tensor(codes.unique().numel() / codes.numel())
+        loss = mel_loss + self.settings.recognition_weight * words_loss + self.settings.spread_weight * spread_loss
+        return loss, {
+            "mel": mel_loss.detach(),
+            "words": words_loss.detach(),
+            "spread": spread_loss.detach(),
+            "used": used,
+        }
+
+
+def mel_distance(mel: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """L1 distance of log-mel frames and of their slopes over time and frequency, scalar.
+
+    Args:
+        mel: float (batch, frames, bins).
+        target: float (batch, frames, bins).
+        weight: float (batch, frames, 1), zero where nothing is compared.
+    """
+    error = (mel - target) * weight
+    count = weight.sum() * mel.shape[-1]
+    slopes = error.diff(dim=1).abs().sum() + error.diff(dim=2).abs().sum()
+    return (error.abs().sum() + 0.5 * slopes) / count
+
+
+def spread_distance(values: Tensor) -> Tensor:
+    """How far quantiser inputs are from being spread evenly and independently over their dimensions, scalar.
+
+    Without it, dimensions saturate early in training, and then have no gradient that would bring them back.
+
+    Args:
+        values: float (count, dimensions) in [-1, 1].
+    """
+    mean = values.mean(0)
+    centred = values - mean
+    covariance = centred.T @ centred / len(values)
+    # Evenly used levels -1, -0.5, ..., 1 have the variance 0.5, seven levels 0.44.
+    wanted = 0.45 * torch.eye(len(mean), device=values.device)
+    return mean.square().sum() + (covariance - wanted).square().sum()
+
+
+def waveform_distance(waveform: Tensor, target: Tensor, codec: TtTTinyCodec) -> tuple[Tensor, dict[str, Tensor]]:
+    """Multi-resolution spectral loss and mel loss between waveforms float (batch, samples); loss and its parts."""
+    spectral = waveform.new_zeros(())
+    for n_fft, hop in ((1024, 240), (512, 120), (256, 60)):
+        window = torch.hann_window(n_fft, device=waveform.device)
+        both = torch.stft(torch.cat([waveform, target]), n_fft, hop, window=window, return_complex=True)
+        predicted, expected = torch.view_as_real(both).square().sum(-1).clamp(min=1e-6).sqrt().chunk(2)
+        convergence = (predicted - expected).abs().mean() / expected.mean()
+        logarithmic = ((predicted + 1e-2).log() - (expected + 1e-2).log()).abs().mean()
+        spectral = spectral + convergence + logarithmic
+    mel = (codec.mel(waveform) - codec.mel(target)).abs().mean()
+    return spectral + 3.0 * mel, {"spectral": spectral.detach(), "mel": mel.detach()}
+
+
+# -- stages --------------------------------------------------------------------------------------------------
+
+
+def train(
+    name: str,
+    state_file: Path,
+    modules: nn.Module,
+    parameters: list[nn.Parameter],
+    batches: Dataset,
+    loss_function: Callable[[Any], tuple[Tensor, dict[str, Tensor]]],
+    steps: int,
+    learning_rate: float,
+    max_minutes: float | None = None,
+    workers: int = 1,
+    on_save: Callable[[], None] | None = None,
+) -> bool:
+    """Optimises with AdamW under a one-cycle cosine schedule; goes on from `state_file` if it is there.
+
+    Args:
+        name: shown with the progress.
+        state_file: where weights, optimiser and step are saved every two minutes and at the end.
+        modules: everything whose weights are saved.
+        parameters: what is optimised.
+        batches: map from step to batch.
+        loss_function: batch -> loss and parts to show.
+        steps: all steps of the stage, those done in earlier runs included.
+        learning_rate: peak of the schedule.
+        max_minutes: stop early after so long; the next run goes on.
+        workers: processes that make batches.
+        on_save: called after each saved state.
+
+    Returns:
+        Whether all steps are done.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    done = 0
+    if state_file.exists():
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        modules.load_state_dict(state["modules"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = state["step"]
+
+    def save() -> None:
+        state = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+        temporary = state_file.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, state_file)
+        if on_save is not None:
+            on_save()
+
+    loader: Iterable[Any] = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(done, steps),
+        num_workers=workers,
+        prefetch_factor=8 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+    started = saved = time.monotonic()
+    averages: dict[str, float] = {}
+    progress = tqdm(loader, desc=name, initial=done, total=steps, mininterval=10.0)
+    for batch in progress:
+        warmup = min(1.0, (done + 1) / 200)
+        rate = learning_rate * warmup * (0.5 + 0.5 * math.cos(math.pi * done / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss, parts = loss_function(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        done += 1
+        for key, value in parts.items():
+            averages[key] = 0.98 * averages.get(key, value.item()) + 0.02 * value.item()
+        progress.set_postfix({key: f"{value:.4f}" for key, value in averages.items()}, refresh=False)
+        now = time.monotonic()
+        if max_minutes is not None and now - started > 60 * max_minutes:
+            break
+        if now - saved > SAVE_SECONDS:
+            save()
+            saved = now
+    save()
+    return done >= steps
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def run_codec_stage(out: Path, settings: CodecTraining, max_minutes: float | None = None) -> None:
+    """Trains encoder, quantiser and mel decoder, and freezes the encoder when all steps are done.
+
+    Args:
+        out: root of the recipe's output; reads `data/`, writes `codec/`.
+        settings: steps, rates and weights.
+        max_minutes: stop early after so long; the next run goes on.
+    """
+    folder = out / "codec"
+    if (folder / FROZEN_MARKER).exists():
+        return
+    state_folder = folder / "training_state"
+    state_folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    codec = TtTTinyCodec(TtTTinyCodecConfig())
+    trainer = CodecTrainer(codec, settings)
+    batches = CodecBatches(training_utterances(out / "data"), codec, settings)
+    trained = [parameter for name, parameter in trainer.named_parameters() if ".vocoder." not in name]
+    finished = train(
+        "codec",
+        state_folder / "codec.pt",
+        trainer,
+        trained,
+        batches,
+        trainer,
+        settings.codec_steps,
+        settings.codec_learning_rate,
+        max_minutes,
+    )
+    if finished:
+        with torch.no_grad():
+            codec.decoder.voice.copy_(trainer.voices.weight[voice_index(REPLY_VOICE)])
+        _round_weights(codec)
+        _save_codec(codec, folder)
+        (folder / FROZEN_MARKER).write_text("The weights of the encoder do not change any more.\n", encoding="utf-8")
+
+
+def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | None = None) -> None:
+    """Trains the vocoder, then mel decoder and vocoder together, on the reply voice; the encoder is left alone.
+
+    The codec in `out/codec` is replaced by a better one at every saved state.
+
+    Args:
+        out: root of the recipe's output; reads `data/` and `codec/`, writes `codec/`.
+        settings: steps, rates and weights.
+        max_minutes: stop each part early after so long; the next run goes on.
+    """
+    folder = out / "codec"
+    if not (folder / FROZEN_MARKER).exists():
+        raise ValueError(f"{folder} holds no frozen encoder; run the stage codec first.")
+    torch.manual_seed(settings.seed)
+    codec = load_codec(folder, dtype=torch.float32)
+    if not isinstance(codec, TtTTinyCodec):
+        raise ValueError(f"{folder} holds a {type(codec).__name__}, not the tiny codec.")
+    codec.encoder.requires_grad_(False)
+    voice = [clip for clip in training_utterances(out / "data") if clip.voice == REPLY_VOICE]
+    states = folder / "training_state"
+    batches = SegmentBatches(_analyse(codec, voice), codec, settings)
+
+    def publish() -> None:
+        published = TtTTinyCodec(codec.config)
+        published.load_state_dict(codec.state_dict())
+        _round_weights(published)
+        _save_codec(published, folder)
+
+    def vocoder_loss(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        _, mel, target = batch
+        # Half of the segments come from the true mel spectrogram, which is sharper than a decoded one.
+        half = len(mel) // 2
+        mel = torch.cat([codec.mel(target[:half]), mel[half:]])
+        return waveform_distance(codec.vocoder(mel), target, codec)
+
+    def joint_loss(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        codes, _, target = batch
+        mel = codec.decoder(codec.codes_to_vectors(codes))
+        loss, parts = waveform_distance(codec.vocoder(mel), target, codec)
+        # The mel decoder keeps its meaning, so that the vocoder's input stays a spectrogram.
+        weight = torch.ones_like(mel[..., :1])
+        return loss + mel_distance(mel, codec.mel(target), weight), parts
+
+    parts = [
+        ("vocoder", codec.vocoder.parameters(), vocoder_loss, settings.vocoder_steps, settings.vocoder_learning_rate),
+        (
+            "joint",
+            [*codec.decoder.parameters(), *codec.vocoder.parameters()],
+            joint_loss,
+            settings.joint_steps,
+            settings.joint_learning_rate,
+        ),
+    ]
+    for name, parameters, loss_function, steps, rate in parts:
+        state_file = states / f"{name}.pt"
+        if not train(
+            name, state_file, codec, list(parameters), batches, loss_function, steps, rate, max_minutes, 0, publish
+        ):
+            return
+
+
+@torch.no_grad()
+def _analyse(codec: TtTTinyCodec, utterances: list[Utterance]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    clips = []
+    for utterance in tqdm(utterances, desc="analysing", mininterval=10.0):
+        waveform = codec.normalise(torch.from_numpy(read_wave(utterance.path)))
+        codes = codec.encode(waveform[None])
+        clips.append((codes[0], codec.decoder(codec.codes_to_vectors(codes))[0], waveform))
+    return clips
+
+
+def _round_weights(codec: TtTTinyCodec) -> None:
+    """Rounds all weights to bfloat16 precision, in which the checkpoint is stored, so that codes do not change then."""
+    with torch.no_grad():
+        for parameter in codec.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+
+
+def _save_codec(codec: TtTTinyCodec, folder: Path) -> None:
+    """Writes config and weights beside their final names and renames them."""
+    temporary = folder / "saving"
+    shutil.rmtree(temporary, ignore_errors=True)
+    codec.save_pretrained(temporary)
+    for file in sorted(temporary.iterdir()):
+        os.replace(file, folder / file.name)
+    temporary.rmdir()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: `python -m ttt_hf.recipes.tiny.train_codec --out DIR --stage codec|vocoder`."""
+    parser = argparse.ArgumentParser(description="Train the tiny codec.")
+    parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="root of the recipe's output")
+    parser.add_argument("--stage", choices=["codec", "vocoder"], required=True)
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
+    parser.add_argument("--max-minutes", type=float, default=None, help="stop after so long; the next run goes on")
+    for name in ("codec_steps", "vocoder_steps", "joint_steps"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(CodecTraining, name))
+    options = parser.parse_args(arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    settings = CodecTraining(
+        codec_steps=options.codec_steps, vocoder_steps=options.vocoder_steps, joint_steps=options.joint_steps
+    )
+    stage = run_codec_stage if options.stage == "codec" else run_vocoder_stage
+    stage(options.out, settings, options.max_minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,403 @@
+"""
+The embedded checkpoint's language model: tokenizer, codes, training samples, training.
+
+    python -m ttt_hf.recipes.tiny --out build/tiny --stages model
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, load_from_disk
+from tqdm.auto import tqdm
+from transformers import Qwen2Config, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+
+from ...codecs import TtTTinyCodec, load_codec
+from ...data import ChatExample, ChatSampleBuilder, TtTDataCollator
+from ...modeling import TtTConfig, TtTForConditionalGeneration
+from ...processing import SYSTEM_PROMPTS, TtTProcessor, audio_token_ids, load_audio, train_tokenizer
+from ..trainer import TtTTrainer
+from .augment import augment
+from .domain import Domain, build_domain
+from .settings import ModelSettings, TinySettings
+
+
+logger = logging.getLogger(__name__)
+
+ENCODING_BATCH = 32
+
+
+# -- data -----------------------------------------------------------------------------------------------------------------
+
+
+def prepare(out: Path, settings: TinySettings) -> None:
+    """
+    Makes everything that training reads: OUT/tokenizer (a processor folder), OUT/codes, OUT/samples.
+
+    Args:
+        out (`Path`): The recipe's output root; holds `data/` and `codec/`.
+        settings (`TinySettings`): The recipe.
+    """
+    items = _read_jsonl(out / "data" / "items.jsonl")
+    codec = load_codec(out / "codec")
+    if not (out / "codes.json").exists():
+        _write_json(out / "codes.json", encode_utterances(out / "data", items, codec, settings.lm))
+    codes = json.loads((out / "codes.json").read_text())
+    train_items = [item for item in items if item["split"] == "train"]
+    if not (out / "tokenizer").exists():
+        texts = [item[key] for item in train_items for key in ("question", "answer") if item[key]]
+        tokenizer = train_tokenizer(
+            texts + list(SYSTEM_PROMPTS.values()) * 50, settings.lm.text_vocab_size, codec.config.codebook_size
+        )
+        _replace_folder(out / "tokenizer", TtTProcessor(tokenizer, None).save_pretrained)
+    processor = TtTProcessor.from_pretrained(out / "tokenizer")
+    config = model_config(processor, codec, settings.lm)
+    builder = ChatSampleBuilder(processor, config, settings.lm.text_per_span, settings.lm.audio_per_span)
+    examples = TinyMixture(train_items, codes, build_domain(), settings.lm.seed)
+    samples = Dataset.from_list(list(_build_samples(examples, builder, settings.lm.samples)))
+    _replace_folder(out / "samples", samples.save_to_disk)
+
+
+def encode_utterances(
+    data: Path, items: list[dict[str, Any]], codec: TtTTinyCodec, settings: ModelSettings
+) -> dict[str, list[list[int]]]:
+    """
+    Encodes the training utterances to codes: each once as it is, questions also with noise, echo and other speeds.
+
+    Args:
+        data (`Path`): Folder of `utterances.jsonl` and the audio.
+        items (`list[dict]`): Rows of `items.jsonl`; only those of the split "train" are encoded.
+        codec (`TtTTinyCodec`): The trained codec.
+        settings (`ModelSettings`): `augmented_copies` and `seed`.
+
+    Returns:
+        `dict[str, list[list[int]]]`: For each utterance id its variants, the clean one first.
+    """
+    train = [item for item in items if item["split"] == "train"]
+    questions = {name for item in train for name in item["question_audio"]}
+    wanted = questions | {item["answer_audio"] for item in train if item["answer_audio"]}
+    utterances = [row for row in _read_jsonl(data / "utterances.jsonl") if row["id"] in wanted]
+    utterances.sort(key=lambda row: row["seconds"])
+    rng = np.random.default_rng(settings.seed)
+    rate = codec.config.sampling_rate
+    codes: dict[str, list[list[int]]] = {row["id"]: [] for row in utterances}
+    for start in tqdm(range(0, len(utterances), ENCODING_BATCH), desc="encoding", unit="batch"):
+        batch = utterances[start : start + ENCODING_BATCH]
+        clips = [load_audio(data / row["audio"], None, rate) for row in batch]
+        for copy in range(1 + settings.augmented_copies):
+            chosen = [
+                (row["id"], augment(clip, rate, rng) if copy else clip)
+                for row, clip in zip(batch, clips)
+                if not copy or row["id"] in questions
+            ]
+            for (name, _), encoded in zip(chosen, _encode(codec, [clip for _, clip in chosen])):
+                codes[name].append(encoded)
+    return codes
+
+
+def _encode(codec: TtTTinyCodec, clips: list[np.ndarray]) -> Iterator[list[int]]:
+    if not clips:
+        return
+    lengths = torch.tensor([len(clip) for clip in clips])
+    padded = np.stack([np.pad(clip, (0, int(lengths.max()) - len(clip))) for clip in clips])
+    with torch.no_grad():
+        for row in codec.encode(torch.from_numpy(padded), lengths):
+            yield row[row >= 0].tolist()
+
+
+class TinyMixture:
+    """
+    Draws training examples from the items: all tasks, all voices, all variants of the audio.
+
+    Args:
+        items (`list[dict]`): Items of the split "train".
+        codes (`dict[str, list[list[int]]]`): Variants of each utterance's codes, the clean one first. Items whose audio
+            is not among them (a synthesis that is still running) are left out.
+        domain (`Domain`): Words written questions anew.
+        seed (`int`): Seed of the draws.
+    """
+
+    # Task and how the user asks, with its share of the samples. Recognising speech and speaking are the hard parts.
+    SHARES = {
+        "asr": 0.24,
+        "chat_spoken": 0.30,
+        "chat_written": 0.08,
+        "tts": 0.22,
+        "text_written": 0.04,
+        "text_sums": 0.12,
+    }
+
+    def __init__(
+        self, items: list[dict[str, Any]], codes: dict[str, list[list[int]]], domain: Domain, seed: int
+    ) -> None:
+        self.codes = codes
+        self.domain = domain
+        self.seed = seed
+        heard = [item for item in items if any(name in codes for name in item["question_audio"])]
+        answered = [item for item in items if item["answer_audio"] in codes]
+        self.pools = {
+            "asr": heard,
+            "chat_spoken": [item for item in heard if item["answer_audio"] in codes],
+            "chat_written": list({item["fact"]: item for item in answered if item["fact"]}.values()),
+            "tts": list({item["answer"]: item for item in answered}.values()),
+            "text_written": list({item["fact"]: item for item in items if item["fact"]}.values()),
+            "text_sums": [item for item in items if item["family"] == "arithmetic" and not item["question_audio"]],
+        }
+
+    def draw(self, count: int) -> Iterator[tuple[ChatExample, str]]:
+        """
+        Args:
+            count (`int`): Number of examples.
+
+        Yields:
+            `tuple[ChatExample, str]`: An example and the transcript of the user's audio ("" when the user writes).
+        """
+        rng = random.Random(self.seed)
+        kinds = [kind for kind in self.SHARES if self.pools[kind]]
+        for kind in rng.choices(kinds, weights=[self.SHARES[kind] for kind in kinds], k=count):
+            yield self._example(kind, rng.choice(self.pools[kind]), rng)
+
+    def _example(self, kind: str, item: dict[str, Any], rng: random.Random) -> tuple[ChatExample, str]:
+        task = kind.partition("_")[0]
+        if kind == "tts":
+            return ChatExample(task, _written(item["answer"]), item["answer"], self._answer(item)), ""
+        if kind in ("chat_written", "text_written", "text_sums"):
+            question, _ = self.domain.random_question(item["fact"], rng)
+            codes = self._answer(item) if task == "chat" else []
+            return ChatExample(task, _written(question), item["answer"], codes), ""
+        recordings = [name for name in item["question_audio"] if name in self.codes]
+        user = [{"type": "audio", "codes": torch.tensor(rng.choice(self.codes[rng.choice(recordings)]))}]
+        if task == "asr":
+            return ChatExample(task, user, item["question"]), item["question"]
+        return ChatExample(task, user, item["answer"], self._answer(item)), item["question"]
+
+    def _answer(self, item: dict[str, Any]) -> list[int]:
+        return self.codes[item["answer_audio"]][0]
+
+
+def _build_samples(examples: TinyMixture, builder: ChatSampleBuilder, count: int) -> Iterator[dict[str, list[int]]]:
+    for example, transcript in tqdm(examples.draw(count), total=count, desc="samples", unit="sample"):
+        sample = builder(example)
+        sample["transcript_ids"] = builder.processor.tokenizer(transcript, add_special_tokens=False)["input_ids"]
+        yield sample
+
+
+# -- model ----------------------------------------------------------------------------------------------------------------
+
+
+def model_config(processor: TtTProcessor, codec: TtTTinyCodec, settings: ModelSettings) -> TtTConfig:
+    """The configuration of the embedded model: a small Qwen2 over the tokenizer's text and the codec's codes."""
+    tokenizer = processor.tokenizer
+    backbone = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.num_heads,
+        num_key_value_heads=settings.num_kv_heads,
+        max_position_embeddings=2048,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    ids = audio_token_ids(tokenizer)
+    return TtTConfig(
+        text_config=backbone,
+        audio_token_start_id=ids.audio_token_start_id,
+        audio_vocab_size=codec.config.codebook_size,
+        mask_token_id=ids.mask_token_id,
+        begin_audio_token_ids=ids.begin_audio_token_ids,
+        end_audio_token_ids=ids.end_audio_token_ids,
+        audio_attention=settings.audio_attention,
+        audio_block_length=settings.audio_block_length,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+@torch.no_grad()
+def place_codes_by_geometry(model: TtTForConditionalGeneration, codebook: torch.Tensor, seed: int) -> None:
+    """
+    Initialises the codes' embeddings from the quantiser's geometry, so that near codes start out alike.
+
+    Args:
+        model (`TtTForConditionalGeneration`): Changed in place.
+        codebook (`torch.Tensor` of shape `(audio_vocab_size, levels)`): The quantiser's vectors.
+        seed (`int`): Seed of the random projection.
+    """
+    weight = model.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(seed)
+    projection = torch.randn(codebook.shape[1], weight.shape[1], generator=generator)
+    rows = codebook @ projection + 0.5 * torch.randn(codebook.shape[0], weight.shape[1], generator=generator)
+    start = model.config.audio_token_start_id + 1
+    weight[start : start + len(codebook)] = rows / rows.std() * model.config.get_text_config().initializer_range
+
+
+# -- training -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TinyCollator:
+    """`TtTDataCollator` plus the transcripts of the user's audio, for the auxiliary recognition loss."""
+
+    collator: TtTDataCollator
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = self.collator(features)
+        transcripts = [feature["transcript_ids"] for feature in features]
+        width = max(1, max(map(len, transcripts)))
+        batch["transcript_ids"] = torch.tensor([ids + [-100] * (width - len(ids)) for ids in transcripts])
+        return batch
+
+
+class TinyTrainer(TtTTrainer):
+    """
+    Adds a connectionist temporal classification loss on the user's audio (through the language model's own head, with the
+    mask token as blank), which teaches the lower layers to hear long before the replies alone would.
+    """
+
+    def __init__(self, *args: Any, ctc_weight: float, ctc_layer: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ctc_weight = ctc_weight
+        self.ctc_layer = ctc_layer
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        transcripts = inputs.pop("transcript_ids")
+        spoken = (transcripts >= 0).any(dim=1)
+        if not (model.training and self.ctc_weight and spoken.any()):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs["output_hidden_states"] = True
+        heard = (inputs["input_ids"] > model.config.audio_token_start_id) & (inputs["labels"] < 0)
+        heard &= inputs["position_ids"] == inputs["order_ids"]  # the clean sequence, not the noised copies
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        ctc = self._recognition_loss(
+            model, outputs.hidden_states[self.ctc_layer][spoken], heard[spoken], transcripts[spoken]
+        )
+        self._add("ctc_loss", ctc, 1)
+        loss = loss + self.ctc_weight * ctc
+        return (loss, outputs) if return_outputs else loss
+
+    def _recognition_loss(
+        self, model: Any, hidden: torch.Tensor, heard: torch.Tensor, transcripts: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Args:
+            hidden (`torch.Tensor` of shape `(rows, length, hidden_size)`): States of one layer.
+            heard (`torch.BoolTensor` of shape `(rows, length)`): Positions of the user's codes.
+            transcripts (`torch.LongTensor` of shape `(rows, width)`): Transcripts, filled up with -100.
+
+        Returns:
+            `torch.Tensor`: Mean loss per transcript token.
+        """
+        frames = torch.nn.utils.rnn.pad_sequence([row[mask] for row, mask in zip(hidden, heard)])
+        # Text ids and one blank; the blank's column is the mask token's, and it gets the id behind the text's last.
+        weight = model.get_output_embeddings().weight
+        start, mask_id = model.config.audio_token_start_id, model.config.mask_token_id
+        weight = torch.cat([weight[:start], weight[mask_id : mask_id + 1]])
+        log_probs = F.log_softmax(F.linear(model.model.norm(frames), weight), dim=-1)
+        lengths = (transcripts >= 0).sum(dim=1)
+        return F.ctc_loss(
+            log_probs, transcripts.clamp(min=0), heard.sum(dim=1), lengths, blank=start, zero_infinity=True
+        )
+
+
+def train(out: Path, settings: TinySettings) -> None:
+    """
+    Trains the language model on OUT/samples into OUT/model; goes on from the last checkpoint there, if there is one.
+
+    Args:
+        out (`Path`): The recipe's output root.
+        settings (`TinySettings`): The recipe.
+    """
+    lm = settings.lm
+    set_seed(lm.seed)
+    processor = TtTProcessor.from_pretrained(out / "tokenizer")
+    codec = load_codec(out / "codec")
+    config = model_config(processor, codec, lm)
+    model = TtTForConditionalGeneration(config)
+    place_codes_by_geometry(model, codec.codebook, lm.seed)
+    logger.info("training %.2f M parameters", model.num_parameters() / 1e6)
+    collator = TtTDataCollator(
+        config, processor.tokenizer.pad_token_id, lm.objective, noise_copies=lm.noise_copies, seed=lm.seed
+    )
+    arguments = TrainingArguments(
+        output_dir=str(out / "model"),
+        max_steps=lm.steps,
+        per_device_train_batch_size=lm.batch_size,
+        gradient_accumulation_steps=lm.gradient_accumulation,
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        optim="adamw_torch_fused",
+        learning_rate=lm.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.05},
+        warmup_steps=lm.warmup_steps,
+        weight_decay=lm.weight_decay,
+        adam_beta2=lm.adam_beta2,
+        max_grad_norm=lm.max_grad_norm,
+        logging_steps=lm.logging_steps,
+        save_steps=lm.save_steps,
+        save_total_limit=2,
+        report_to="none",
+        seed=lm.seed,
+        use_cpu=not torch.cuda.is_available(),
+    )
+    trainer = TinyTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=load_from_disk(str(out / "samples")),
+        data_collator=TinyCollator(collator),
+        processing_class=processor.tokenizer,
+        ctc_weight=lm.ctc_weight,
+        ctc_layer=lm.ctc_layer,
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out / "model")) if (out / "model").is_dir() else None)
+    _replace_folder(out / "model" / "final", model.save_pretrained)
+    trainer.state.save_to_json(str(out / "model" / "trainer_state.json"))
+
+
+# -- files ----------------------------------------------------------------------------------------------------------------
+
+
+def _written(text: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text}]
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)
+
+
+def _replace_folder(folder: Path, save: Any) -> None:
+    """Lets `save` write a new folder beside the old one, then puts it in the old one's place."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save(str(partial))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

