@@ -37,8 +37,8 @@ def embedded_checkpoint() -> str:
     Raises:
         FileNotFoundError: this installation holds no checkpoint.
     """
-    folder = files(__name__).joinpath("checkpoints", "ttt-tiny")
-    if not folder.joinpath("config.json").is_file():
+    folder = files(__name__) / "checkpoints" / "ttt-tiny"
+    if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"This installation of ttt-hf holds no embedded checkpoint ({folder}): install the released wheel, or "
             "build it in the source tree with `make tiny`."

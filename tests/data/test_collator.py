@@ -110,7 +110,9 @@ def test_training_meets_what_inference_meets(collate, make_config, attention, bl
         logits = model(**inputs).logits
         clean = model(torch.tensor([SAMPLE["input_ids"]])).logits
         assert torch.allclose(logits[0, : clean.shape[1]], clean[0], atol=1e-4)
-        assert torch.allclose(logits[1, : len(SHORT["input_ids"])], model(torch.tensor([SHORT["input_ids"]])).logits[0], atol=1e-4)
+        assert torch.allclose(
+            logits[1, : len(SHORT["input_ids"])], model(torch.tensor([SHORT["input_ids"]])).logits[0], atol=1e-4
+        )
         for copy in canvases(batch):
             start = int(batch["position_ids"][0, copy[0]])
             canvas = batch["input_ids"][0, copy]

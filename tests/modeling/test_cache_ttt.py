@@ -92,9 +92,7 @@ def test_ragged_pieces_give_the_same_hidden_states_as_whole_rows(
         ends = torch.tensor(done)[:, None] + torch.tensor(counts)[:, None]
         index = torch.arange(cache.key_length)
         keys = AttentionKeys(torch.where(index < ends, index, NO_ORDER), torch.full((2, cache.key_length), -1))
-        mask = build_attention_mask(
-            model.config, AttentionQueries(torch.zeros_like(slots), horizon, no_block), keys
-        )
+        mask = build_attention_mask(model.config, AttentionQueries(torch.zeros_like(slots), horizon, no_block), keys)
         output = model(
             pieces, attention_mask=mask, position_ids=horizon - 1, past_key_values=cache, use_cache=True
         ).last_hidden_state

@@ -4,13 +4,16 @@ import logging
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import (
     DynamicCache,
     LlamaForCausalLM,
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
     StaticCache,
+    masking_utils,
 )
+from transformers.integrations import flex_attention as flex_integration
 from transformers.modeling_outputs import ModelOutput
 
 from ttt_hf.modeling import TtTForConditionalGeneration
@@ -28,11 +31,14 @@ VARIANTS = ["tied", "untied"]
 CLEAN = [2, 36, 41, 43, 44, 38, 5, 6, 36, 42, 50, 45, 46, 56, 41, 58, 7, 9, 0]
 SPAN = (9, 16)
 MASK = 57
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def logits_of(model, ids, **kwargs) -> torch.Tensor:
+    inputs = {"input_ids": torch.as_tensor(ids), **kwargs}
+    inputs = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in inputs.items()}
     with torch.no_grad():
-        return model(torch.as_tensor(ids), use_cache=False, **kwargs).logits
+        return model(**inputs, use_cache=False).logits.cpu()
 
 
 def check_official_logits(model, variant, cases):
@@ -61,12 +67,23 @@ def test_official_logits(golden_folders, golden_cases, variant, implementation):
     check_official_logits(model, variant, golden_cases("forward"))
 
 
-@pytest.mark.slow
-def test_official_logits_with_flex_attention(golden_folders, golden_cases):
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_official_logits_with_flex_attention(golden_folders, golden_cases, monkeypatch, device):
+    cases = golden_cases("forward")
+    if device == "cpu":
+        # Unfused: compiling the kernel takes minutes on a CPU, and torch 2.13 writes invalid C++ once shapes change.
+        def unfused_mask(**kwargs):
+            return create_block_mask(**{**kwargs, "_compile": False})
+
+        monkeypatch.setattr(masking_utils, "create_block_mask", unfused_mask)
+        monkeypatch.setattr(flex_integration, "WrappedFlexAttention", lambda training: lambda: flex_attention)
+        cases = [case for case in cases if case["name"] in ("f3_dialogue", "f7_right_pad")]
     model = TtTForConditionalGeneration.from_pretrained(
         golden_folders["untied"], begin_audio_token_ids=[501, 502], attn_implementation="flex_attention"
     ).eval()
-    check_official_logits(model, "untied", golden_cases("forward"))
+    assert len(cases) >= 2
+    check_official_logits(model.to(device), "untied", cases)
 
 
 def test_official_checkpoint_loads_without_a_word(golden_folders, caplog):
@@ -233,8 +250,7 @@ def test_packed_documents_equal_documents_alone(tiny_model, packed):
     position = torch.arange(ids.shape[1])[None] - start
     blocks = torch.cat([audio_block_ids(torch.tensor([part]), 40) for part in (first, second)], dim=1)
     blocks[:, 12:] += (blocks[:, 12:] >= 0) * 12
-    order = torch.arange(ids.shape[1])[None]
-    packing = {"position_ids": position, "start_ids": start, "block_ids": blocks, "order_ids": order}
+    packing = {"position_ids": position, "start_ids": start, "block_ids": blocks}
     logits = logits_of(model, ids, **(packing if packed else {}))
     alone = torch.cat([logits_of(model, [first]), logits_of(model, [second])], dim=1)
     assert torch.allclose(logits, alone, atol=2e-5) == packed
@@ -385,8 +401,7 @@ def test_device_map(tiny_model, tmp_path, device_map):
     placed = TtTForConditionalGeneration.from_pretrained(tmp_path, device_map=device_map)
     if not torch.cuda.is_available():
         assert placed.device.type == "cpu"
-    logits = logits_of(placed, torch.tensor([CLEAN]).to(placed.device)).cpu()
-    torch.testing.assert_close(logits, logits_of(model, [CLEAN]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(placed, [CLEAN]), logits_of(model, [CLEAN]), atol=1e-5, rtol=0)
     assert {"Qwen2DecoderLayer"} <= set(placed._no_split_modules)
 
 
@@ -455,7 +470,11 @@ def test_contradicting_arguments_are_one_sentence(tiny_model):
         ({}, "either input_ids or inputs_embeds"),
         ({"input_ids": ids, "inputs_embeds": embeddings}, "either input_ids or inputs_embeds"),
         ({"inputs_embeds": embeddings}, "inputs_embeds needs block_ids"),
-        ({"input_ids": ids, "order_ids": order}, "order_ids needs position_ids"),
+        ({"input_ids": ids, "order_ids": order}, "order_ids needs position_ids and horizon_ids"),
+        (
+            {"input_ids": ids, "order_ids": order, "position_ids": order},
+            "order_ids needs position_ids and horizon_ids",
+        ),
         ({"input_ids": ids, "attention_mask": torch.ones(1, 3)}, "attention_mask must cover"),
     ]
     for arguments, message in cases:

@@ -52,6 +52,7 @@ def find_checkpoint(name: str | None) -> Path:
     config = read_json(folder, "config.json")
     if config.get("model_type") != "ttt" and "mask_token" not in config:
         raise ValueError(f"{folder} holds a {config.get('model_type', 'different')} model, not a TtT model.")
+    read_json(folder, "tokenizer_config.json")
     check_weights(folder)
     if (folder / CODEC_FOLDER).is_dir():
         read_json(folder / CODEC_FOLDER, "config.json")
@@ -78,7 +79,8 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{folder} is not the folder of a model, it has no {name}: name one that save_pretrained wrote, or a Hub id."
+            f"{folder} is not the folder of a model, it has no {name}: name one that save_pretrained wrote, or a Hub "
+            "id."
         ) from None
     except ValueError as error:
         raise ValueError(f"{folder / name} is damaged ({error}): fetch the checkpoint again.") from error
@@ -111,7 +113,8 @@ def check_weights(folder: Path) -> None:
     for path in weight_files(folder):
         if not path.is_file():
             raise FileNotFoundError(
-                f"{folder} has no {path.name}, the model's weights (only safetensors are read): fetch the checkpoint again."
+                f"{folder} has no {path.name}, the model's weights (only safetensors are read): fetch the checkpoint "
+                "again."
             )
         try:
             with safe_open(path, framework="numpy"):
@@ -141,25 +144,35 @@ def load_checkpoint(folder: Path) -> tuple[TtTForConditionalGeneration, TtTProce
         from ..modeling.configuration_ttt import TtTConfig
         from ..modeling.modeling_ttt import TtTForConditionalGeneration
         from ..processing.processing_ttt import TtTProcessor, check_codec
-        from ..processing.tokenization import audio_token_ids
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # Known to the Auto classes, the model type is not taken for one whose code comes with the checkpoint.
     AutoConfig.register(TtTConfig.model_type, TtTConfig, exist_ok=True)
     processor = TtTProcessor.from_pretrained(folder, local_files_only=True)
     # The official format does not say which ids open a span; the tokenizer does.
-    begin_ids = audio_token_ids(processor.tokenizer).begin_audio_token_ids
+    ids = processor.token_ids
     device, dtype = ("cuda", "auto") if torch.cuda.is_available() else ("cpu", torch.float32)
     try:
         model, loading = TtTForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, begin_audio_token_ids=begin_ids, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            begin_audio_token_ids=ids.begin_audio_token_ids,
+            local_files_only=True,
+            output_loading_info=True,
         )
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         # transformers raises it for weights of a wrong shape, with a table of all of them.
         raise ValueError(f"The weights in {folder} do not fit its config.json: fetch the checkpoint again.") from error
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise ValueError(f"The weights in {folder} are incomplete ({missing} ...): fetch the checkpoint again.")
+    fields = {name: getattr(model.config, name) for name in ids.config_fields()}
+    if fields != ids.config_fields():
+        raise ValueError(
+            f"Tokenizer and model in {folder} number the audio tokens differently: fetch the checkpoint again."
+        )
     if processor.codec is not None:
         check_codec(model.config, processor.codec)
         processor.codec.to(device)
@@ -177,8 +190,8 @@ def silence() -> Iterator[None]:
 @contextlib.contextmanager
 def _quick_imports() -> Iterator[None]:
     """
-    Imports a sixth faster: Python's cycle collector finds nothing to free while modules load, but looks again and again.
-    What they made stays for good, so it is not looked at later, either.
+    Imports a sixth faster: Python's cycle collector finds nothing to free while modules load, but looks again and
+    again. What they made stays for good, so it is not looked at later, either.
     """
     gc.disable()
     try:
@@ -190,7 +203,12 @@ def _quick_imports() -> Iterator[None]:
 
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS))
@@ -198,13 +216,13 @@ def _download(name: str) -> Path:
         raise ValueError(f"{name} is neither a folder nor a Hub id (organisation/name).") from None
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"There is no folder {name}, and no such model on the Hub, or it is private: check the name, or log in with "
-            "`hf auth login`."
+            f"There is no folder {name}, and no such model on the Hub, or it is private: check the name, or log in "
+            "with `hf auth login`."
         ) from error
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"There is no folder {name}, no such model in the local cache, and the Hub cannot be reached: check the name, or "
-            "connect to the network."
+            f"There is no folder {name}, no such model in the local cache, and the Hub cannot be reached: check the "
+            "name, or connect to the network."
         ) from error
     except HfHubHTTPError as error:
         raise OSError(f"{name} cannot be fetched from the Hub: {str(error).splitlines()[0]}") from error

@@ -29,7 +29,9 @@ def add_parser(verbs: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or Hub id (default: the embedded checkpoint)")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="folder or Hub id (default: the embedded checkpoint)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 

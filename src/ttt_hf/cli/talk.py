@@ -36,7 +36,7 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "talk",
         help="ask a question, spoken or written, and get an answer in text and speech",
-        description="Asks a TtT model a spoken or written question. The answer's text goes to stdout, its speech to --out.",
+        description="Asks a TtT model a question. The answer's text goes to stdout, its speech to --out.",
         epilog=EXAMPLES + "tasks:\n" + "".join(f"  {task:<6}{what}\n" for task, what in TASKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -45,9 +45,13 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--task", choices=TASKS, default="chat", help="what to do (default: chat)")
     parser.add_argument("--out", type=Path, metavar="FILE.wav", help="where to write the spoken answer")
     parser.add_argument("--model", metavar="ID", help="folder or Hub id (default: the embedded checkpoint)")
-    parser.add_argument("--stream", action="store_true", help="print the text as it comes, and time to the first audio")
+    parser.add_argument(
+        "--stream", action="store_true", help="print the text as it comes, and time to the first audio"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="make a sampled answer repeatable")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer, text and audio tokens together")
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="longest answer, text and audio tokens together"
+    )
     parser.add_argument("--temperature", type=float, metavar="T", help="of the text: 0 takes the likeliest words")
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the text")
     parser.set_defaults(run=run)
@@ -79,8 +83,8 @@ def run(args: argparse.Namespace) -> None:
     folder = find_checkpoint(args.model)
     if args.task != "text" and not (folder / "codec").is_dir():
         raise FileNotFoundError(
-            f"{folder} has no codec, so the model can neither hear nor speak: put the codec that it was trained with into "
-            "its sub-folder codec, or use --task text."
+            f"{folder} has no codec, so the model can neither hear nor speak: put the codec that it was trained with "
+            "into its sub-folder codec, or use --task text."
         )
 
     seconds = {}
@@ -145,14 +149,17 @@ def _encode(
         rate = processor.codec.config.frame_rate
         if seconds * rate >= limit:
             raise ValueError(
-                f"The question is too long: {seconds:.0f} s, of which the model hears at most {limit / rate:.0f} s. Cut it."
+                f"The question is too long: {seconds:.0f} s, of which the model hears at most {limit / rate:.0f} s. "
+                "Cut it."
             )
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": [content]}], task=task, add_generation_prompt=True
     )
     length = inputs["input_ids"].shape[1]
     if length >= limit:
-        raise ValueError(f"The question is too long: {length} tokens, and the model reads less than {limit}. Shorten it.")
+        raise ValueError(
+            f"The question is too long: {length} tokens, and the model reads less than {limit}. Shorten it."
+        )
     return inputs.to(model.device)
 
 

@@ -49,7 +49,7 @@ class TtTTinyCodecConfig(PreTrainedConfig):
     hop_length: int = 320
     n_fft: int = 800
     num_mel_bins: int = 80
-    mel_floor: float = 2e-5
+    mel_floor: float = 1e-4
     mel_mean: float = -8.0
     mel_std: float = 2.2
     reference_level: float = 0.1

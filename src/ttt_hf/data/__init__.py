@@ -3,6 +3,7 @@
 from .collator import TtTDataCollator
 from .interleaving import interleave
 from .samples import ChatExample, ChatSampleBuilder
+from .sampling import LengthGroupedSampler
 
 
-__all__ = ["ChatExample", "ChatSampleBuilder", "TtTDataCollator", "interleave"]
+__all__ = ["ChatExample", "ChatSampleBuilder", "LengthGroupedSampler", "TtTDataCollator", "interleave"]

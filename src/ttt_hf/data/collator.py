@@ -33,20 +33,22 @@ class TtTDataCollator:
 
     With `objective="two_stream"` a row is the clean sequence followed by noised copies of its response audio:
 
-        clean   <user> ... <assistant> text [ a a a a e ] text [ a a a e ]        text is learned here, behind clean audio
-        noised                              [ a _ a _ e ]      [ a a _ _ ]        audio is learned here
+        clean   <user> ... <assistant> text [ a a a a e ] text [ a a a e ]    text is learned here, behind clean audio
+        noised                              [ a _ a _ e ]      [ a a _ _ ]    audio is learned here
         position                            same as above      same as above
 
-    A copy sees the clean tokens before its span and itself: exactly what inference meets at that point. With `block_canvas`
-    it is also cut like inference's canvas: blocks before a random one are finished, that block is noised, nothing is behind
-    it, and places behind the end marker hold the end marker again. With `objective="paper"` the one sequence is noised in
-    place (arXiv 2509.20072, section 3; official `modeling_qwen_TtT.py`), with BANOM and PPM.
+    A copy sees the clean tokens before its span and itself: exactly what inference meets at that point. With
+    `block_canvas` it is also cut like inference's canvas: blocks before a random one are finished, that block is
+    noised, nothing is behind it, and places behind the end marker hold the end marker again. With `objective="paper"`
+    the one sequence is noised in place (arXiv 2509.20072, section 3; official `modeling_qwen_TtT.py`), with BANOM and
+    PPM.
 
     Args:
         config (`TtTConfig`): Names the audio ids, the kind of audio attention and the block length.
         pad_token_id (`int`): Id that fills rows up; padding is hidden by the attention mask.
         objective (`str`, defaults to `"two_stream"`): `"two_stream"` or `"paper"`.
-        noise_copies (`int`, defaults to 1): Noised copies of each span (`two_stream`); their noise levels are antithetic.
+        noise_copies (`int`, defaults to 1): Noised copies of each span (`two_stream`); their noise levels are
+            antithetic.
         block_canvas (`bool`, defaults to `True`): Cut each copy like inference's canvas (`two_stream`).
         filler_weight (`float`, defaults to 0.1): Weight of the repeated end markers behind a span's end.
         clean_batch_probability (`float`, defaults to 0.3): BANOM: share of batches left clean (`paper`).
@@ -80,8 +82,8 @@ class TtTDataCollator:
             features (`Sequence[dict]`): Samples with `input_ids` and `labels` (equal lengths; -100 marks the prompt).
 
         Returns:
-            `dict[str, torch.Tensor]`: What `TtTForConditionalGeneration.forward` takes, all of shape `(batch, length)`, and
-            `noise_levels` (float, the masking probability at masked positions, 0 elsewhere) for logging.
+            `dict[str, torch.Tensor]`: What `TtTForConditionalGeneration.forward` takes, all of shape `(batch,
+            length)`, and `noise_levels` (float, the masking probability at masked positions, 0 elsewhere) for logging.
 
         Raises:
             ValueError: If a sample's ids and labels differ in length.
@@ -90,7 +92,8 @@ class TtTDataCollator:
             if len(feature["input_ids"]) != len(feature["labels"]):
                 raise ValueError("A sample's input_ids and labels must have the same length.")
         rows = [
-            {name: np.asarray(feature[name], dtype=np.int64) for name in ("input_ids", "labels")} for feature in features
+            {name: np.asarray(feature[name], dtype=np.int64) for name in ("input_ids", "labels")}
+            for feature in features
         ]
         return self._two_stream(rows) if self.objective == "two_stream" else self._paper(rows)
 
@@ -152,7 +155,7 @@ class TtTDataCollator:
             first_noised = 0 if self._block_causal else block * size
             targets = span[: (block + 1) * size]
             missing = (block + 1) * size - len(targets)
-            if span[-1] in self.config.end_audio_token_ids:
+            if span[-1] in (self.config.end_audio_token_ids or []):
                 targets = np.concatenate([targets, np.full(missing, span[-1])])
             filler = np.arange(len(targets)) >= len(span)
             noised = np.arange(len(targets)) >= first_noised
@@ -178,7 +181,8 @@ class TtTDataCollator:
     def _paper_row(self, row: dict[str, np.ndarray], level: float, clean: bool) -> dict[str, np.ndarray]:
         ids, labels = row["input_ids"], row["labels"]
         spans = self._response_spans(ids, labels)
-        if spans and self.generator.random() < self.prefix_preservation:  # PPM: the spans before a random one stay clean
+        # PPM: the spans before a random one stay clean.
+        if spans and self.generator.random() < self.prefix_preservation:
             spans = spans[self.generator.integers(len(spans)) :]
         maskable = np.zeros(len(ids), dtype=bool)
         for start, end in spans:
@@ -223,7 +227,7 @@ _FILL = {"labels": IGNORE, "block_ids": -1, "order_ids": NO_ORDER}
 
 
 def _pad(rows: list[dict[str, np.ndarray]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Right-pads rows to the longest; padding has no block, no order and no weight, so that nothing sees or counts it."""
+    """Right-pads rows to the longest; padding has no block, no order and no weight: nothing sees or counts it."""
     length = max(len(row["input_ids"]) for row in rows)
     batch: dict[str, torch.Tensor] = {}
     for name in rows[0]:

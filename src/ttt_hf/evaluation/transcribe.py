@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,7 @@ class WhisperTranscriber:
             default.
         language (`str`): Language that is spoken; it is never guessed.
         beam_size (`int`): Width of the beam search.
-        cpu_threads (`int`): Threads of one transcription.
-        window_seconds (`int`): Whisper pads every recording to windows of this length. It was trained on 30 seconds;
-            10 is several times faster for short replies.
+        workers (`int`): Recordings that `transcribe_all` hears at the same time, each on one CPU thread.
 
     Raises:
         ModuleNotFoundError: `faster-whisper` or the bundled model is not installed.
@@ -54,8 +54,7 @@ class WhisperTranscriber:
         model: str | Path | None = None,
         language: str = "en",
         beam_size: int = 5,
-        cpu_threads: int = 2,
-        window_seconds: int = 30,
+        workers: int = 1,
     ) -> None:
         if importlib.util.find_spec("faster_whisper") is None:
             raise ModuleNotFoundError("faster-whisper is not installed: pip install 'ttt-hf[eval]'.")
@@ -64,12 +63,13 @@ class WhisperTranscriber:
         self.name = "tiny.en" if model is None else str(model)
         self.language = language
         self.beam_size = beam_size
-        self.window_seconds = window_seconds
+        self.workers = workers
         self._model = WhisperModel(
             str(model if model is not None else bundled_whisper_tiny_en()),
             device="cpu",
             compute_type="int8",
-            cpu_threads=cpu_threads,
+            cpu_threads=1,
+            num_workers=workers,
         )
 
     @property
@@ -84,7 +84,6 @@ class WhisperTranscriber:
             "language": self.language,
             "beam_size": self.beam_size,
             "condition_on_previous_text": False,
-            "window_seconds": self.window_seconds,
         }
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
@@ -109,6 +108,17 @@ class WhisperTranscriber:
             language=self.language,
             beam_size=self.beam_size,
             condition_on_previous_text=False,
-            chunk_length=self.window_seconds,
         )
         return " ".join(segment.text.strip() for segment in segments)
+
+    def transcribe_all(self, recordings: Iterable[tuple[np.ndarray, int]]) -> Iterator[str]:
+        """Writes down many recordings, `workers` at a time.
+
+        Args:
+            recordings (`Iterable[tuple[np.ndarray, int]]`): (waveform, sampling rate) of each.
+
+        Yields:
+            `str`: The transcripts, in order.
+        """
+        with ThreadPoolExecutor(self.workers) as pool:
+            yield from pool.map(lambda recording: self.transcribe(*recording), recordings)

@@ -1,5 +1,6 @@
 """Configuration of TtT: a decoder-only text backbone whose vocabulary also holds the codes of an audio codec."""
 
+import os
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -74,7 +75,7 @@ class TtTConfig(PreTrainedConfig):
     audio_block_length: int = 32
     tie_word_embeddings: bool | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.begin_audio_token_ids is None:
             self.begin_audio_token_ids = []
@@ -131,7 +132,9 @@ class TtTConfig(PreTrainedConfig):
         return self.audio_block_length if self.audio_attention == "block_causal" else None
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Reads config.json as `PreTrainedConfig.get_config_dict` does, the flat official format included."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
@@ -139,7 +142,7 @@ class TtTConfig(PreTrainedConfig):
         return config_dict, kwargs
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "TtTConfig":
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "TtTConfig":
         """Instantiates the configuration from a dictionary: this class's own, or the official flat one.
 
         Args:

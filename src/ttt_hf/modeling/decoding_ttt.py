@@ -265,7 +265,6 @@ class DecodingRow:
         settings = context.settings
         self.context = context
         self.ids = list(prompt)
-        self.prompt_length = len(prompt)
         self.length_limit = len(prompt) + limit
         # The official length rule lets the last span run over the limit.
         self.capacity = self.length_limit + (settings.audio_max_span_length if settings.is_official else 0)
@@ -441,3 +440,6 @@ class DecodingRow:
         self._padded_ids[0, start : start + len(tokens)] = tokens.to(self._padded_ids.device)
         self.ids += token_ids
         self.streamer.put(tokens)
+
+
+__all__ = ["AudioGenerationSettings", "AudioSegment", "TextSegment"]

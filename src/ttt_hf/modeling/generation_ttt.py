@@ -5,12 +5,11 @@ and denoising steps of all rows alike.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin
-from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
@@ -103,7 +102,6 @@ class TtTGenerationMixin(GenerationMixin):
     config: TtTConfig
     model: nn.Module
     lm_head: nn.Module
-    _supported_generation_modes: ClassVar[list[GenerationMode]] = [GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE]
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
@@ -129,6 +127,14 @@ class TtTGenerationMixin(GenerationMixin):
                 "begin_audio_token_ids=[...], the ids of <|begin_of_audio|> and <|begin_of_quad|>."
             )
         return generation_config, model_kwargs
+
+    def _validate_generation_mode(
+        self, generation_mode: str, generation_config: GenerationConfig, generation_mode_kwargs: dict[str, Any]
+    ) -> None:
+        """Rejects assistants; other modes show in the generation config, which has been checked."""
+        super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
+        if generation_mode_kwargs.get("assistant_model") is not None:
+            raise ValueError("assistant_model is not supported: TtT decodes greedily or by sampling; leave it out.")
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         """Rejects what the loop would ignore: it makes positions, masks and caches itself."""

@@ -64,8 +64,8 @@ def place_audio_tokens(audio_vocab_size: int, text_vocab_size: int, tokenizer: A
         present = [token for token in tokens if token in tokenizer.get_vocab()]
         if present:
             raise ValueError(
-                f"The tokenizer already has audio tokens ({present[0]}): pass the tokenizer of the text model, or load "
-                "a TtT checkpoint with from_pretrained."
+                f"The tokenizer already has audio tokens ({present[0]}): pass the tokenizer of the text model, or "
+                "load a TtT checkpoint with from_pretrained."
             )
         first = _add_tokens(tokenizer, tokens)
     start = first + len(TEXT_SIDE_TOKENS)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_utils import slice_logits_to_keep
@@ -75,7 +74,6 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
     """
 
     config: TtTConfig
-    config_class = TtTConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("text", "audio")
@@ -83,7 +81,6 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_compile_fullgraph = True
     supports_gradient_checkpointing = True
     # The loss is a mean over samples, whatever their lengths: accumulated micro-batches are averaged by the Trainer.
     accepts_loss_kwargs = False
@@ -92,10 +89,11 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         super().__init__(config)
         attention_windows(config.text_config)
         # The backbone follows the data type this model is being built in, not the one its own config was saved with.
-        self.model = AutoModel.from_config(config.text_config, dtype=torch.get_default_dtype())
+        backbone: PreTrainedModel = AutoModel.from_config(config.text_config, dtype=torch.get_default_dtype())
+        self.model = backbone
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        embeddings = self.model.get_input_embeddings()
-        source = next(name for name, module in self.model.named_modules() if module is embeddings)
+        embeddings = backbone.get_input_embeddings()
+        source = next(name for name, module in backbone.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"model.{source}.weight"}
         self.post_init()
 
@@ -208,7 +206,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             attention_mask: padding mask, 1 for tokens and 0 for padding, of shape `(batch, cached + length)`; or a
                 mask prepared by `build_attention_mask`, which is used as it is.
             position_ids: positions for the position encoding, `torch.long` of shape `(batch, length)`. Defaults to
-                counting the row's tokens, padding left out. Required with `order_ids`.
+                counting the row's tokens, padding left out.
             past_key_values: cache of earlier positions, which must be final: text and closed spans.
             inputs_embeds: embeddings in place of `input_ids`, shape `(batch, length, hidden)`; needs `block_ids`.
             labels: the clean id at each position, -100 to ignore it, `torch.long` of shape `(batch, length)`. Text is
@@ -218,7 +216,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             audio_loss_weights: weight of the cross-entropy of `labels[b, i]` predicted at position i, 0 for no target,
                 float of shape `(batch, length)`. `None` leaves the audio loss out.
             order_ids: place of each position among the clean tokens, `NO_ORDER` for noised copies, shape
-                `(batch, cached + length)`. Defaults to the position's index.
+                `(batch, cached + length)`. Defaults to the position's index. Needs `position_ids` and `horizon_ids`.
             horizon_ids: first order that a position no longer sees, shape `(batch, length)`. Defaults to the
                 position's index plus one.
             start_ids: first order that a position sees, shape `(batch, length)`: the first token of its document when
@@ -244,13 +242,15 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             past_key_values = DynamicCache()
 
         length = inputs_embeds.shape[1]
-        is_prepared = isinstance(attention_mask, (dict, BlockMask)) or (
-            attention_mask is not None and attention_mask.ndim == 4
-        )
-        padding_mask = None if is_prepared else attention_mask
+        padding_mask = None
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+            padding_mask, attention_mask = attention_mask, None
+        if order_ids is not None and (position_ids is None or horizon_ids is None):
+            raise ValueError(
+                "order_ids needs position_ids and horizon_ids: neither the position of a noised copy nor what it sees "
+                "follows from its place in the row."
+            )
         if position_ids is None:
-            if order_ids is not None:
-                raise ValueError("order_ids needs position_ids: a noised copy keeps the positions of what it copies.")
             position_ids = self._default_position_ids(inputs_embeds, padding_mask, past_key_values)
 
         if order_ids is None:
@@ -267,9 +267,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
                 )
             order_ids = order_ids.masked_fill(~padding_mask.to(device=order_ids.device, dtype=torch.bool), NO_ORDER)
 
-        if is_prepared:
-            mask = attention_mask
-        else:
+        if attention_mask is None:
             if block_ids is None:
                 block_ids = self._default_block_ids(input_ids, padding_mask, order_ids)
             elif block_ids.shape != order_ids.shape:
@@ -278,12 +276,12 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
                     f"{tuple(block_ids.shape)}."
                 )
             keys = AttentionKeys(order_ids, block_ids)
-            mask = self._hybrid_mask(
+            attention_mask = self._hybrid_mask(
                 inputs_embeds, padding_mask, position_ids, past_key_values, keys, horizon_ids, start_ids
             )
 
         outputs = self.model(
-            attention_mask=mask,
+            attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,

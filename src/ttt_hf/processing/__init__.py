@@ -1,6 +1,7 @@
 """Text and audio to token ids and back: the processor, reading audio, training a tokenizer.
 
-Names are loaded on first use, so that reading audio does not wait for torch and transformers."""
+Names are loaded on first use, so that reading audio does not wait for torch and transformers.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Reading audio: whatever a user has (file, URL, bytes, array) becomes one mono float32 waveform at the rate of a codec.
+"""Reading audio: whatever a user has (file, URL, bytes, array) becomes a mono float32 waveform at the rate of a codec.
 
-Everything that can be wrong with a recording is found here, before a model sees it, and said in one sentence."""
+Everything that can be wrong with a recording is found here, before a model sees it, and said in one sentence.
+"""
 
 from __future__ import annotations
 
@@ -189,7 +190,9 @@ def _mix_down(samples: np.ndarray, name: str) -> np.ndarray:
         return samples
     channel_axis = 0 if samples.shape[0] <= samples.shape[1] else 1
     if samples.shape[channel_axis] > MAX_CHANNELS:
-        raise ValueError(f"{name} has shape {tuple(samples.shape)}: one axis must be channels (at most {MAX_CHANNELS}).")
+        raise ValueError(
+            f"{name} has shape {tuple(samples.shape)}: one axis must be channels (at most {MAX_CHANNELS})."
+        )
     if samples.size == 0:
         return samples.reshape(-1)
     return samples.mean(axis=channel_axis, dtype=np.float32)
@@ -219,7 +222,7 @@ def _check_waveform(waveform: np.ndarray, rate: int, name: str) -> np.ndarray:
         raise ValueError(f"{name} holds samples that are NaN or infinite.")
     if peak > MAX_PEAK:
         raise ValueError(
-            f"{name} has a peak of {peak:.6g}, but float samples lie in [-1, 1]: divide by 32768 if it was 16 bit audio."
+            f"{name} has a peak of {peak:.6g}, but float samples lie in [-1, 1]: divide by 32768 if it was 16 bit."
         )
     if peak < SILENCE_PEAK:
         raise ValueError(f"{name} is silent (peak {peak:.1e}): check the microphone or the channel.")

@@ -54,8 +54,8 @@ class Reply:
         audio (`np.ndarray`): Its speech, float32 of shape `(samples,)`; empty when it did not speak.
         sampling_rate (`int`): Rate of `audio` in Hz; 0 when the processor has no codec.
         segments (`list[dict]`): The pieces in their order, as content items of an assistant's message, so that
-            `{"role": "assistant", "content": reply.segments}` continues the conversation: `{"type": "text", "text"}` or
-            `{"type": "audio", "codes", "seconds", "complete"}`.
+            `{"role": "assistant", "content": reply.segments}` continues the conversation: `{"type": "text", "text"}`
+            or `{"type": "audio", "codes", "seconds", "complete"}`.
     """
 
     text: str
@@ -77,8 +77,8 @@ def check_codec(model_config: Any, codec: Any) -> None:
     """
     if codec.config.codebook_size != model_config.audio_vocab_size:
         raise ValueError(
-            f"The codec has {codec.config.codebook_size} codes, the model {model_config.audio_vocab_size}: use the codec "
-            "that the model was trained with."
+            f"The codec has {codec.config.codebook_size} codes, the model {model_config.audio_vocab_size}: use the "
+            "codec that the model was trained with."
         )
 
 
@@ -88,8 +88,8 @@ class TtTProcessor(ProcessorMixin):
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Tokenizer with the audio tokens.
-        codec (`PreTrainedAudioTokenizerBase`, *optional*): Codec with as many codes as the tokenizer; without one there
-            is text only.
+        codec (`PreTrainedAudioTokenizerBase`, *optional*): Codec with as many codes as the tokenizer; without one
+            there is text only.
         chat_template (`str`, *optional*): Jinja source; TtT's own by default.
     """
 
@@ -128,7 +128,9 @@ class TtTProcessor(ProcessorMixin):
         """Content of processor_config.json; tokenizer, codec and template have files of their own."""
         return {"processor_class": type(self).__name__}
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> list:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> list:
         """
         Saves tokenizer and chat template into a folder, the codec into its sub-folder `codec`.
 
@@ -160,8 +162,8 @@ class TtTProcessor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
-            codec (`PreTrainedAudioTokenizerBase`, `str` or `os.PathLike`, *optional*): A codec, or the folder or Hub id
-                of one, for checkpoints that come without. By default that of the sub-folder `codec`, if there is one.
+            codec (`PreTrainedAudioTokenizerBase`, `str` or `os.PathLike`, *optional*): A codec, or the folder or Hub
+                id of one, for checkpoints that come without. By default that of the sub-folder `codec`, if any.
             args, kwargs: As of `ProcessorMixin.from_pretrained` (`revision`, `token`, `cache_dir`, ...).
 
         Returns:
@@ -333,8 +335,8 @@ class TtTProcessor(ProcessorMixin):
         padding_side: str = "left",
     ) -> BatchFeature:
         """
-        Turns finished prompts into token ids. Unlike `apply_chat_template`, it adds nothing to them, and names of special
-        tokens in a prompt are those tokens.
+        Turns finished prompts into token ids. Unlike `apply_chat_template`, it adds nothing to them, and names of
+        special tokens in a prompt are those tokens.
 
         Args:
             text (`str` or `list[str]`): Prompts; `<|audio|>` stands for an audio.
@@ -352,7 +354,9 @@ class TtTProcessor(ProcessorMixin):
         sources = list(audio) if isinstance(audio, (list, tuple)) else [] if audio is None else [audio]
         places = [prompt.count(AUDIO_TOKEN) for prompt in prompts]
         if sum(places) != len(sources):
-            raise ValueError(f"The text has {sum(places)} places for audio ({AUDIO_TOKEN}), but there are {len(sources)}.")
+            raise ValueError(
+                f"The text has {sum(places)} places for audio ({AUDIO_TOKEN}), but there are {len(sources)}."
+            )
         rest = iter(sources)
         items = [[{"audio": next(rest), "sampling_rate": sampling_rate} for _ in range(count)] for count in places]
         codes = self._collect_codes(items)
@@ -403,8 +407,8 @@ class TtTProcessor(ProcessorMixin):
     def _require_codec(self) -> Any:
         if self.codec is None:
             raise ValueError(
-                "This processor has no codec, so it can handle text only: load the processor with codec=..., the folder or "
-                "Hub id of the codec that the model was trained with."
+                "This processor has no codec, so it can handle text only: load the processor with codec=..., the "
+                "folder or Hub id of the codec that the model was trained with."
             )
         return self.codec
 
@@ -469,8 +473,8 @@ class TtTProcessor(ProcessorMixin):
         """Ids of a rendered prompt, with codes in the places of `<|audio|>` and guarded texts as plain text."""
         if prompt.count(AUDIO_TOKEN) != len(codes):
             raise ValueError(
-                f"The chat template left {prompt.count(AUDIO_TOKEN)} places ({AUDIO_TOKEN}) for {len(codes)} audios: it "
-                "must write one for each audio item."
+                f"The chat template left {prompt.count(AUDIO_TOKEN)} places ({AUDIO_TOKEN}) for {len(codes)} audios: "
+                "it must write one for each audio item."
             )
         places = re.escape(AUDIO_TOKEN) + (f"|{GUARD}\\d+{GUARD}" if guarded else "")
         ids: list[int] = []

@@ -1,8 +1,9 @@
-"""Tokenizers with audio: training a small one, growing one out of a text tokenizer, and finding the audio ids by name.
+"""Tokenizers with audio: training a small one, and finding the audio ids by name.
 
 The vocabulary is laid out as the official checkpoints have it: text, then the markers that open and close audio on the
-text side, then `<|audio|>`, the codes, the mask and the two markers that end a span. Every id from `<|audio|>` on counts
-as audio."""
+text side, then `<|audio|>`, the codes, the mask and the two markers that end a span. Every id from `<|audio|>` on
+counts as audio.
+"""
 
 from __future__ import annotations
 
@@ -69,16 +70,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, audio_vocab_size: int
     """
     Trains a byte-level BPE tokenizer and adds the tokens of ChatML and of audio behind the text.
 
-    Words are split as in GPT-2, digits one by one, so that `four`, ` four`, `-` and `4` are tokens apart. The same texts
-    give the same tokenizer.
+    Words are split as in GPT-2, digits one by one, so that `four`, ` four`, `-` and `4` are tokens apart. The same
+    texts give the same tokenizer.
 
     Args:
         texts (`Iterable[str]`): What the model will read and write.
-        vocab_size (`int`): Text tokens at most, the 256 bytes included, the special tokens not; small corpora give fewer.
+        vocab_size (`int`): Text tokens at most, the 256 bytes included, the special tokens not; small corpora give
+            fewer.
         audio_vocab_size (`int`): Number of audio codes, the codec's codebook size.
 
     Returns:
-        `PreTrainedTokenizerFast`: With TtT's chat template; `<|im_end|>` ends a reply, `<|endoftext|>` pads, on the left.
+        `PreTrainedTokenizerFast`: With TtT's chat template; `<|im_end|>` ends a reply, `<|endoftext|>` pads, on the
+        left.
 
     Raises:
         ValueError: If `vocab_size` does not even hold the bytes, or there are no codes.
@@ -138,7 +141,8 @@ def audio_token_ids(tokenizer: PreTrainedTokenizerBase) -> AudioTokenIds:
     size = mask - start - 1
     if size < 1 or id_of(code_token(0)) != start + 1 or id_of(code_token(size - 1)) != mask - 1:
         raise ValueError(
-            f"The tokenizer's audio codes must follow {AUDIO_TOKEN} (id {start}) and end before {MASK_TOKEN} (id {mask})."
+            f"The tokenizer's audio codes must follow {AUDIO_TOKEN} (id {start}) and end before {MASK_TOKEN} (id "
+            f"{mask})."
         )
     begin, begin_last, end_user = TEXT_SIDE_TOKENS
     ids = AudioTokenIds(
@@ -151,7 +155,7 @@ def audio_token_ids(tokenizer: PreTrainedTokenizerBase) -> AudioTokenIds:
     )
     if max(*ids.begin_audio_token_ids, ids.end_user_audio_token_id) > start or min(ids.end_audio_token_ids) < mask:
         raise ValueError(
-            f"The tokenizer's markers are out of order: those that open audio must lie below {AUDIO_TOKEN} (id {start}), "
-            f"those that end a span above {MASK_TOKEN} (id {mask})."
+            f"The tokenizer's markers are out of order: those that open audio must lie below {AUDIO_TOKEN} (id "
+            f"{start}), those that end a span above {MASK_TOKEN} (id {mask})."
         )
     return ids

@@ -6,7 +6,10 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 from transformers import Trainer
+
+from ..data import LengthGroupedSampler
 
 
 NOISE_BINS = 5
@@ -16,9 +19,10 @@ class TtTTrainer(Trainer):
     """
     Trains a TtT on batches of `TtTDataCollator`.
 
-    Besides transformers' own log it reports, averaged since the last log: `text_loss`, `audio_loss`, `text_accuracy` and
-    `audio_accuracy_0_20` ... `audio_accuracy_80_100`: how many masked positions were found, by the share of masked positions
-    in percent. Set `remove_unused_columns=False` in its arguments, since the collator names the inputs of `forward`.
+    Besides transformers' own log it reports, averaged since the last log: `text_loss`, `audio_loss`, `text_accuracy`
+    and `audio_accuracy_0_20` ... `audio_accuracy_80_100`: how many masked positions were found, by the share of masked
+    positions in percent. Batches hold samples of similar length (column `length` of the dataset). Set
+    `remove_unused_columns=False` in its arguments, since the collator names the inputs of `forward`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,6 +43,10 @@ class TtTTrainer(Trainer):
             self._record(outputs, levels[inputs["audio_loss_weights"] > 0])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return LengthGroupedSampler(dataset["length"], self._train_batch_size, self.args.seed)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update({name: round(self._sums[name] / count, 4) for name, count in self._counts.items() if count})
         self._sums.clear()
@@ -58,5 +66,5 @@ class TtTTrainer(Trainer):
             self._add(f"audio_accuracy_{low}_{high}", correct.sum(), correct.numel())
 
     def _add(self, name: str, value: torch.Tensor, count: int) -> None:
-        self._sums[name] += float(value)
+        self._sums[name] += float(value.detach())
         self._counts[name] += count

@@ -68,6 +68,8 @@ def trained_parts(small_settings: TinySettings, tmp_path_factory: pytest.TempPat
     TtTForConditionalGeneration(model_config(processor, codec, small_settings.lm)).save_pretrained(
         out / "model" / "final"
     )
+    state = {"global_step": 1234, "train_batch_size": 6}
+    (out / "model" / "trainer_state.json").write_text(json.dumps(state), encoding="utf-8")
     _write_data(out / "data")
     return out
 

@@ -41,7 +41,7 @@ def scores() -> dict[str, Any]:
         "threads": 2,
         "settings": {"seed": 7},
         "generation": {"audio_block_length": 32, "audio_steps_per_block": 16, "audio_temperature": 0.5},
-        "transcriber": {"model": "Whisper tiny.en", "beam_size": 5, "window_seconds": 10},
+        "transcriber": {"model": "Whisper tiny.en", "beam_size": 5},
         "versions": {"torch": "9.8.7"},
         "results": {
             "wording": {**spoken, "speech": entry("wer", 5.84), "yardsticks": yardsticks},
@@ -108,6 +108,8 @@ def test_the_card_tells_data_voices_licences_limits_and_training(text: str) -> N
     assert "6.2 M parameters, with a codec of 4.5 M" in text
     assert "one codebook of 27 codes" in text
     assert "12.5 codes a second" in text
+    assert "1234 steps of 6 samples" in text
+    assert "1 of hidden size 32" in text
     for licence in (card.LICENCES["piper"], card.LICENCES["espeak-ng"], card.LICENCES["flite"]):
         assert licence in text
     assert card.LICENCES["festival"] not in text, "no clip of this data was made by festival"

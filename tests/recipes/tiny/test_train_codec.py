@@ -9,16 +9,14 @@ import torch
 
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig, load_codec
 from ttt_hf.recipes.tiny import train_codec
+from ttt_hf.recipes.tiny.codec_clips import training_utterances
+from ttt_hf.recipes.tiny.codec_losses import mel_distance, spread_distance, waveform_distance
 from ttt_hf.recipes.tiny.train_codec import (
     CodecBatches,
     CodecTrainer,
     CodecTraining,
-    mel_distance,
     run_codec_stage,
     run_vocoder_stage,
-    spread_distance,
-    training_utterances,
-    waveform_distance,
 )
 
 

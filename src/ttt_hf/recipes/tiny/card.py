@@ -179,10 +179,9 @@ def score_notes(scores: dict[str, Any]) -> str:
         f"Generation takes {_per_second(single)} s for a second of speech on {scores['threads']} CPU threads, one "
         f"question at a time, and {_per_second(batched)} s in batches of {batched['batch_size']}.",
         "An answer is right when it equals the expected sentence after Whisper's English normalisation. Speech is "
-        f"heard by {transcriber['model']} (beam {transcriber['beam_size']}, windows of "
-        f"{transcriber['window_seconds']} s). Decoding: blocks of {blocks} codes in {steps} steps, audio temperature "
-        f"{generation['audio_temperature']}; seed {scores['settings']['seed']}. Measured on {scores['date']} with "
-        f"{versions}:",
+        f"heard by {transcriber['model']} (beam {transcriber['beam_size']}). Decoding: blocks of {blocks} codes in "
+        f"{steps} steps, audio temperature {generation['audio_temperature']}; seed {scores['settings']['seed']}. "
+        f"Measured on {scores['date']} with {versions}:",
         f"```text\n{SCORE_COMMAND}\n```",
     ]
     return "\n\n".join(paragraphs)
@@ -231,13 +230,15 @@ def model_card(scores: dict[str, Any], data: dict[str, Any], settings: TinySetti
         scores (`dict`): Content of `scores.json`.
         data (`dict`): Result of `data_statistics`.
         settings (`TinySettings`): The recipe.
-        checkpoint (`Path`): Folder of the checkpoint, for its size, codebook and vocabulary.
+        checkpoint (`Path`): Folder of the checkpoint, for its size, shape and codebook; beside it lies
+            `model/trainer_state.json`, which says how long it was trained.
 
     Returns:
         `str`: Markdown with the Hub's metadata in front.
     """
     codec = json.loads((checkpoint / "codec" / "config.json").read_text(encoding="utf-8"))
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    trained = json.loads((checkpoint.parent / "model" / "trainer_state.json").read_text(encoding="utf-8"))
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=NAME,
@@ -259,7 +260,9 @@ def model_card(scores: dict[str, Any], data: dict[str, Any], settings: TinySetti
         codec=codec,
         codebook_size=math.prod(codec["fsq_levels"]),
         code_rate=codec["sampling_rate"] / (codec["hop_length"] * codec["frames_per_code"]),
-        vocabulary=config["text_config"]["vocab_size"],
+        backbone=config["text_config"],
+        steps=trained["global_step"],
+        samples_per_step=trained["train_batch_size"] * settings.lm.gradient_accumulation,
         size=sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file() and path.name != "README.md"),
         millions=lambda number: f"{number / 1e6:.1f}",
     )
@@ -353,7 +356,7 @@ def _interval(entry: dict[str, Any]) -> str:
 
 def _per_second(speed: dict[str, Any]) -> str:
     seconds = speed["generate_seconds_per_audio_second"]
-    return "no" if seconds is None else f"{seconds:.2f}"
+    return "an unmeasured number of" if seconds is None else f"{seconds:.2f}"
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -25,19 +25,27 @@ import shlex
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
 import yaml
 from tqdm import tqdm
 
 from ... import TtTForConditionalGeneration, TtTProcessor, __version__, embedded_checkpoint
-from ...evaluation import WhisperTranscriber, WordErrors, bootstrap_interval, is_same_answer, word_errors
+from ...evaluation import (
+    WhisperTranscriber,
+    WordErrors,
+    bootstrap_interval,
+    is_same_answer,
+    normalize_english,
+    word_errors,
+)
 from .cases import Case, draw_cases
 from .replies import CaseReply, Respondent, Speed
 from .settings import ScoreSettings, load_settings
@@ -45,8 +53,6 @@ from .settings import ScoreSettings, load_settings
 
 SPLITS = ("wording", "sums", "voice", "sentences", "written")
 SCORED_PACKAGES = ("torch", "transformers", "faster-whisper", "jiwer", "whisper-normalizer")
-# Spoken replies are short; Whisper with a window of 10 s is several times faster than with its 30 s.
-WHISPER_WINDOW_SECONDS = 10
 
 
 @dataclass
@@ -63,10 +69,11 @@ class Scorer:
     transcriber: WhisperTranscriber
     settings: ScoreSettings
 
-    def listen(self, replies: Iterable[CaseReply], label: str) -> None:
+    def listen(self, replies: Sequence[CaseReply]) -> None:
         """Fills in the transcripts of spoken replies; silence gives an empty one."""
-        for reply in tqdm(list(replies), desc=label, unit="clip"):
-            reply.transcript = self.transcriber.transcribe(reply.audio, reply.sampling_rate)
+        transcripts = self._transcripts([(reply.audio, reply.sampling_rate) for reply in replies], "listen")
+        for reply, transcript in zip(replies, transcripts, strict=True):
+            reply.transcript = transcript
 
     def yardsticks(self, cases: Sequence[Case]) -> dict[str, Any]:
         """Whisper's word error rate on the reply voice's own recordings, and on those through the codec.
@@ -79,13 +86,18 @@ class Scorer:
             `dict`: `original` and `codec`, rates with counts.
         """
         recordings = {case.recording: case.answer for case in cases if case.recording is not None}
-        counts: dict[str, list[WordErrors]] = {"original": [], "codec": []}
-        for path, text in tqdm(list(recordings.items())[: self.settings.yardsticks], desc="yardsticks", unit="clip"):
-            waveform, rate = soundfile.read(path, dtype="float32")
-            counts["original"].append(word_errors(text, self.transcriber.transcribe(waveform, rate)))
-            resynthesised, codec_rate = self.respondent.through_codec(waveform, rate)
-            counts["codec"].append(word_errors(text, self.transcriber.transcribe(resynthesised, codec_rate)))
-        return {name: self.rate(errors) for name, errors in counts.items()}
+        chosen = list(recordings.items())[: self.settings.yardsticks]
+        original = [soundfile.read(path, dtype="float32") for path, _ in chosen]
+        codec = [self.respondent.through_codec(waveform, rate) for waveform, rate in original]
+        yardsticks = {}
+        for name, speech in (("original", original), ("codec", codec)):
+            transcripts = self._transcripts(speech, f"yardstick {name}")
+            pairs = zip(chosen, transcripts, strict=True)
+            yardsticks[name] = self.rate([word_errors(text, transcript) for (_, text), transcript in pairs])
+        return yardsticks
+
+    def _transcripts(self, speech: Sequence[tuple[np.ndarray, int]], label: str) -> list[str]:
+        return list(tqdm(self.transcriber.transcribe_all(speech), desc=label, total=len(speech), unit="clip"))
 
     def rate(self, counts: Sequence[WordErrors]) -> dict[str, Any]:
         """A corpus word error rate with its counts and 95 % interval, in percent."""
@@ -161,7 +173,9 @@ def failures(replies: Sequence[CaseReply]) -> dict[str, int]:
     }
 
 
-def score_checkpoint(scorer: Scorer, data: Path, splits: Sequence[str], limit: int | None) -> tuple[dict, list[dict]]:
+def score_checkpoint(
+    scorer: Scorer, data: Path, splits: Sequence[str], limit: int | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measures everything.
 
     Args:
@@ -171,58 +185,68 @@ def score_checkpoint(scorer: Scorer, data: Path, splits: Sequence[str], limit: i
         limit (`int`, *optional*): Cases of each split, at most; the setting's sizes by default.
 
     Returns:
-        `tuple[dict, list[dict]]`: Results by split and speed; one row for every single prediction.
+        `tuple[dict, list[dict]]`: Results by split, and speed; one row for every single prediction.
     """
     results: dict[str, Any] = {}
-    predictions: list[CaseReply] = []
-    batched = Speed()
+    replies: list[CaseReply] = []
     for split in splits:
         size = getattr(scorer.settings, split)
         cases = draw_cases(data, split, min(size, limit) if limit else size, scorer.settings.seed)
         print(f"{split}: {len(cases)} cases", flush=True)
-        if split == "written":
-            replies, _ = scorer.respondent.answer(cases, "text")
-            results[split] = {"text": score_answers(scorer, replies)}
-        elif split == "sentences":
-            replies, _ = scorer.respondent.answer(cases, "tts")
-            scorer.listen(replies, "listen")
-            results[split] = {
-                "tts": {
-                    **score_words(scorer, replies, lambda reply: (reply.case.answer, reply.transcript or "")),
-                    **failures(replies),
-                    "text": score_answers(scorer, replies),
-                },
-                "yardsticks": scorer.yardsticks(cases),
-            }
+        if split == "sentences":
+            results[split] = _score_sentences(scorer, cases, replies)
+        elif split == "written":
+            results[split] = _score_written(scorer, cases, replies)
         else:
-            heard, _ = scorer.respondent.answer(cases, "asr")
-            predictions += heard
-            replies, speed = scorer.respondent.answer(cases, "chat")
-            results[split] = {
-                "asr": {
-                    **score_words(scorer, heard, lambda reply: (reply.case.question or "", reply.text)),
-                    **failures(heard),
-                },
-                "chat": score_answers(scorer, replies),
-            }
+            results[split], speed = _score_questions(scorer, cases, replies)
             if split == "wording":
-                batched = speed
-                scorer.listen(replies, "listen")
-                results[split]["speech"] = {
-                    # A reply without text has nothing to compare with: what it should have said is deleted.
-                    **score_words(
-                        scorer, replies, lambda reply: (reply.text or reply.case.answer, reply.transcript or "")
-                    ),
-                    **failures(replies),
-                }
-                results[split]["yardsticks"] = scorer.yardsticks(cases)
+                answered = [reply for reply in replies if reply.case.split == split and reply.task == "chat"]
+                results[split] |= _score_speech(scorer, cases, answered)
                 _, single = scorer.respondent.answer(cases[: scorer.settings.single_replies], "chat", batch_size=1)
                 results["speed"] = {
-                    "batched": {"batch_size": scorer.settings.batch_size, **batched.report()},
+                    "batched": {"batch_size": scorer.settings.batch_size, **speed.report()},
                     "single": {"batch_size": 1, **single.report()},
                 }
-        predictions += replies
-    return results, [_prediction_row(reply) for reply in predictions]
+    return results, [_prediction_row(reply) for reply in replies]
+
+
+def _score_questions(scorer: Scorer, cases: Sequence[Case], replies: list[CaseReply]) -> tuple[dict[str, Any], Speed]:
+    """Spoken questions: what was heard, and what was answered in writing. Adds to the replies."""
+    heard, _ = scorer.respondent.answer(cases, "asr")
+    answered, speed = scorer.respondent.answer(cases, "chat")
+    replies += [*heard, *answered]
+    transcripts = score_words(scorer, heard, lambda reply: (reply.case.question or "", reply.text))
+    return {"asr": {**transcripts, **failures(heard)}, "chat": score_answers(scorer, answered)}, speed
+
+
+def _score_speech(scorer: Scorer, cases: Sequence[Case], answered: Sequence[CaseReply]) -> dict[str, Any]:
+    """Spoken answers against their own text."""
+    scorer.listen(answered)
+
+    def pair(reply: CaseReply) -> tuple[str, str]:
+        # A reply without words has nothing to compare with: what it should have said is deleted.
+        written = reply.text if normalize_english(reply.text) else reply.case.answer
+        return written, reply.transcript or ""
+
+    speech = {**score_words(scorer, answered, pair), **failures(answered)}
+    return {"speech": speech, "yardsticks": scorer.yardsticks(cases)}
+
+
+def _score_sentences(scorer: Scorer, cases: Sequence[Case], replies: list[CaseReply]) -> dict[str, Any]:
+    """Sentences read aloud, against the sentence. Adds to the replies."""
+    read, _ = scorer.respondent.answer(cases, "tts")
+    replies += read
+    scorer.listen(read)
+    speech = score_words(scorer, read, lambda reply: (reply.case.answer, reply.transcript or ""))
+    entry = {**speech, **failures(read), "text": score_answers(scorer, read)}
+    return {"tts": entry, "yardsticks": scorer.yardsticks(cases)}
+
+
+def _score_written(scorer: Scorer, cases: Sequence[Case], replies: list[CaseReply]) -> dict[str, Any]:
+    """Questions and answers in writing. Adds to the replies."""
+    answered, _ = scorer.respondent.answer(cases, "text")
+    replies += answered
+    return {"text": score_answers(scorer, answered)}
 
 
 def measure(
@@ -259,7 +283,7 @@ def measure(
     processor = TtTProcessor.from_pretrained(folder)
     processor.codec.to(device)
     respondent = Respondent(model, processor, settings.batch_size, settings.seed, generation or {})
-    transcriber = WhisperTranscriber(cpu_threads=workers, window_seconds=WHISPER_WINDOW_SECONDS)
+    transcriber = WhisperTranscriber(workers=workers)
     scorer = Scorer(respondent, transcriber, settings)
     results, predictions = score_checkpoint(scorer, data, splits, limit)
     report = {

@@ -247,7 +247,7 @@ def _build(kind: type[Any], tree: Any, where: str) -> Any:
     values = {}
     for name, value in tree.items():
         hint = hints[name]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             values[name] = _build(hint, value, f"{where}{name}.")
         else:
             values[name] = _check(value, hint, where + name)

@@ -179,7 +179,7 @@ class Plan:
             cut = max(1, round(FIRST_SLICE * len(utterances)))
             first += utterances[:cut]
             rest += utterances[cut:]
-        # Cheap voices before Piper, so that most questions are there early; sentences last, as no question waits for them.
+        # Cheap voices before Piper, so that most questions are there early; sentences last: no question needs them.
         rest = sorted(rest + later, key=lambda u: (u.role == "sentence", VOICES[u.voice].engine == "piper"))
         random.Random(1).shuffle(first)
         return first + rest

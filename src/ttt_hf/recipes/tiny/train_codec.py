@@ -7,12 +7,10 @@ so that codes made from then on stay valid while the stage `vocoder` improves wh
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shutil
 import time
-import wave
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -30,6 +28,8 @@ from tqdm import tqdm
 from ...codecs import TtTTinyCodec, TtTTinyCodecConfig, load_codec
 from ...codecs.modeling_ttt_tiny_codec import TtTTinyCodecBlock
 from .augment import change_speed, degrade
+from .codec_clips import Utterance, read_wave, training_utterances
+from .codec_losses import mel_distance, spread_distance, waveform_distance
 from .voices import REPLY_VOICE, VOICES
 
 
@@ -54,69 +54,28 @@ class CodecTraining:
         joint_learning_rate: rate at which mel decoder and vocoder start together.
         reply_share: share of clips of the reply voice in the stage `codec`.
         recognition_weight: weight of the auxiliary loss that reads the words from the codes.
+        question_weight: weight of the mel spectrograms of other voices than the reply voice.
         spread_weight: weight of the auxiliary loss that keeps all quantiser dimensions in use.
         segment_codes: length of the vocoder's training segments, in codes.
     """
 
     seed: int = 0
-    codec_steps: int = 1600
+    codec_steps: int = 12000
     vocoder_steps: int = 2500
     joint_steps: int = 1500
-    batch_seconds: float = 32.0
+    batch_seconds: float = 16.0
     vocoder_batch_seconds: float = 16.0
     codec_learning_rate: float = 1.5e-3
     vocoder_learning_rate: float = 1.5e-3
     joint_learning_rate: float = 5e-4
     reply_share: float = 0.5
-    recognition_weight: float = 0.2
+    recognition_weight: float = 0.4
+    question_weight: float = 0.3
     spread_weight: float = 0.3
     segment_codes: int = 16
 
 
 # -- data ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One clip of the training set: its file, what is said, who says it, and how long it is in seconds."""
-
-    path: Path
-    text: str
-    voice: str
-    seconds: float
-
-
-def training_utterances(data: Path) -> list[Utterance]:
-    """The clips that training may hear: those that some item of the split `train` uses.
-
-    Args:
-        data: folder with `utterances.jsonl` and `items.jsonl`.
-
-    Returns:
-        The utterances in the order of the file.
-    """
-    used: set[str] = set()
-    for item in _rows(data / "items.jsonl"):
-        if item["split"] == "train":
-            used.update(item["question_audio"])
-            used.add(item["answer_audio"])
-    return [
-        Utterance(data / row["audio"], row["text"], row["voice"], row["seconds"])
-        for row in _rows(data / "utterances.jsonl")
-        if row["id"] in used
-    ]
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    # The last line may be half written while the synthesis is still running.
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
-
-
-def read_wave(path: Path) -> np.ndarray:
-    """Reads a mono 16-bit WAV file as float32 (samples,)."""
-    with wave.open(str(path), "rb") as file:
-        return np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / 32768.0
 
 
 class CodecBatches(Dataset):
@@ -153,12 +112,12 @@ class CodecBatches(Dataset):
             clip = clips[int(np.clip(place, 0, len(clips) - 1))]
             waveform = read_wave(clip.path)
             # The reply voice has to stay itself; question voices may sound like anyone.
-            if voice != REPLY_VOICE and rng.random() < 0.7:
+            if voice != REPLY_VOICE and rng.random() < 0.6:
                 waveform = change_speed(waveform, rng)
             elif voice == REPLY_VOICE and rng.random() < 0.3:
                 waveform = change_speed(waveform, rng, 0.95, 1.05)
             degraded = waveform
-            if rng.random() < (0.3 if voice == REPLY_VOICE else 0.7):
+            if rng.random() < (0.15 if voice == REPLY_VOICE else 0.6):
                 degraded = degrade(waveform, self.codec.config.sampling_rate, rng)
             # A random start makes the codes independent of how speech falls into their grid.
             lead = int(rng.integers(0, 3 * self.codec.config.samples_per_code))
@@ -250,7 +209,10 @@ class CodecTrainer(nn.Module):
         vectors = self.codec.quantise(hidden)
         mel = self.codec.decoder(vectors, voice=self.voices(batch["voices"]))
         frames = torch.arange(mel.shape[1], device=mel.device) * config.hop_length
-        weight = (frames < batch["lengths"][:, None] + config.samples_per_code).float()[..., None]
+        inside_clip = (frames < batch["lengths"][:, None] + config.samples_per_code).float()[..., None]
+        is_reply = (batch["voices"] == voice_index(REPLY_VOICE)).float()[:, None, None]
+        # Other voices need not be spoken, only understood.
+        weight = inside_clip * (is_reply + (1 - is_reply) * self.settings.question_weight)
         mel_loss = mel_distance(mel, target, weight)
         code_counts = -(-batch["lengths"] // config.samples_per_code)
         read = self.reader_in(vectors)
@@ -272,50 +234,6 @@ class CodecTrainer(nn.Module):
             "spread": spread_loss.detach(),
             "used": used,
         }
-
-
-def mel_distance(mel: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """L1 distance of log-mel frames and of their slopes over time and frequency, scalar.
-
-    Args:
-        mel: float (batch, frames, bins).
-        target: float (batch, frames, bins).
-        weight: float (batch, frames, 1), zero where nothing is compared.
-    """
-    error = (mel - target) * weight
-    count = weight.sum() * mel.shape[-1]
-    slopes = error.diff(dim=1).abs().sum() + error.diff(dim=2).abs().sum()
-    return (error.abs().sum() + 0.5 * slopes) / count
-
-
-def spread_distance(values: Tensor) -> Tensor:
-    """How far quantiser inputs are from being spread evenly and independently over their dimensions, scalar.
-
-    Without it, dimensions saturate early in training, and then have no gradient that would bring them back.
-
-    Args:
-        values: float (count, dimensions) in [-1, 1].
-    """
-    mean = values.mean(0)
-    centred = values - mean
-    covariance = centred.T @ centred / len(values)
-    # Evenly used levels -1, -0.5, ..., 1 have the variance 0.5, seven levels 0.44.
-    wanted = 0.45 * torch.eye(len(mean), device=values.device)
-    return mean.square().sum() + (covariance - wanted).square().sum()
-
-
-def waveform_distance(waveform: Tensor, target: Tensor, codec: TtTTinyCodec) -> tuple[Tensor, dict[str, Tensor]]:
-    """Multi-resolution spectral loss and mel loss between waveforms float (batch, samples); loss and its parts."""
-    spectral = waveform.new_zeros(())
-    for n_fft, hop in ((1024, 240), (512, 120), (256, 60)):
-        window = torch.hann_window(n_fft, device=waveform.device)
-        both = torch.stft(torch.cat([waveform, target]), n_fft, hop, window=window, return_complex=True)
-        predicted, expected = torch.view_as_real(both).square().sum(-1).clamp(min=1e-6).sqrt().chunk(2)
-        convergence = (predicted - expected).abs().mean() / expected.mean()
-        logarithmic = ((predicted + 1e-2).log() - (expected + 1e-2).log()).abs().mean()
-        spectral = spectral + convergence + logarithmic
-    mel = (codec.mel(waveform) - codec.mel(target)).abs().mean()
-    return spectral + 3.0 * mel, {"spectral": spectral.detach(), "mel": mel.detach()}
 
 
 # -- stages --------------------------------------------------------------------------------------------------
@@ -516,7 +434,7 @@ def _analyse(codec: TtTTinyCodec, utterances: list[Utterance]) -> list[tuple[Ten
 
 
 def _round_weights(codec: TtTTinyCodec) -> None:
-    """Rounds all weights to bfloat16 precision, in which the checkpoint is stored, so that codes do not change then."""
+    """Rounds all weights to bfloat16 precision, in which the checkpoint is stored: storing it changes no code."""
     with torch.no_grad():
         for parameter in codec.parameters():
             parameter.copy_(parameter.bfloat16().float())

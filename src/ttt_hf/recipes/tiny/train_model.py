@@ -10,10 +10,10 @@ import json
 import logging
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 ENCODING_BATCH = 32
 
 
-# -- data -----------------------------------------------------------------------------------------------------------------
+# -- data -------------------------------------------------------------------------------------------------------------
 
 
 def prepare(out: Path, settings: TinySettings) -> None:
@@ -51,9 +51,10 @@ def prepare(out: Path, settings: TinySettings) -> None:
     """
     items = _read_jsonl(out / "data" / "items.jsonl")
     codec = load_codec(out / "codec")
-    if not (out / "codes.json").exists():
-        _write_json(out / "codes.json", encode_utterances(out / "data", items, codec, settings.lm))
-    codes = json.loads((out / "codes.json").read_text())
+    codes_file = out / "codes.json"
+    codes = json.loads(codes_file.read_text()) if codes_file.exists() else {}
+    codes |= encode_utterances(out / "data", items, codec, settings.lm, codes.keys())
+    _write_json(codes_file, codes)
     train_items = [item for item in items if item["split"] == "train"]
     if not (out / "tokenizer").exists():
         texts = [item[key] for item in train_items for key in ("question", "answer") if item[key]]
@@ -70,7 +71,11 @@ def prepare(out: Path, settings: TinySettings) -> None:
 
 
 def encode_utterances(
-    data: Path, items: list[dict[str, Any]], codec: TtTTinyCodec, settings: ModelSettings
+    data: Path,
+    items: list[dict[str, Any]],
+    codec: TtTTinyCodec,
+    settings: ModelSettings,
+    known: Collection[str] = (),
 ) -> dict[str, list[list[int]]]:
     """
     Encodes the training utterances to codes: each once as it is, questions also with noise, echo and other speeds.
@@ -80,13 +85,15 @@ def encode_utterances(
         items (`list[dict]`): Rows of `items.jsonl`; only those of the split "train" are encoded.
         codec (`TtTTinyCodec`): The trained codec.
         settings (`ModelSettings`): `augmented_copies` and `seed`.
+        known (`Collection[str]`): Ids of utterances that are encoded already.
 
     Returns:
-        `dict[str, list[list[int]]]`: For each utterance id its variants, the clean one first.
+        `dict[str, list[list[int]]]`: For each other utterance id its variants, the clean one first.
     """
     train = [item for item in items if item["split"] == "train"]
     questions = {name for item in train for name in item["question_audio"]}
     wanted = questions | {item["answer_audio"] for item in train if item["answer_audio"]}
+    wanted -= set(known)
     utterances = [row for row in _read_jsonl(data / "utterances.jsonl") if row["id"] in wanted]
     utterances.sort(key=lambda row: row["seconds"])
     rng = np.random.default_rng(settings.seed)
@@ -122,20 +129,20 @@ class TinyMixture:
 
     Args:
         items (`list[dict]`): Items of the split "train".
-        codes (`dict[str, list[list[int]]]`): Variants of each utterance's codes, the clean one first. Items whose audio
-            is not among them (a synthesis that is still running) are left out.
+        codes (`dict[str, list[list[int]]]`): Variants of each utterance's codes, the clean one first. Items whose
+            audio is not among them (a synthesis that is still running) are left out.
         domain (`Domain`): Words written questions anew.
         seed (`int`): Seed of the draws.
     """
 
     # Task and how the user asks, with its share of the samples. Recognising speech and speaking are the hard parts.
-    SHARES = {
-        "asr": 0.24,
-        "chat_spoken": 0.30,
-        "chat_written": 0.08,
+    SHARES: ClassVar[dict[str, float]] = {
+        "asr": 0.30,
+        "chat_spoken": 0.26,
+        "chat_written": 0.06,
         "tts": 0.22,
-        "text_written": 0.04,
-        "text_sums": 0.12,
+        "text_written": 0.02,
+        "text_sums": 0.14,
     }
 
     def __init__(
@@ -193,7 +200,7 @@ def _build_samples(examples: TinyMixture, builder: ChatSampleBuilder, count: int
         yield sample
 
 
-# -- model ----------------------------------------------------------------------------------------------------------------
+# -- model ------------------------------------------------------------------------------------------------------------
 
 
 def model_config(processor: TtTProcessor, codec: TtTTinyCodec, settings: ModelSettings) -> TtTConfig:
@@ -247,7 +254,7 @@ def place_codes_by_geometry(model: TtTForConditionalGeneration, codebook: torch.
     weight[start : start + len(codebook)] = rows / rows.std() * model.config.get_text_config().initializer_range
 
 
-# -- training -------------------------------------------------------------------------------------------------------------
+# -- training ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -266,8 +273,8 @@ class TinyCollator:
 
 class TinyTrainer(TtTTrainer):
     """
-    Adds a connectionist temporal classification loss on the user's audio (through the language model's own head, with the
-    mask token as blank), which teaches the lower layers to hear long before the replies alone would.
+    Adds a connectionist temporal classification loss on the user's audio (through the language model's own head, with
+    the mask token as blank), which teaches the lower layers to hear long before the replies alone would.
     """
 
     def __init__(self, *args: Any, ctc_weight: float, ctc_layer: int, **kwargs: Any) -> None:
@@ -277,7 +284,7 @@ class TinyTrainer(TtTTrainer):
 
     def compute_loss(
         self,
-        model: torch.nn.Module,
+        model: Any,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -287,7 +294,7 @@ class TinyTrainer(TtTTrainer):
         if not (model.training and self.ctc_weight and spoken.any()):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs["output_hidden_states"] = True
-        heard = (inputs["input_ids"] > model.config.audio_token_start_id) & (inputs["labels"] < 0)
+        heard: torch.Tensor = (inputs["input_ids"] > model.config.audio_token_start_id) & (inputs["labels"] < 0)
         heard &= inputs["position_ids"] == inputs["order_ids"]  # the clean sequence, not the noised copies
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         ctc = self._recognition_loss(
@@ -345,7 +352,6 @@ def train(out: Path, settings: TinySettings) -> None:
         max_steps=lm.steps,
         per_device_train_batch_size=lm.batch_size,
         gradient_accumulation_steps=lm.gradient_accumulation,
-        train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         optim="adamw_torch_fused",
         learning_rate=lm.learning_rate,
@@ -376,7 +382,7 @@ def train(out: Path, settings: TinySettings) -> None:
     trainer.state.save_to_json(str(out / "model" / "trainer_state.json"))
 
 
-# -- files ----------------------------------------------------------------------------------------------------------------
+# -- files ------------------------------------------------------------------------------------------------------------
 
 
 def _written(text: str) -> list[dict[str, Any]]:

@@ -1,0 +1,72 @@
+# One command for each thing a person does with this repository. `make help` lists them.
+# Everything runs in .venv, which is made on first use; pip's own settings (index, wheel folder, proxy) are honoured.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+OUT     ?= build/tiny
+WORKERS ?= 2
+BIN     := $(VENV)/bin
+# Byte-compiling all of PyTorch takes longer than installing it; Python compiles what it imports, when it does.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq --no-compile -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format tiny bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: $(VENV)/.core  ## ask the embedded model a spoken question; it answers in text and in speech (reply.wav)
+	@echo "Question: examples/question.wav. First the model writes down what it hears:"
+	@$(BIN)/ttt-hf talk examples/question.wav --task asr
+	@echo "Then it answers:"
+	@$(BIN)/ttt-hf talk examples/question.wav --out reply.wav --seed 0
+
+test: $(VENV)/.dev  ## the quick tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-slow: $(VENV)/.dev  ## every test, the slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
+
+lint: $(VENV)/.dev  ## style, types, and the rule that imports go one way
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## put the code into the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tiny: $(VENV)/.all  ## rebuild the embedded checkpoint from nothing into $(OUT); continues where it stopped
+	$(BIN)/python -m ttt_hf.recipes.tiny --out $(OUT)
+
+bench: $(VENV)/.core  ## speed next to the plain official algorithm, on the same weights, and next to the floor
+	$(BIN)/python benchmarks/generation.py
+
+clean:  ## remove what these commands made, the environment included
+	rm -rf $(VENV) build dist reply.wav .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. Each stamp is written only after its install succeeded, so an interrupted run is simply repeated.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) ..."
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing ttt-hf (some minutes the first time) ..."
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing ttt-hf with its development tools (some minutes the first time) ..."
+	@$(INSTALL) -e '.[dev,train,eval]'
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing ttt-hf with what training and scoring need (some minutes the first time) ..."
+	@$(INSTALL) -e '.[train,eval,data]'
+	@touch $@ $(VENV)/.core

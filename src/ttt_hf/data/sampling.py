@@ -1,0 +1,52 @@
+"""Batches of samples of similar length, in random order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """
+    Orders samples so that every batch holds similar lengths, which leaves little padding, and shuffles the batches.
+
+    Transformers' own length grouping goes through the batches of a group from the longest to the shortest, which turns
+    a mixture of tasks into a cycle of tasks; here neighbouring batches have nothing in common.
+
+    Args:
+        lengths (`Sequence[int]`): Length of each sample.
+        batch_size (`int`): Samples in a batch; the dataloader has to use the same.
+        seed (`int`): Seed of the order.
+        group_batches (`int`, defaults to 16): Batches whose samples are sorted together.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group_batches: int = 16) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.group_batches = group_batches
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the order that of the given epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        shuffled = rng.permutation(len(self.lengths))
+        group = self.batch_size * self.group_batches
+        batches = []
+        for start in range(0, len(shuffled), group):
+            members = shuffled[start : start + group]
+            members = members[np.argsort(self.lengths[members], kind="stable")]
+            batches += [members[first : first + self.batch_size] for first in range(0, len(members), self.batch_size)]
+        # An incomplete batch has to stay last, or it would shift the boundaries of all batches behind it.
+        *full, last = batches
+        for index in rng.permutation(len(full)):
+            yield from full[index].tolist()
+        yield from last.tolist()

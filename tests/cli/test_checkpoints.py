@@ -1,0 +1,184 @@
+"""Checkpoints that are not there, damaged, incomplete or do not fit: one sentence each, and no file."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fixed_reply import make_codec, make_model
+from safetensors.torch import load_file, save_file
+
+from ttt_hf.modeling import TtTConfig
+from ttt_hf.processing import TtTProcessor
+
+
+@pytest.fixture
+def ask(run: Callable, tmp_path: Path) -> Callable[[object, str], None]:
+    """`ask(model, message)`: talking to this model fails with this message."""
+
+    def call(model: object, message: str) -> None:
+        reply = tmp_path / "reply.wav"
+        result = run("talk", "--text", "Hello", "--out", reply, "--model", model)
+        assert result.code == 1, result
+        assert result.err.startswith("ttt-hf: error: ")
+        assert result.err.count("\n") == 1, result.err
+        assert message in result.err
+        assert not result.out
+        assert not reply.exists()
+        assert not list(tmp_path.glob(".reply*"))
+
+    return call
+
+
+@pytest.fixture
+def copied(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint to break."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "no-such-model"])
+def test_unknown_id_without_network(ask: Callable, name: str) -> None:
+    ask(name, f"There is no folder {name}, no such model in the local cache, and the Hub cannot be reached")
+
+
+@pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "~/no-such-folder", "a/b/c"])
+def test_missing_folder(ask: Callable, name: str) -> None:
+    ask(name, f"There is no folder {name}: name the folder of a model")
+
+
+def test_impossible_id(ask: Callable) -> None:
+    ask("not an id!", "is neither a folder nor a Hub id")
+
+
+def test_file_in_place_of_a_folder(ask: Callable, checkpoint: Path) -> None:
+    ask(checkpoint / "config.json", "is a file: name the folder")
+
+
+def test_folder_that_is_not_a_model(ask: Callable, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    ask(tmp_path / "photos", "is not the folder of a model, it has no config.json")
+
+
+def test_another_kind_of_model(ask: Callable, tmp_path: Path) -> None:
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    ask(tmp_path / "bert", "holds a bert model, not a TtT model")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_damaged_config(ask: Callable, copied: Path, content: str) -> None:
+    (copied / "config.json").write_text(content)
+    ask(copied, "config.json is damaged")
+
+
+@pytest.mark.parametrize("part", ["", "codec"])
+def test_missing_weights(ask: Callable, copied: Path, part: str) -> None:
+    (copied / part / "model.safetensors").unlink()
+    ask(copied, "has no model.safetensors, the model's weights")
+
+
+def test_missing_shard(ask: Callable, copied: Path) -> None:
+    index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    ask(copied, "has no model-00002-of-00002.safetensors")
+
+
+@pytest.mark.parametrize("part", ["", "codec"])
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "empty"])
+def test_damaged_weights(ask: Callable, copied: Path, part: str, damage: str) -> None:
+    path = copied / part / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[:-100], "overwritten": b"<html>" * 100, "empty": b""}[damage])
+    ask(copied, f"{path} is damaged")
+
+
+def test_incomplete_weights(ask: Callable, copied: Path) -> None:
+    path = copied / "model.safetensors"
+    weights = load_file(path)
+    del weights["lm_head.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    ask(copied, "are incomplete (lm_head.weight ...)")
+
+
+def test_weights_of_another_shape(ask: Callable, copied: Path) -> None:
+    path = copied / "model.safetensors"
+    weights = load_file(path)
+    weights["lm_head.weight"] = weights["lm_head.weight"][:, :8].contiguous()
+    save_file(weights, path, metadata={"format": "pt"})
+    ask(copied, "do not fit its config.json")
+
+
+def test_missing_codec(ask: Callable, copied: Path, run: Callable) -> None:
+    shutil.rmtree(copied / "codec")
+    ask(copied, "has no codec, so the model can neither hear nor speak")
+    result = run("talk", "--text", "Hello", "--task", "text", "--model", copied, "--max-new-tokens", "2")
+    assert (result.code, result.out) == (0, "Hi\n"), result.err
+
+
+def test_codec_of_another_model(ask: Callable, copied: Path) -> None:
+    make_codec((3, 3, 3)).save_pretrained(copied / "codec")
+    ask(copied, "The codec has 27 codes, the model 75: use the codec that the model was trained with.")
+
+
+def test_missing_tokenizer(ask: Callable, copied: Path) -> None:
+    (copied / "tokenizer_config.json").unlink()
+    ask(copied, "it has no tokenizer_config.json")
+
+
+def test_tokenizer_of_another_model(ask: Callable, copied: Path, checkpoint: Path) -> None:
+    tokenizer = TtTProcessor.from_pretrained(checkpoint).tokenizer
+    config = TtTConfig.from_pretrained(checkpoint)
+    assert make_model(tokenizer).config.mask_token_id == config.mask_token_id
+    edit_json(copied / "config.json", end_audio_token_ids=[config.mask_token_id + 2, config.mask_token_id + 1])
+    ask(copied, "number the audio tokens differently")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"audio_block_length": 0}, "audio_block_length must be an integer of at least 1, got 0"),
+        ({"audio_steps_per_block": 0}, "audio_steps_per_block must be an integer of at least 1"),
+        ({"audio_remasking": "best"}, "audio_remasking must be one of"),
+    ],
+)
+def test_impossible_generation_defaults(ask: Callable, copied: Path, changes: dict, message: str) -> None:
+    edit_json(copied / "generation_config.json", **changes)
+    ask(copied, message)
+
+
+def test_impossible_config(ask: Callable, copied: Path) -> None:
+    edit_json(copied / "config.json", audio_block_length=0)
+    ask(copied, "audio_block_length must be at least 1, got 0")
+
+
+def test_ids_outside_of_the_vocabulary(checkpoint: Path) -> None:
+    model = make_model(TtTProcessor.from_pretrained(checkpoint).tokenizer)
+    with pytest.raises(ValueError, match=r"id 355, outside the model's vocabulary of 355 tokens"):
+        model.generate(torch.tensor([[1, 355]]), max_new_tokens=2)
+
+
+def test_pickled_weights_are_not_read(ask: Callable, copied: Path) -> None:
+    torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
+    ask(copied, "only safetensors are read")
+
+
+def test_official_format_talks(run: Callable, copied: Path) -> None:
+    """A flat config.json as the official code writes it, in which nothing says which ids open a span."""
+    config = TtTConfig.from_pretrained(copied)
+    flat = {
+        **config.get_text_config().to_dict(),
+        "architectures": ["Qwen2ForARDiffLM"],
+        "mask_token": config.mask_token_id,
+        "audio_token_id_start": config.audio_token_start_id,
+    }
+    (copied / "config.json").write_text(json.dumps(flat))
+    result = run("talk", "--text", "Hello", "--model", copied, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["audio_seconds"] > 0

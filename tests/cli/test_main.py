@@ -1,0 +1,122 @@
+"""The frame of the command line: help, usage errors, one-line errors, exit codes, a quick start."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ttt_hf
+from ttt_hf.cli import talk
+from ttt_hf.cli.errors import UsageError, one_line
+
+
+def test_help_has_examples(run: Callable) -> None:
+    assert "ttt-hf talk" in run("--help").out
+    for verb in ("talk", "info"):
+        result = run(verb, "--help")
+        assert result.code == 0
+        assert f"examples:\n  ttt-hf {verb}" in result.out
+        assert "--json" in result.out
+
+
+def test_version(run: Callable) -> None:
+    assert run("--version").out == f"ttt-hf {ttt_hf.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "VERB"),
+        (["sing"], "invalid choice: 'sing'"),
+        (["talk"], "Give either QUESTION, an audio file, or --text."),
+        (["talk", "question.wav", "--text", "Hello!"], "Give either QUESTION, an audio file, or --text."),
+        (["talk", "--text", " "], "--text is empty"),
+        (["talk", "--text", "Hello!", "--task", "asr"], "--task asr needs QUESTION"),
+        (["talk", "question.wav", "--task", "tts"], "--task tts needs --text"),
+        (["talk", "question.wav", "--task", "text"], "--task text needs --text"),
+        (["talk", "question.wav", "--task", "sing"], "invalid choice: 'sing'"),
+        (["talk", "question.wav", "--out", "reply.mp3"], "reply.mp3 must end in .wav"),
+        (["talk", "question.wav", "--max-new-tokens", "0"], "--max-new-tokens must be at least 1"),
+        (["talk", "question.wav", "--max-new-tokens", "many"], "invalid int value: 'many'"),
+        (["talk", "question.wav", "--temperature", "-1"], "--temperature must be 0 or more"),
+        (["talk", "question.wav", "--temperature", "nan"], "--temperature must be 0 or more"),
+        (["talk", "question.wav", "--seed", "-1"], "--seed must be 0 or more"),
+        (["talk", "question.wav", "--loud"], "unrecognized arguments: --loud"),
+    ],
+)
+def test_usage_errors(run: Callable, arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.code == 2
+    assert result.err.startswith("ttt-hf: error: ")
+    assert result.err.count("\n") == 1
+    assert message in result.err
+    assert not result.out
+
+
+def test_debug_variable_shows_the_traceback(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTT_HF_DEBUG", "1")
+    with pytest.raises(UsageError):
+        run("talk")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("two\n  lines"), 1, "two lines"),
+        (KeyError("vocab"), 1, "Unexpected KeyError: 'vocab' (TTT_HF_DEBUG=1 shows where)"),
+        (OSError(28, "No space left on device", "reply.wav"), 1, "reply.wav: No space left on device."),
+        (MemoryError(), 1, "There is not enough memory: close other programs"),
+        (UsageError("so not"), 2, "so not"),
+    ],
+)
+def test_errors_are_one_line(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, line: str
+) -> None:
+    assert line in one_line(error)
+
+    def fail(arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(talk, "run", fail)
+    result = run("talk", "question.wav")
+    assert result.code == code
+    assert result.err.startswith(f"ttt-hf: error: {line}")
+    assert result.err.count("\n") == 1
+
+
+def test_interrupted(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(talk, "run", interrupt)
+    result = run("talk", "question.wav")
+    assert (result.code, result.err) == (130, "ttt-hf: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["talk", "--help"], 0), (["talk", "missing.wav"], 1)],
+    ids=["help", "verb-help", "missing-file"],
+)
+def test_nothing_heavy_is_imported_for_it(arguments: list[str], code: int, tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.argv = {['ttt-hf', *arguments]!r}\n"
+        "from ttt_hf.cli.main import main\n"
+        "try: code = main()\n"
+        "except SystemExit as stop: code = stop.code or 0\n"
+        "heavy = {'torch', 'transformers', 'huggingface_hub', 'tokenizers'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == code, result.stderr
+    assert "imported" not in result.stderr
+
+
+def test_module_is_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ttt_hf.cli", "talk", "missing.wav", "--out", "reply.wav"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "ttt-hf: error: There is no audio file missing.wav.\n"
+    assert list(tmp_path.iterdir()) == []
