@@ -205,6 +205,7 @@ def test_finished_prompts(processor: TtTProcessor) -> None:
         ([{"role": "user"}], "needs 'content'"),
         (user({"type": "video", "url": "x"}), "Content must be"),
         (user({"type": "text"}), "Content must be"),
+        ([{"role": "user", "content": None}], "Content must be"),
         (user({"type": "audio"}), "exactly one of path, url"),
         (user({"type": "audio", "path": "x.wav", "codes": [1]}), "exactly one of path, url"),
         (user({"type": "audio", "codes": [75]}), r"must lie in \[0, 75\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from typing import Any
 
 from transformers import AutoConfig, AutoModelForAudioTokenization
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
@@ -17,7 +18,7 @@ AutoConfig.register(TtTTinyCodecConfig.model_type, TtTTinyCodecConfig)
 AutoModelForAudioTokenization.register(TtTTinyCodecConfig, TtTTinyCodec)
 
 
-def load_codec(path: str | PathLike[str], **kwargs) -> PreTrainedAudioTokenizerBase:
+def load_codec(path: str | PathLike[str], **kwargs: Any) -> PreTrainedAudioTokenizerBase:
     """Loads any codec that transformers or this package knows, ready for inference.
 
     Args:

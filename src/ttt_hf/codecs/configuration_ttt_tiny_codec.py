@@ -72,7 +72,7 @@ class TtTTinyCodecConfig(PreTrainedConfig):
     decoder_code_look_ahead: int = 2
     vocoder_look_ahead: int = 4
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Checks what the arithmetic of the codec needs; part of the strict validation of transformers."""
         if not self.fsq_levels or any(level < 3 or level % 2 == 0 for level in self.fsq_levels):
             raise ValueError(f"fsq_levels must be odd numbers of at least 3, not {list(self.fsq_levels)}.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,8 @@ class TtTTinyCodecOutput(ModelOutput):
         audio_values: float (batch, frames * samples a code).
     """
 
-    audio_codes: torch.LongTensor | None = None
-    audio_values: torch.FloatTensor | None = None
+    audio_codes: Tensor | None = None
+    audio_values: Tensor | None = None
 
 
 class TtTTinyCodecBlock(nn.Module):
@@ -357,18 +358,20 @@ class TtTTinyCodec(PreTrainedAudioTokenizerBase):
     @property
     def look_ahead(self) -> int:
         """Future codes on which the samples of a code depend."""
-        blocks = self.decoder.frame_blocks, self.vocoder.blocks
+        frame_blocks: list[Any] = [*self.decoder.frame_blocks, *self.vocoder.blocks]
+        code_blocks: list[Any] = [*self.decoder.code_blocks]
         # One frame for the neighbours that the vocoder embeds, and the reach of the synthesis window.
-        frames = 1 + self._window_reach() + sum(block.look_ahead for part in blocks for block in part)
-        codes = sum(block.look_ahead for block in self.decoder.code_blocks)
+        frames = 1 + self._window_reach() + sum(block.look_ahead for block in frame_blocks)
+        codes = sum(block.look_ahead for block in code_blocks)
         return codes + -(-frames // self.config.frames_per_code)
 
     @property
     def look_behind(self) -> int:
         """Past codes on which the samples of a code depend."""
-        blocks = self.decoder.frame_blocks, self.vocoder.blocks
-        frames = 1 + self._window_reach() + sum(block.look_behind for part in blocks for block in part)
-        codes = sum(block.look_behind for block in self.decoder.code_blocks)
+        frame_blocks: list[Any] = [*self.decoder.frame_blocks, *self.vocoder.blocks]
+        code_blocks: list[Any] = [*self.decoder.code_blocks]
+        frames = 1 + self._window_reach() + sum(block.look_behind for block in frame_blocks)
+        codes = sum(block.look_behind for block in code_blocks)
         return codes + -(-frames // self.config.frames_per_code)
 
     def _window_reach(self) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .audio import load_audio, read_audio
-    from .processing_ttt import SYSTEM_PROMPTS, Reply, TtTProcessor, check_codec
+    from .conversation import SYSTEM_PROMPTS
+    from .processing_ttt import Reply, TtTProcessor, check_codec
     from .tokenization import AudioTokenIds, audio_token_ids, train_tokenizer
 
 __all__ = [
@@ -28,7 +29,8 @@ __all__ = [
 
 _MODULES = {
     "audio": ("load_audio", "read_audio"),
-    "processing_ttt": ("SYSTEM_PROMPTS", "Reply", "TtTProcessor", "check_codec"),
+    "conversation": ("SYSTEM_PROMPTS",),
+    "processing_ttt": ("Reply", "TtTProcessor", "check_codec"),
     "tokenization": ("AudioTokenIds", "audio_token_ids", "train_tokenizer"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

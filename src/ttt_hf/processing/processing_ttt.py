@@ -19,19 +19,10 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from ..codecs import load_codec
 from ..modeling.growing_ttt import AUDIO_TOKEN
 from .audio import load_audio
+from .conversation import AUDIO_KEYS, SYSTEM_PROMPTS, Conversation, normalise_conversation
 from .tokenization import audio_token_ids, default_chat_template
 
 
-SYSTEM_PROMPTS = {
-    "asr": "You are an Automatic Speech Recognition (ASR) model.",
-    "chat": "You are an audio-to-audio chat model.",
-    "tts": "You are a Text-to-Speech (TTS) model.",
-    "audio": "You are a helpful audio model.",
-    "text": "You are a helpful model.",
-}
-DEFAULT_TASK = "chat"
-ROLES = ("system", "user", "assistant")
-AUDIO_KEYS = ("path", "url", "bytes", "audio", "codes")
 CODEC_FOLDER = "codec"
 # Arguments of from_pretrained that say where files are, for the codec's files too.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "proxies")
@@ -39,9 +30,6 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "re
 # that holds it anyway is enclosed, too.
 GUARD = "\ufdd0"
 CUT_CHARACTER = "\ufffd"
-
-Message = dict[str, Any]
-Conversation = Sequence[Message]
 
 
 @dataclass
@@ -303,11 +291,7 @@ class TtTProcessor(ProcessorMixin):
         audio_items: list[list[dict[str, Any]]] = []
         prompts = []
         for messages in conversations:
-            items: list[dict[str, Any]] = []
-            normalised = [self._normalise_message(message, guarded, items) for message in messages]
-            if normalised[0]["role"] != "system":
-                prompt = SYSTEM_PROMPTS[task or DEFAULT_TASK]
-                normalised.insert(0, {"role": "system", "content": [{"type": "text", "text": prompt}]})
+            normalised, items = normalise_conversation(messages, task, lambda text: self._guard(text, guarded))
             rendered, _ = render_jinja_template(
                 conversations=[normalised],
                 chat_template=chat_template or self.chat_template,
@@ -420,30 +404,6 @@ class TtTProcessor(ProcessorMixin):
             raise ValueError(
                 f"Audio codes must lie in [0, {size}), but these reach from {int(codes.min())} to {int(codes.max())}."
             )
-
-    def _normalise_message(self, message: Any, guarded: list[str], audio_items: list[dict[str, Any]]) -> Message:
-        """Checks a message, makes its content a list, guards its texts, and collects its audio."""
-        if not isinstance(message, dict) or "content" not in message or message.get("role") not in ROLES:
-            raise ValueError(f"A message needs 'content' and a 'role', one of {', '.join(ROLES)}.")
-        content = message["content"]
-        if isinstance(content, str):
-            content = [{"type": "text", "text": content}]
-        items = []
-        for item in content:
-            kind = item.get("type") if isinstance(item, dict) else None
-            if kind == "text" and isinstance(item.get("text"), str):
-                items.append({"type": "text", "text": self._guard(item["text"], guarded)})
-            elif kind == "audio":
-                if sum(item.get(key) is not None for key in AUDIO_KEYS) != 1:
-                    raise ValueError(f"An audio item needs exactly one of {', '.join(AUDIO_KEYS)}.")
-                audio_items.append(item)
-                items.append({"type": "audio"})
-            else:
-                raise ValueError(
-                    'Content must be a string or a list of {"type": "text", "text": ...} and {"type": "audio", ...} '
-                    "items."
-                )
-        return {"role": message["role"], "content": items}
 
     def _guard(self, text: str, guarded: list[str]) -> str:
         """Replaces a text in which special tokens would be found by a reference to it."""

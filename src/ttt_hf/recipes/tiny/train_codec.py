@@ -172,8 +172,8 @@ class SegmentBatches(Dataset):
             segments.append(
                 (codes[start:end], mel[start * frames : end * frames], waveform[start * samples : end * samples])
             )
-        codes, mels, waveforms = zip(*segments, strict=True)
-        return torch.stack(codes), torch.stack(mels), torch.stack(waveforms)
+        parts = [torch.stack(tensors) for tensors in zip(*segments, strict=True)]
+        return parts[0], parts[1], parts[2]
 
 
 # -- losses --------------------------------------------------------------------------------------------------

@@ -285,7 +285,7 @@ class TinyTrainer(TtTTrainer):
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
@@ -294,7 +294,7 @@ class TinyTrainer(TtTTrainer):
         if not (model.training and self.ctc_weight and spoken.any()):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs["output_hidden_states"] = True
-        heard: torch.Tensor = (inputs["input_ids"] > model.config.audio_token_start_id) & (inputs["labels"] < 0)
+        heard = (inputs["input_ids"] > model.config.audio_token_start_id) & (inputs["labels"] < 0)
         heard &= inputs["position_ids"] == inputs["order_ids"]  # the clean sequence, not the noised copies
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         ctc = self._recognition_loss(

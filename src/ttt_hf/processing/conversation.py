@@ -1,0 +1,72 @@
+"""Conversations as users write them, checked and brought into the one form that the chat template takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+Message = dict[str, Any]
+Conversation = Sequence[Message]
+
+# Source: sample data of the official code (`ai4ed/TtT`).
+SYSTEM_PROMPTS = {
+    "asr": "You are an Automatic Speech Recognition (ASR) model.",
+    "chat": "You are an audio-to-audio chat model.",
+    "tts": "You are a Text-to-Speech (TTS) model.",
+    "audio": "You are a helpful audio model.",
+    "text": "You are a helpful model.",
+}
+DEFAULT_TASK = "chat"
+ROLES = ("system", "user", "assistant")
+AUDIO_KEYS = ("path", "url", "bytes", "audio", "codes")
+CONTENT_RULE = 'Content must be a string or a list of {"type": "text", "text": ...} and {"type": "audio", ...} items.'
+
+
+def normalise_conversation(
+    messages: Conversation, task: str | None, guard: Callable[[str], str]
+) -> tuple[list[Message], list[dict[str, Any]]]:
+    """
+    Checks a conversation, puts a system prompt before it if it has none, and separates its audio.
+
+    Args:
+        messages (`list[dict]`): Messages with `role` and `content`, a string or a list of typed items.
+        task (`str`, *optional*, defaults to `"chat"`): Whose system prompt it gets; a key of `SYSTEM_PROMPTS`.
+        guard (`Callable`): Applied to every text of the user's.
+
+    Returns:
+        `tuple`: Messages whose content is a list of `{"type": "text", "text"}` and `{"type": "audio"}`, and the audio
+        items in their order, as they were given.
+
+    Raises:
+        ValueError: If a message or an item is malformed.
+    """
+    audio_items: list[dict[str, Any]] = []
+    normalised = [_normalise_message(message, guard, audio_items) for message in messages]
+    if normalised[0]["role"] != "system":
+        prompt = {"type": "text", "text": SYSTEM_PROMPTS[task or DEFAULT_TASK]}
+        normalised.insert(0, {"role": "system", "content": [prompt]})
+    return normalised, audio_items
+
+
+def _normalise_message(message: Any, guard: Callable[[str], str], audio_items: list[dict[str, Any]]) -> Message:
+    if not isinstance(message, dict) or "content" not in message or message.get("role") not in ROLES:
+        raise ValueError(f"A message needs 'content' and a 'role', one of {', '.join(ROLES)}.")
+    content = message["content"]
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, (list, tuple)):
+        raise ValueError(CONTENT_RULE)
+    items = []
+    for item in content:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind == "text" and isinstance(item.get("text"), str):
+            items.append({"type": "text", "text": guard(item["text"])})
+        elif kind == "audio":
+            if sum(item.get(key) is not None for key in AUDIO_KEYS) != 1:
+                raise ValueError(f"An audio item needs exactly one of {', '.join(AUDIO_KEYS)}.")
+            audio_items.append(item)
+            items.append({"type": "audio"})
+        else:
+            raise ValueError(CONTENT_RULE)
+    return {"role": message["role"], "content": items}
