@@ -4,28 +4,39 @@ Importing the package registers TtT with transformers' Auto classes. Only what a
 training, evaluation and serving live in modules of their own.
 """
 
+import importlib
+import sys
 from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoProcessor
 
-from . import codecs  # registers the codecs with their Auto classes
-from .modeling import (
-    AudioSegment,
-    TextSegment,
-    TtTConfig,
-    TtTForConditionalGeneration,
-    TtTGenerateOutput,
-    TtTOutputWithPast,
-)
-from .processing import Reply, TtTProcessor
-
+if TYPE_CHECKING:
+    from . import codecs
+    from .modeling import (
+        AudioSegment,
+        TextSegment,
+        TtTConfig,
+        TtTForConditionalGeneration,
+        TtTGenerateOutput,
+        TtTOutputWithPast,
+    )
+    from .processing import Reply, TtTProcessor
 
 __version__ = "0.1.0"
 
-AutoConfig.register(TtTConfig.model_type, TtTConfig)
-AutoModelForCausalLM.register(TtTConfig, TtTForConditionalGeneration)
-AutoModelForMultimodalLM.register(TtTConfig, TtTForConditionalGeneration)
-AutoProcessor.register(TtTConfig, TtTProcessor)
+_MODULES = {
+    "modeling": (
+        "AudioSegment",
+        "TextSegment",
+        "TtTConfig",
+        "TtTForConditionalGeneration",
+        "TtTGenerateOutput",
+        "TtTOutputWithPast",
+    ),
+    "processing": ("Reply", "TtTProcessor"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def embedded_checkpoint() -> str:
@@ -45,6 +56,37 @@ def embedded_checkpoint() -> str:
         )
     return str(folder)
 
+
+def __getattr__(name: str) -> Any:
+    if name == "codecs":
+        return importlib.import_module(f"{__name__}.codecs")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def _register() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoProcessor
+
+    from . import codecs  # noqa: F401, registers the codecs
+    from .modeling import TtTConfig, TtTForConditionalGeneration
+    from .processing import TtTProcessor
+
+    AutoConfig.register(TtTConfig.model_type, TtTConfig)
+    AutoModelForCausalLM.register(TtTConfig, TtTForConditionalGeneration)
+    AutoModelForMultimodalLM.register(TtTConfig, TtTForConditionalGeneration)
+    AutoProcessor.register(TtTConfig, TtTProcessor)
+
+
+def _is_command_line() -> bool:
+    """Whether this process is `ttt-hf` or `python -m ttt_hf.cli`."""
+    return Path(sys.argv[0] if sys.argv else "").stem == "ttt-hf" or f"{__name__}.cli" in sys.orig_argv
+
+
+# The command line needs no Auto classes, and neither its help nor "there is no such file" should wait seconds for
+# torch: a verb imports what it needs when it needs it.
+if not _is_command_line():
+    _register()
 
 __all__ = [
     "AudioSegment",
