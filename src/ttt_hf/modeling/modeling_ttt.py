@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -289,7 +288,8 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             **kwargs,
         )
         if labels is None:
-            results = {"logits": self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))}
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            results = {"logits": self.lm_head(outputs.last_hidden_state[:, kept])}
         else:
             order_ids = order_ids[:, -length:]
             results = self._losses(outputs.last_hidden_state, labels, audio_loss_weights, order_ids, start_ids)
