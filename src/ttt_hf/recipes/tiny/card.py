@@ -15,7 +15,7 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +182,23 @@ def score_notes(scores: dict[str, Any]) -> str:
         f"heard by {transcriber['model']} (beam {transcriber['beam_size']}). Decoding: blocks of {blocks} codes in "
         f"{steps} steps, audio temperature {generation['audio_temperature']}; seed {scores['settings']['seed']}. "
         f"Measured on {scores['date']} with {versions}:",
-        f"```text\n{SCORE_COMMAND}\n```",
+        f"```text\n{score_command(scores['settings'])}\n```",
     ]
     return "\n\n".join(paragraphs)
+
+
+def score_command(settings: dict[str, Any]) -> str:
+    """The command that measures again what was measured: the recipe's own, and where this run differed.
+
+    Args:
+        settings (`dict`): The section `score` of the recipe as the measurement had it.
+
+    Returns:
+        `str`: A shell command.
+    """
+    recipe = asdict(load_settings().score)
+    changed = [f"--set score.{name}={value}" for name, value in settings.items() if recipe.get(name) != value]
+    return " ".join([SCORE_COMMAND, *changed])
 
 
 def data_statistics(data: Path) -> dict[str, Any]:
