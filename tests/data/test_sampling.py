@@ -43,3 +43,12 @@ def test_order_depends_on_seed_and_epoch_alone():
 
 def test_fewer_samples_than_a_batch():
     assert sorted(LengthGroupedSampler([3, 1, 2], 8, seed=0)) == [0, 1, 2]
+
+
+def test_processes_that_work_at_the_same_time_get_similar_lengths():
+    sampler = LengthGroupedSampler(LENGTHS, 8, seed=0, processes=2)
+    assert sorted(sampler) == list(range(1003))
+    means = [np.mean([LENGTHS[index] for index in batch]) for batch in batches(sampler)[:-1]]
+    first, second = np.array(means[0:-1:2]), np.array(means[1::2])
+    assert np.abs(first - second).mean() < 15
+    assert abs(np.corrcoef(second[:-1], first[1:])[0, 1]) < 0.35

@@ -20,13 +20,18 @@ class LengthGroupedSampler(Sampler[int]):
         batch_size (`int`): Samples in a batch; the dataloader has to use the same.
         seed (`int`): Seed of the order.
         group_batches (`int`, defaults to 16): Batches whose samples are sorted together.
+        processes (`int`, defaults to 1): Processes that take turns at the batches. Those that work at the same time
+            get similar lengths, so that none waits for another.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group_batches: int = 16) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, group_batches: int = 16, processes: int = 1
+    ) -> None:
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
         self.group_batches = group_batches
+        self.processes = processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -47,6 +52,10 @@ class LengthGroupedSampler(Sampler[int]):
             batches += [members[first : first + self.batch_size] for first in range(0, len(members), self.batch_size)]
         # An incomplete batch has to stay last, or it would shift the boundaries of all batches behind it.
         *full, last = batches
-        for index in rng.permutation(len(full)):
-            yield from full[index].tolist()
+        together = [full[first : first + self.processes] for first in range(0, len(full), self.processes)]
+        # An incomplete turn has to stay last for the same reason.
+        uneven = [together.pop()] if together and len(together[-1]) < self.processes else []
+        for turn in [*(together[index] for index in rng.permutation(len(together))), *uneven]:
+            for batch in turn:
+                yield from batch.tolist()
         yield from last.tolist()

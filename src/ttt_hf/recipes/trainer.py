@@ -45,7 +45,9 @@ class TtTTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return LengthGroupedSampler(dataset["length"], self._train_batch_size, self.args.seed)
+        return LengthGroupedSampler(
+            dataset["length"], self._train_batch_size, self.args.seed, processes=self.args.world_size
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update({name: round(self._sums[name] / count, 4) for name, count in self._counts.items() if count})

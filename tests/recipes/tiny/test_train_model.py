@@ -12,6 +12,7 @@ from ttt_hf import TtTForConditionalGeneration, TtTProcessor
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 from ttt_hf.recipes.tiny import train_model
 from ttt_hf.recipes.tiny.domain import build_domain
+from ttt_hf.recipes.tiny.parallel import run_in_processes
 from ttt_hf.recipes.tiny.settings import load_settings
 
 
@@ -94,6 +95,18 @@ def test_samples_cover_every_task(out):
         assert bool(transcript) == heard
 
 
+def test_some_spoken_answers_end_where_the_speech_begins(out):
+    samples = train_model.load_from_disk(str(out / "samples"))
+    processor = TtTProcessor.from_pretrained(out / "tokenizer")
+    begins = processor.token_ids.begin_audio_token_ids
+    spoken = [sample for sample in samples if sample["transcript_ids"] and set(begins) & set(sample["labels"])]
+    cut = [sample for sample in spoken if sample["labels"][-1] in begins]
+    assert 0 < len(cut) < len(spoken)
+    assert all(len(sample["input_ids"]) == len(sample["labels"]) == sample["length"] for sample in samples)
+    whole = [sample for sample in samples if sample not in cut]
+    assert all(sample["labels"][-1] == processor.tokenizer.eos_token_id for sample in whole)
+
+
 def test_near_codes_start_with_near_embeddings(out, settings):
     processor, codec = TtTProcessor.from_pretrained(out / "tokenizer"), train_model.load_codec(out / "codec")
     torch.manual_seed(0)
@@ -113,5 +126,15 @@ def test_training_resumes_and_ends_with_a_model(out, settings):
     assert [entry["step"] for entry in steps] == [1, 2, 3, 4]
     assert all(np.isfinite(entry["loss"]) for entry in steps)
     assert any("ctc_loss" in entry for entry in steps)
+    assert not list((out / "model").glob("*.partial"))
     model = TtTForConditionalGeneration.from_pretrained(out / "model" / "final")
     assert model.config.audio_vocab_size == 75
+
+
+def test_two_processes_train_one_model(out, settings, tmp_path):
+    for name in ("codec", "tokenizer", "samples"):
+        (tmp_path / name).symlink_to(out / name)
+    run_in_processes(train_model.train, (tmp_path, settings), 2)
+    history = json.loads((tmp_path / "model" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4]
+    assert TtTForConditionalGeneration.from_pretrained(tmp_path / "model" / "final").config.audio_vocab_size == 75

@@ -33,7 +33,7 @@ def test_speak(name: str) -> None:
 def test_question_voices_are_varied() -> None:
     seen = question_voices()
     assert {voice.engine for voice in seen} == {"piper", "espeak-ng", "flite", "festival"}
-    assert len(seen) >= 10
+    assert len(seen) >= 8
     assert sum(voice.share for voice in seen) == pytest.approx(1.0)
     piper = sum(voice.share for voice in seen if voice.engine == "piper")
     assert 0.15 <= piper <= 0.4

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import assemble, card, score, train_codec, train_model
+from .parallel import run_in_processes
 from .settings import TinySettings, fingerprint, load_settings
 from .synthesize import synthesize
 
@@ -48,7 +49,15 @@ class Stage:
 
 def _train_model(out: Path, settings: TinySettings) -> None:
     train_model.prepare(out, settings)
-    train_model.train(out, settings)
+    run_in_processes(train_model.train, (out, settings), settings.lm.processes)
+
+
+def _train_codec(out: Path, settings: TinySettings) -> None:
+    run_in_processes(train_codec.run_codec_stage, (out, settings.codec), settings.codec.processes)
+
+
+def _train_vocoder(out: Path, settings: TinySettings) -> None:
+    run_in_processes(train_codec.run_vocoder_stage, (out, settings.codec), settings.codec.processes)
 
 
 def _score(out: Path, settings: TinySettings) -> None:
@@ -58,8 +67,8 @@ def _score(out: Path, settings: TinySettings) -> None:
 
 STAGES = (
     Stage("data", lambda out, settings: synthesize(out, settings.data.scale, settings.data.workers), ("data",)),
-    Stage("codec", lambda out, settings: train_codec.run_codec_stage(out, settings.codec), ("codec",), ("data",)),
-    Stage("vocoder", lambda out, settings: train_codec.run_vocoder_stage(out, settings.codec), ("codec",), ("codec",)),
+    Stage("codec", _train_codec, ("codec",), ("data",)),
+    Stage("vocoder", _train_vocoder, ("codec",), ("codec",)),
     Stage("model", _train_model, ("lm",), ("data", "codec")),
     Stage(
         "assemble",

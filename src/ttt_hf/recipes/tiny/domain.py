@@ -18,7 +18,7 @@ from ttt_hf.recipes.tiny.domain_wordings import fill, split_wordings
 
 
 HELD_OUT_SHARE = 0.05
-NUM_SENTENCES = 3060
+NUM_SENTENCES = 2400
 
 
 @dataclass(frozen=True)

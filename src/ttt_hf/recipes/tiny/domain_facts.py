@@ -237,6 +237,11 @@ def sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
+def definite(thing: str) -> str:
+    """`a mouse` as `the mouse`. A recogniser often misses an unstressed `a` at the start of a sentence."""
+    return f"the {thing.split(' ', 1)[1]}" if thing.startswith(("a ", "an ")) else thing
+
+
 def arithmetic_fact(kind: str, a: int, b: int) -> Fact:
     """The fact of one sum (`kind` = `plus`) or difference (`minus`)."""
     result = a + b if kind == "plus" else a - b
@@ -296,12 +301,11 @@ def _calendar_facts() -> Iterator[Fact]:
                    f"{month} has {number_words(MONTH_DAYS[index])} days.", {"a": month})  # fmt: skip
         yield Fact(f"month-order-{index}", "calendar", "month_order",
                    f"{month} is the {ORDINALS[index]} month of the year.", {"a": ORDINALS[index]})  # fmt: skip
-        yield Fact(f"season-{index}", "calendar", "season", f"In {month} it is {SEASONS[index]}.", {"a": month})
+        yield Fact(f"season-{index}", "calendar", "season", f"It is {SEASONS[index]} in {month}.", {"a": month})
     for parts, whole, count in TIME_UNITS:
-        article = "An" if whole == "hour" else "A"
+        one = f"{'an' if whole == 'hour' else 'a'} {whole}"
         yield Fact(f"units-{parts}-{whole}", "calendar", "units",
-                   f"{article} {whole} has {number_words(count)} {parts}.",
-                   {"parts": parts, "whole": f"{article.lower()} {whole}"})  # fmt: skip
+                   f"There are {number_words(count)} {parts} in {one}.", {"parts": parts, "whole": one})  # fmt: skip
 
 
 def _world_facts() -> Iterator[Fact]:
@@ -320,8 +324,8 @@ def _world_facts() -> Iterator[Fact]:
     for i, small in enumerate(SIZES):
         for big in SIZES[i + 1 :]:
             for word, answer in (
-                ("bigger", f"{big} is bigger than {small}"),
-                ("smaller", f"{small} is smaller than {big}"),
+                ("bigger", f"{definite(big)} is bigger than {definite(small)}"),
+                ("smaller", f"{definite(small)} is smaller than {definite(big)}"),
             ):
                 # Alternating order, so that neither place in the question gives the answer away.
                 a, b = (small, big) if (i + SIZES.index(big) + (word == "bigger")) % 2 else (big, small)
@@ -331,18 +335,18 @@ def _world_facts() -> Iterator[Fact]:
 def _thing_facts() -> Iterator[Fact]:
     for animal, legs in LEGS:
         count = number_words(legs) if legs else "no"
-        yield Fact(f"legs-{animal}", "facts", "legs", sentence(f"{animal} has {count} legs"), {"a": animal})
+        yield Fact(f"legs-{animal}", "facts", "legs", sentence(f"{definite(animal)} has {count} legs"), {"a": animal})
     for animal, young in YOUNG:
-        yield Fact(f"young-{animal}", "facts", "young", f"A baby {animal} is called {young}.", {"a": animal})
+        yield Fact(f"young-{animal}", "facts", "young", f"We call a baby {animal} {young}.", {"a": animal})
     for maker, product in MAKERS:
         subject, verb = maker.split(" ", 1) if maker.startswith("bees") else maker.rsplit(" ", 1)
         if verb == "us":
             subject, verb = subject.rsplit(" ", 1)
-            yield Fact(f"gives-{subject}", "facts", "gives", sentence(f"{maker} {product}"), {"a": subject})
+            yield Fact(f"gives-{subject}", "facts", "gives", sentence(f"{definite(maker)} {product}"), {"a": subject})
         else:
             verb = {"make": "make", "flies": "fly", "teaches": "teach"}.get(verb, verb.removesuffix("s"))
             auxiliary = "do" if subject == "bees" else "does"
-            yield Fact(f"{verb}-{subject}", "facts", "does", sentence(f"{maker} {product}"),
+            yield Fact(f"{verb}-{subject}", "facts", "does", sentence(f"{definite(maker)} {product}"),
                        {"a": subject, "verb": verb, "do": auxiliary, "third": maker.split()[-1]})  # fmt: skip
     for animals, home in HOMES:
         yield Fact(f"home-{animals}", "facts", "home", sentence(f"{animals} live {home}"), {"a": animals})
@@ -350,7 +354,7 @@ def _thing_facts() -> Iterator[Fact]:
         yield Fact(f"use-{tool}", "facts", "use", sentence(f"we use {tool} {use}"), {"a": tool})
     for category, members in CATEGORIES.items():
         for member in members:
-            yield Fact(f"kind-{member}", "kinds", "kind", sentence(f"{member} is {category}"), {"a": member})
+            yield Fact(f"kind-{member}", "kinds", "kind", sentence(f"{definite(member)} is {category}"), {"a": member})
 
 
 def all_facts() -> dict[str, Fact]:

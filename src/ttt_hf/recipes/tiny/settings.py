@@ -61,6 +61,7 @@ class ModelSettings:
         ctc_weight (`float`), ctc_layer (`int`): Auxiliary loss that recognises the user's audio, and its layer.
         samples (`int`): Training samples drawn from the items; training goes over them again with new noise.
         steps (`int`): Optimiser steps.
+        processes (`int`): Processes that train together on a CPU, each on batches of the size given.
         batch_size (`int`): Samples of a forward.
         gradient_accumulation (`int`): Forwards of a step.
         learning_rate (`float`), warmup_steps (`int`), weight_decay (`float`), adam_beta2 (`float`),
@@ -86,6 +87,7 @@ class ModelSettings:
     ctc_layer: int
     samples: int
     steps: int
+    processes: int
     batch_size: int
     gradient_accumulation: int
     learning_rate: float

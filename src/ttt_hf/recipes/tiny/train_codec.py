@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -30,6 +31,7 @@ from ...codecs.modeling_ttt_tiny_codec import TtTTinyCodecBlock
 from .augment import change_speed, degrade
 from .codec_clips import Utterance, read_wave, training_utterances
 from .codec_losses import mel_distance, spread_distance, waveform_distance
+from .parallel import is_first_process, run_in_processes
 from .voices import REPLY_VOICE, VOICES
 
 
@@ -57,22 +59,24 @@ class CodecTraining:
         question_weight: weight of the mel spectrograms of other voices than the reply voice.
         spread_weight: weight of the auxiliary loss that keeps all quantiser dimensions in use.
         segment_codes: length of the vocoder's training segments, in codes.
+        processes: processes that train together on a CPU, each on batches of the size given.
     """
 
     seed: int = 0
     codec_steps: int = 12000
     vocoder_steps: int = 2500
     joint_steps: int = 1500
-    batch_seconds: float = 16.0
+    batch_seconds: float = 24.0
     vocoder_batch_seconds: float = 16.0
     codec_learning_rate: float = 1.5e-3
     vocoder_learning_rate: float = 1.5e-3
     joint_learning_rate: float = 5e-4
-    reply_share: float = 0.5
+    reply_share: float = 0.55
     recognition_weight: float = 0.4
-    question_weight: float = 0.3
+    question_weight: float = 0.2
     spread_weight: float = 0.3
     segment_codes: int = 16
+    processes: int = 2
 
 
 # -- data ----------------------------------------------------------------------------------------------------
@@ -98,10 +102,12 @@ class CodecBatches(Dataset):
             raise ValueError(f"The data holds no clip of the reply voice {REPLY_VOICE!r}.")
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.settings.seed, step])
         others = sorted(self.by_voice.keys() - {REPLY_VOICE}) or [REPLY_VOICE]
+        # Batches that are computed at the same time hold similar lengths, so that no process waits for another.
+        rng = np.random.default_rng([self.settings.seed, 0, step // self.settings.processes])
         anchor_clips = self.by_voice[REPLY_VOICE if rng.random() < 0.5 else others[rng.integers(len(others))]]
         anchor = anchor_clips[rng.integers(len(anchor_clips))].seconds
+        rng = np.random.default_rng([self.settings.seed, 1, step])
         clean, noisy, texts, voices = [], [], [], []
         for _ in range(max(2, round(self.settings.batch_seconds / (anchor + 0.5)))):
             is_reply = rng.random() < self.settings.reply_share
@@ -111,13 +117,11 @@ class CodecBatches(Dataset):
             place = bisect_left(clips, anchor, key=lambda clip: clip.seconds) + rng.integers(-spread, spread + 1)
             clip = clips[int(np.clip(place, 0, len(clips) - 1))]
             waveform = read_wave(clip.path)
-            # The reply voice has to stay itself; question voices may sound like anyone.
-            if voice != REPLY_VOICE and rng.random() < 0.6:
+            # The reply voice has to stay itself; question voices may sound like anyone, anywhere.
+            if voice != REPLY_VOICE and rng.random() < 0.5:
                 waveform = change_speed(waveform, rng)
-            elif voice == REPLY_VOICE and rng.random() < 0.3:
-                waveform = change_speed(waveform, rng, 0.95, 1.05)
             degraded = waveform
-            if rng.random() < (0.15 if voice == REPLY_VOICE else 0.6):
+            if voice != REPLY_VOICE and rng.random() < 0.5:
                 degraded = degrade(waveform, self.codec.config.sampling_rate, rng)
             # A random start makes the codes independent of how speech falls into their grid.
             lead = int(rng.integers(0, 3 * self.codec.config.samples_per_code))
@@ -162,7 +166,7 @@ class SegmentBatches(Dataset):
         self.settings = settings
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        rng = np.random.default_rng([self.settings.seed, 1, step])
+        rng = np.random.default_rng([self.settings.seed, 2, step])
         segments = []
         for _ in range(self.count):
             codes, mel, waveform = self.clips[rng.integers(len(self.clips))]
@@ -254,6 +258,8 @@ def train(
 ) -> bool:
     """Optimises with AdamW under a one-cycle cosine schedule; goes on from `state_file` if it is there.
 
+    With several processes (`torch.distributed`) each takes other batches and gradients are averaged.
+
     Args:
         name: shown with the progress.
         state_file: where weights, optimiser and step are saved every two minutes and at the end.
@@ -271,6 +277,7 @@ def train(
         Whether all steps are done.
     """
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     done = 0
     if state_file.exists():
         state = torch.load(state_file, map_location="cpu", weights_only=True)
@@ -279,6 +286,8 @@ def train(
         done = state["step"]
 
     def save() -> None:
+        if not is_first_process():
+            return
         state = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
         temporary = state_file.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -289,14 +298,14 @@ def train(
     loader: Iterable[Any] = DataLoader(
         batches,
         batch_size=None,
-        sampler=range(done, steps),
+        sampler=range(done * processes + rank, steps * processes, processes),
         num_workers=workers,
         prefetch_factor=8 if workers else None,
         worker_init_fn=_one_thread,
     )
     started = saved = time.monotonic()
     averages: dict[str, float] = {}
-    progress = tqdm(loader, desc=name, initial=done, total=steps, mininterval=10.0)
+    progress = tqdm(loader, desc=name, initial=done, total=steps, mininterval=10.0, disable=not is_first_process())
     for batch in progress:
         warmup = min(1.0, (done + 1) / 200)
         rate = learning_rate * warmup * (0.5 + 0.5 * math.cos(math.pi * done / steps))
@@ -305,6 +314,8 @@ def train(
         loss, parts = loss_function(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if processes > 1:
+            _average_gradients(parameters, processes)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         done += 1
@@ -312,13 +323,31 @@ def train(
             averages[key] = 0.98 * averages.get(key, value.item()) + 0.02 * value.item()
         progress.set_postfix({key: f"{value:.4f}" for key, value in averages.items()}, refresh=False)
         now = time.monotonic()
-        if max_minutes is not None and now - started > 60 * max_minutes:
+        if max_minutes is not None and _any_process(now - started > 60 * max_minutes, processes):
             break
         if now - saved > SAVE_SECONDS:
             save()
             saved = now
     save()
     return done >= steps
+
+
+def _average_gradients(parameters: list[nn.Parameter], processes: int) -> None:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # One message: many small ones would cost more than the arithmetic.
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(together)
+    parts = (together / processes).split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _any_process(condition: bool, processes: int) -> bool:
+    if processes == 1:
+        return condition
+    flag = torch.tensor(float(condition))
+    dist.all_reduce(flag)
+    return bool(flag)
 
 
 def _one_thread(_: int) -> None:
@@ -354,7 +383,7 @@ def run_codec_stage(out: Path, settings: CodecTraining, max_minutes: float | Non
         settings.codec_learning_rate,
         max_minutes,
     )
-    if finished:
+    if finished and is_first_process():
         with torch.no_grad():
             codec.decoder.voice.copy_(trainer.voices.weight[voice_index(REPLY_VOICE)])
         _round_weights(codec)
@@ -381,6 +410,8 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
         raise ValueError(f"{folder} holds a {type(codec).__name__}, not the tiny codec.")
     codec.encoder.requires_grad_(False)
     voice = [clip for clip in training_utterances(out / "data") if clip.voice == REPLY_VOICE]
+    if dist.is_initialized():  # each process analyses and hears its own share
+        voice = voice[dist.get_rank() :: dist.get_world_size()]
     states = folder / "training_state"
     batches = SegmentBatches(_analyse(codec, voice), codec, settings)
 
@@ -457,16 +488,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stage", choices=["codec", "vocoder"], required=True)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
     parser.add_argument("--max-minutes", type=float, default=None, help="stop after so long; the next run goes on")
-    for name in ("codec_steps", "vocoder_steps", "joint_steps"):
+    for name in ("codec_steps", "vocoder_steps", "joint_steps", "processes"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(CodecTraining, name))
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     settings = CodecTraining(
-        codec_steps=options.codec_steps, vocoder_steps=options.vocoder_steps, joint_steps=options.joint_steps
+        codec_steps=options.codec_steps,
+        vocoder_steps=options.vocoder_steps,
+        joint_steps=options.joint_steps,
+        processes=options.processes,
     )
     stage = run_codec_stage if options.stage == "codec" else run_vocoder_stage
-    stage(options.out, settings, options.max_minutes)
+    run_in_processes(stage, (options.out, settings, options.max_minutes), settings.processes)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import random
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ from ...processing import SYSTEM_PROMPTS, TtTProcessor, audio_token_ids, load_au
 from ..trainer import TtTTrainer
 from .augment import augment
 from .domain import Domain, build_domain
+from .parallel import is_first_process
 from .settings import ModelSettings, TinySettings
 
 
@@ -58,15 +60,15 @@ def prepare(out: Path, settings: TinySettings) -> None:
     train_items = [item for item in items if item["split"] == "train"]
     if not (out / "tokenizer").exists():
         texts = [item[key] for item in train_items for key in ("question", "answer") if item[key]]
-        tokenizer = train_tokenizer(
-            texts + list(SYSTEM_PROMPTS.values()) * 50, settings.lm.text_vocab_size, codec.config.codebook_size
-        )
+        # What every prompt holds should be few tokens: they are computed with each sample.
+        texts += ["system\nuser\nassistant\n", *SYSTEM_PROMPTS.values()] * 50
+        tokenizer = train_tokenizer(texts, settings.lm.text_vocab_size, codec.config.codebook_size)
         _replace_folder(out / "tokenizer", TtTProcessor(tokenizer, None).save_pretrained)
     processor = TtTProcessor.from_pretrained(out / "tokenizer")
     config = model_config(processor, codec, settings.lm)
     builder = ChatSampleBuilder(processor, config, settings.lm.text_per_span, settings.lm.audio_per_span)
     examples = TinyMixture(train_items, codes, build_domain(), settings.lm.seed)
-    samples = Dataset.from_list(list(_build_samples(examples, builder, settings.lm.samples)))
+    samples = Dataset.from_list(list(_build_samples(examples, builder, settings.lm.samples, settings.lm.noise_copies)))
     _replace_folder(out / "samples", samples.save_to_disk)
 
 
@@ -137,13 +139,18 @@ class TinyMixture:
 
     # Task and how the user asks, with its share of the samples. Recognising speech and speaking are the hard parts.
     SHARES: ClassVar[dict[str, float]] = {
-        "asr": 0.30,
-        "chat_spoken": 0.26,
-        "chat_written": 0.06,
+        "asr": 0.28,
+        "chat_spoken": 0.28,
+        "chat_written": 0.04,
         "tts": 0.22,
-        "text_written": 0.02,
-        "text_sums": 0.14,
+        "text_written": 0.03,
+        "text_sums": 0.15,
     }
+    # Of the answers to spoken questions this share ends where the speech begins. How to say a text is learned by
+    # reading aloud as well, at half the price, so that more questions fit into the same time.
+    UNSPOKEN = 0.6
+    # Clean recordings among those with noise, echo and another speed.
+    CLEAN = 0.6
 
     def __init__(
         self, items: list[dict[str, Any]], codes: dict[str, list[list[int]]], domain: Domain, seed: int
@@ -184,7 +191,9 @@ class TinyMixture:
             codes = self._answer(item) if task == "chat" else []
             return ChatExample(task, _written(question), item["answer"], codes), ""
         recordings = [name for name in item["question_audio"] if name in self.codes]
-        user = [{"type": "audio", "codes": torch.tensor(rng.choice(self.codes[rng.choice(recordings)]))}]
+        clean, *noisy = self.codes[rng.choice(recordings)]
+        codes = rng.choice(noisy) if noisy and rng.random() > self.CLEAN else clean
+        user = [{"type": "audio", "codes": torch.tensor(codes)}]
         if task == "asr":
             return ChatExample(task, user, item["question"]), item["question"]
         return ChatExample(task, user, item["answer"], self._answer(item)), item["question"]
@@ -193,11 +202,42 @@ class TinyMixture:
         return self.codes[item["answer_audio"]][0]
 
 
-def _build_samples(examples: TinyMixture, builder: ChatSampleBuilder, count: int) -> Iterator[dict[str, list[int]]]:
+def _build_samples(
+    examples: TinyMixture, builder: ChatSampleBuilder, count: int, noise_copies: int
+) -> Iterator[dict[str, Any]]:
+    rng = random.Random(examples.seed + 1)
     for example, transcript in tqdm(examples.draw(count), total=count, desc="samples", unit="sample"):
         sample = builder(example)
+        if example.task == "chat" and transcript and rng.random() < examples.UNSPOKEN:
+            sample = _up_to_speech(sample, builder.config)
+        sample["length"] = training_length(sample["labels"], builder.config, noise_copies)
         sample["transcript_ids"] = builder.processor.tokenizer(transcript, add_special_tokens=False)["input_ids"]
         yield sample
+
+
+def training_length(labels: list[int], config: TtTConfig, noise_copies: int) -> int:
+    """
+    Positions that a sample takes in training, the noised copies of its speech included (at most): samples that are
+    batched together should be alike in this, or much is computed on padding.
+
+    Args:
+        labels (`list[int]`): Labels of the sample.
+        config (`TtTConfig`): Names the audio ids and the block length.
+        noise_copies (`int`): Copies of each span that the collator makes.
+
+    Returns:
+        `int`: The length.
+    """
+    runs = groupby(label >= config.audio_token_start_id for label in labels)
+    blocks = sum(-(-len(list(run)) // config.audio_block_length) for is_audio, run in runs if is_audio)
+    return len(labels) + noise_copies * blocks * config.audio_block_length
+
+
+def _up_to_speech(sample: dict[str, Any], config: TtTConfig) -> dict[str, Any]:
+    """Cuts a spoken reply behind the token that opens its first span."""
+    begins = config.begin_audio_token_ids or []
+    end = next((place for place, label in enumerate(sample["labels"], 1) if label in begins), len(sample["labels"]))
+    return {"input_ids": sample["input_ids"][:end], "labels": sample["labels"][:end], "length": end}
 
 
 # -- model ------------------------------------------------------------------------------------------------------------
@@ -291,14 +331,15 @@ class TinyTrainer(TtTTrainer):
     ) -> Any:
         transcripts = inputs.pop("transcript_ids")
         spoken = (transcripts >= 0).any(dim=1)
+        plain = self.accelerator.unwrap_model(model)
         if not (model.training and self.ctc_weight and spoken.any()):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs["output_hidden_states"] = True
-        heard = (inputs["input_ids"] > model.config.audio_token_start_id) & (inputs["labels"] < 0)
+        heard = (inputs["input_ids"] > plain.config.audio_token_start_id) & (inputs["labels"] < 0)
         heard &= inputs["position_ids"] == inputs["order_ids"]  # the clean sequence, not the noised copies
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         ctc = self._recognition_loss(
-            model, outputs.hidden_states[self.ctc_layer][spoken], heard[spoken], transcripts[spoken]
+            plain, outputs.hidden_states[self.ctc_layer][spoken], heard[spoken], transcripts[spoken]
         )
         self._add("ctc_loss", ctc, 1)
         loss = loss + self.ctc_weight * ctc
@@ -367,6 +408,7 @@ def train(out: Path, settings: TinySettings) -> None:
         report_to="none",
         seed=lm.seed,
         use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
     )
     trainer = TinyTrainer(
         model=model,
@@ -378,6 +420,8 @@ def train(out: Path, settings: TinySettings) -> None:
         ctc_layer=lm.ctc_layer,
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out / "model")) if (out / "model").is_dir() else None)
+    if not is_first_process():
+        return
     _replace_folder(out / "model" / "final", model.save_pretrained)
     trainer.state.save_to_json(str(out / "model" / "trainer_state.json"))
 

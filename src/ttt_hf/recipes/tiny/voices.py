@@ -49,19 +49,16 @@ class Voice:
 VOICES: dict[str, Voice] = {
     voice.name: voice
     for voice in (
-        Voice("joe", "piper", ("1.0", "0.667", "0.8"), 0.05),
-        Voice("joe-fast", "piper", ("0.82", "0.667", "0.8"), 0.06),
-        Voice("joe-slow", "piper", ("1.15", "0.5", "0.6"), 0.04),
-        Voice("joe-lively", "piper", ("0.92", "0.9", "1.0"), 0.05),
-        Voice("espeak-us", "espeak-ng", ("-v", "en-us", "-s", "150"), 0.07),
-        Voice("espeak-gb", "espeak-ng", ("-v", "en-gb", "-s", "160"), 0.07),
-        Voice("espeak-us-f3", "espeak-ng", ("-v", "en-us+f3", "-s", "150"), 0.07),
-        Voice("espeak-us-m3", "espeak-ng", ("-v", "en-us+m3", "-s", "165", "-p", "40"), 0.07),
-        Voice("flite-slt", "flite", ("-voice", "slt"), 0.12),
-        Voice("flite-awb", "flite", ("-voice", "awb"), 0.13),
-        Voice("flite-kal16", "flite", ("-voice", "kal16"), 0.09),
-        Voice("festival-slt-hts", "festival", ("voice_cmu_us_slt_arctic_hts",), 0.11),
-        Voice("festival-kal", "festival", ("voice_kal_diphone",), 0.07),
+        # Without noise the reply voice says the same text the same way each time: speech that a small model can learn.
+        Voice(REPLY_VOICE, "piper", ("1.15", "0.0", "0.0"), 0.0),
+        Voice("joe-normal", "piper", ("1.0", "0.667", "0.8"), 0.10),
+        Voice("joe-fast", "piper", ("0.82", "0.667", "0.8"), 0.10),
+        Voice("joe-slow", "piper", ("1.15", "0.5", "0.6"), 0.10),
+        Voice("espeak-us", "espeak-ng", ("-v", "en-us", "-s", "150"), 0.13),
+        Voice("espeak-us-m3", "espeak-ng", ("-v", "en-us+m3", "-s", "165", "-p", "40"), 0.06),
+        Voice("flite-slt", "flite", ("-voice", "slt"), 0.18),
+        Voice("flite-awb", "flite", ("-voice", "awb"), 0.16),
+        Voice("festival-slt-hts", "festival", ("voice_cmu_us_slt_arctic_hts",), 0.17),
         Voice(HELD_OUT_VOICE, "flite", ("-voice", "rms"), 0.0),
     )
 }

@@ -1,0 +1,47 @@
+"""Training in several processes: they form a group, the first one writes, errors come through."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ttt_hf.recipes.tiny.parallel import is_first_process, run_in_processes
+
+
+def note(folder: Path) -> None:
+    """What a process knows about itself, and the sum of all ranks plus one."""
+    total = torch.tensor(1.0 + int(os.environ.get("RANK", "0")))
+    if dist.is_initialized():
+        dist.all_reduce(total)
+    facts = {"total": float(total), "first": is_first_process(), "threads": torch.get_num_threads()}
+    (folder / f"{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps(facts))
+
+
+def fail() -> None:
+    raise ValueError("this process stops")
+
+
+def read(folder: Path) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.iterdir())}
+
+
+def test_processes_work_as_a_group(tmp_path: Path) -> None:
+    run_in_processes(note, (tmp_path,), 2)
+    facts = read(tmp_path)
+    assert [fact["first"] for fact in facts.values()] == [True, False]
+    assert {fact["total"] for fact in facts.values()} == {3.0}
+    assert not dist.is_initialized()
+    assert "RANK" not in os.environ
+
+
+def test_one_process_is_this_one(tmp_path: Path) -> None:
+    run_in_processes(note, (tmp_path,), 1)
+    assert read(tmp_path)["alone"] == {"total": 1.0, "first": True, "threads": torch.get_num_threads()}
+
+
+def test_errors_come_through() -> None:
+    with pytest.raises(Exception, match="this process stops"):
+        run_in_processes(fail, (), 2)
