@@ -108,7 +108,7 @@ def test_the_card_tells_data_voices_licences_limits_and_training(text: str) -> N
     assert "6.2 M parameters, with a codec of 4.5 M" in text
     assert "one codebook of 27 codes" in text
     assert "12.5 codes a second" in text
-    assert "1234 steps of 6 samples" in text
+    assert "1234 steps of 24 samples" in text
     assert "1 of hidden size 32" in text
     for licence in (card.LICENCES["piper"], card.LICENCES["espeak-ng"], card.LICENCES["flite"]):
         assert licence in text
@@ -133,6 +133,9 @@ def test_writing_the_card(root: Path, small_settings: TinySettings, checkpoint: 
     assert path.read_text(encoding="utf-8").startswith("---\n")
     before = path.read_text(encoding="utf-8")
     assert card.write_card(root, small_settings).read_text(encoding="utf-8") == before, "the card counts itself"
+    noted = card.write_card(root, small_settings, "The codec was trained before.").read_text(encoding="utf-8")
+    assert "\n- The codec was trained before.\n" in noted
+    assert noted.replace("\n- The codec was trained before.", "") == before
     path.unlink()
     (root / "scores.json").unlink()
     with pytest.raises(FileNotFoundError, match="run the stage score first"):

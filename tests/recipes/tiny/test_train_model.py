@@ -10,6 +10,7 @@ import torch
 
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
+from ttt_hf.data import TtTDataCollator
 from ttt_hf.recipes.tiny import train_model
 from ttt_hf.recipes.tiny.domain import build_domain
 from ttt_hf.recipes.tiny.parallel import run_in_processes
@@ -102,9 +103,19 @@ def test_some_spoken_answers_end_where_the_speech_begins(out):
     spoken = [sample for sample in samples if sample["transcript_ids"] and set(begins) & set(sample["labels"])]
     cut = [sample for sample in spoken if sample["labels"][-1] in begins]
     assert 0 < len(cut) < len(spoken)
-    assert all(len(sample["input_ids"]) == len(sample["labels"]) == sample["length"] for sample in samples)
+    assert all(len(sample["input_ids"]) == len(sample["labels"]) for sample in samples)
     whole = [sample for sample in samples if sample not in cut]
     assert all(sample["labels"][-1] == processor.tokenizer.eos_token_id for sample in whole)
+
+
+def test_length_counts_the_noised_copies(out, settings):
+    processor, codec = TtTProcessor.from_pretrained(out / "tokenizer"), train_model.load_codec(out / "codec")
+    config = train_model.model_config(processor, codec, settings.lm)
+    collator = TtTDataCollator(config, processor.tokenizer.pad_token_id, noise_copies=settings.lm.noise_copies)
+    for sample in train_model.load_from_disk(str(out / "samples")):
+        taken = collator([sample])["input_ids"].shape[1]
+        assert taken <= sample["length"] <= 2 * taken
+        assert sample["length"] == taken or any(label >= config.audio_token_start_id for label in sample["labels"])
 
 
 def test_near_codes_start_with_near_embeddings(out, settings):
@@ -115,6 +126,22 @@ def test_near_codes_start_with_near_embeddings(out, settings):
     start = model.config.audio_token_start_id + 1
     distances = torch.pdist(model.get_input_embeddings().weight[start : start + 75])
     assert torch.corrcoef(torch.stack([distances, torch.pdist(codec.codebook)]))[0, 1] > 0.5
+
+
+def test_rare_codes_learn_from_those_with_the_same_digits(out, settings):
+    processor, codec = TtTProcessor.from_pretrained(out / "tokenizer"), train_model.load_codec(out / "codec")
+    model = TtTForConditionalGeneration(train_model.model_config(processor, codec, settings.lm))
+    digits = train_model.code_digits(codec.codebook)
+    assert digits.shape == (75, 5 + 5 + 3)
+    assert torch.equal(digits.sum(dim=1), torch.full((75,), 3.0))
+    train_model.share_code_gradients(model, codec.codebook, share=0.5)
+    weight, start = model.get_input_embeddings().weight, model.config.audio_token_start_id + 1
+    weight[[0, start + 7]].sum().backward()
+    shared = 0.5 * (digits @ digits[7])
+    shared[7] += 1
+    torch.testing.assert_close(weight.grad[start : start + 75, 0], shared)
+    assert weight.grad[0].eq(1).all()
+    assert weight.grad[1:start].eq(0).all()
 
 
 def test_training_resumes_and_ends_with_a_model(out, settings):

@@ -74,12 +74,13 @@ ROWS = (
 )
 
 
-def write_card(out: Path, settings: TinySettings) -> Path:
+def write_card(out: Path, settings: TinySettings, note: str = "") -> Path:
     """Writes OUT/ttt-tiny/README.md.
 
     Args:
         out (`Path`): The recipe's output root, with `scores.json`, `data/` and `ttt-tiny/`.
         settings (`TinySettings`): The recipe.
+        note (`str`): What a reader has to know of this training beyond the recipe.
 
     Returns:
         `Path`: The card.
@@ -91,7 +92,7 @@ def write_card(out: Path, settings: TinySettings) -> Path:
     if not (checkpoint / "config.json").is_file():
         raise FileNotFoundError(f"There is no checkpoint in {checkpoint}: run the stage assemble first.")
     scores = read_scores(out / "scores.json")
-    card = model_card(scores, data_statistics(out / "data"), settings, checkpoint)
+    card = model_card(scores, data_statistics(out / "data"), settings, checkpoint, note)
     _write_atomically(checkpoint / "README.md", card)
     return checkpoint / "README.md"
 
@@ -237,7 +238,9 @@ def data_statistics(data: Path) -> dict[str, Any]:
     }
 
 
-def model_card(scores: dict[str, Any], data: dict[str, Any], settings: TinySettings, checkpoint: Path) -> str:
+def model_card(
+    scores: dict[str, Any], data: dict[str, Any], settings: TinySettings, checkpoint: Path, note: str = ""
+) -> str:
     """The whole card.
 
     Args:
@@ -246,6 +249,7 @@ def model_card(scores: dict[str, Any], data: dict[str, Any], settings: TinySetti
         settings (`TinySettings`): The recipe.
         checkpoint (`Path`): Folder of the checkpoint, for its size, shape and codebook; beside it lies
             `model/trainer_state.json`, which says how long it was trained.
+        note (`str`): A sentence for the section on training.
 
     Returns:
         `str`: Markdown with the Hub's metadata in front.
@@ -270,6 +274,7 @@ def model_card(scores: dict[str, Any], data: dict[str, Any], settings: TinySetti
         held_out_voice=HELD_OUT_VOICE,
         recipe_command=RECIPE_COMMAND,
         settings=settings,
+        note=note,
         lm=settings.lm,
         codec=codec,
         codebook_size=math.prod(codec["fsq_levels"]),
@@ -386,10 +391,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="output root (default: %(default)s)")
     parser.add_argument("--readme", type=Path, help="README whose block of scores is filled in as well")
+    parser.add_argument("--note", default="", help="a sentence on this training that the recipe does not tell")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="settings the model was made with")
     options = parser.parse_args(arguments)
     try:
-        print(write_card(options.out, load_settings(overrides=options.overrides)))
+        print(write_card(options.out, load_settings(overrides=options.overrides), options.note))
         if options.readme is not None:
             fill_readme(options.readme, read_scores(options.out / "scores.json"))
             print(options.readme)

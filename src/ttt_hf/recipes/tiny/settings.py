@@ -59,6 +59,7 @@ class ModelSettings:
         noise_copies (`int`): Noised copies of each span (`two_stream`).
         augmented_copies (`int`): Noisy variants of each spoken question, besides the clean one.
         ctc_weight (`float`), ctc_layer (`int`): Auxiliary loss that recognises the user's audio, and its layer.
+        code_gradient_share (`float`): How much audio codes learn from other codes with the same quantiser digits.
         samples (`int`): Training samples drawn from the items; training goes over them again with new noise.
         steps (`int`): Optimiser steps.
         processes (`int`): Processes that train together on a CPU, each on batches of the size given.
@@ -85,6 +86,7 @@ class ModelSettings:
     augmented_copies: int
     ctc_weight: float
     ctc_layer: int
+    code_gradient_share: float
     samples: int
     steps: int
     processes: int

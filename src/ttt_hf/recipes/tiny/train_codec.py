@@ -63,9 +63,9 @@ class CodecTraining:
     """
 
     seed: int = 0
-    codec_steps: int = 12000
-    vocoder_steps: int = 2500
-    joint_steps: int = 1500
+    codec_steps: int = 6000
+    vocoder_steps: int = 1300
+    joint_steps: int = 800
     batch_seconds: float = 24.0
     vocoder_batch_seconds: float = 16.0
     codec_learning_rate: float = 1.5e-3

@@ -279,19 +279,60 @@ def model_config(processor: TtTProcessor, codec: TtTTinyCodec, settings: ModelSe
 @torch.no_grad()
 def place_codes_by_geometry(model: TtTForConditionalGeneration, codebook: torch.Tensor, seed: int) -> None:
     """
-    Initialises the codes' embeddings from the quantiser's geometry, so that near codes start out alike.
+    Initialises the codes' embeddings from the quantiser's digits: each digit has a direction of its own, the near ones
+    alike, so that codes that share digits start out alike.
 
     Args:
         model (`TtTForConditionalGeneration`): Changed in place.
         codebook (`torch.Tensor` of shape `(audio_vocab_size, levels)`): The quantiser's vectors.
-        seed (`int`): Seed of the random projection.
+        seed (`int`): Seed of the random directions.
     """
     weight = model.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(seed)
-    projection = torch.randn(codebook.shape[1], weight.shape[1], generator=generator)
-    rows = codebook @ projection + 0.5 * torch.randn(codebook.shape[0], weight.shape[1], generator=generator)
+    parts = torch.cat([codebook, code_digits(codebook), 0.5 * torch.eye(len(codebook))], dim=1)
+    rows = parts @ torch.randn(parts.shape[1], weight.shape[1], generator=generator)
     start = model.config.audio_token_start_id + 1
     weight[start : start + len(codebook)] = rows / rows.std() * model.config.get_text_config().initializer_range
+
+
+def code_digits(codebook: torch.Tensor) -> torch.Tensor:
+    """
+    The digits of each code, one-hot.
+
+    Args:
+        codebook (`torch.Tensor` of shape `(audio_vocab_size, levels)`): The quantiser's vectors.
+
+    Returns:
+        `torch.Tensor` of shape `(audio_vocab_size, sum of the numbers of levels)`: Ones and zeros.
+    """
+    columns = [torch.unique(column, return_inverse=True)[1] for column in codebook.T]
+    return torch.cat([F.one_hot(column).float() for column in columns], dim=1)
+
+
+def share_code_gradients(model: TtTForConditionalGeneration, codebook: torch.Tensor, share: float) -> None:
+    """
+    Lets codes learn from the codes that share digits with them.
+
+    There are thousands of codes, and most are rare in a few hours of speech. What a rare code means can be learned
+    from its digits, each of which is frequent: the gradients of all codes with a digit are added up, and a share of
+    the sum is added to the gradient of each. The model itself stays as it is, one embedding a code.
+
+    Args:
+        model (`TtTForConditionalGeneration`): Gets a hook on its embeddings, to which the output layer is tied.
+        codebook (`torch.Tensor` of shape `(audio_vocab_size, levels)`): The quantiser's vectors.
+        share (`float`): Weight of the sums.
+    """
+    digits = code_digits(codebook)
+    start = model.config.audio_token_start_id + 1
+
+    def add_shared(gradient: torch.Tensor) -> torch.Tensor:
+        members = digits.to(gradient)
+        total = gradient.clone()
+        codes = total[start : start + len(members)]
+        codes += share * (members @ (members.T @ codes))
+        return total
+
+    model.get_input_embeddings().weight.register_hook(add_shared)
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -384,6 +425,7 @@ def train(out: Path, settings: TinySettings) -> None:
     config = model_config(processor, codec, lm)
     model = TtTForConditionalGeneration(config)
     place_codes_by_geometry(model, codec.codebook, lm.seed)
+    share_code_gradients(model, codec.codebook, lm.code_gradient_share)
     logger.info("training %.2f M parameters", model.num_parameters() / 1e6)
     collator = TtTDataCollator(
         config, processor.tokenizer.pad_token_id, lm.objective, noise_copies=lm.noise_copies, seed=lm.seed
