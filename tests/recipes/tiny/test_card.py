@@ -128,6 +128,15 @@ def test_statistics_count_the_tables(root: Path) -> None:
     assert data["hours"] == pytest.approx(sum(voice["hours"] for voice in data["voices"].values()))
 
 
+def test_a_missed_aim_is_said(scores: dict[str, Any], text: str) -> None:
+    assert card.aims_are_met(scores)
+    assert "not finished" not in text
+    for split, entry, value in (("wording", "asr", 2.1), ("wording", "chat", 96.9), ("sentences", "tts", None)):
+        missed = json.loads(json.dumps(scores))
+        missed["results"][split][entry]["value"] = value
+        assert not card.aims_are_met(missed)
+
+
 def test_writing_the_card(root: Path, small_settings: TinySettings, checkpoint: Path) -> None:
     path = card.write_card(root, small_settings)
     assert path.read_text(encoding="utf-8").startswith("---\n")

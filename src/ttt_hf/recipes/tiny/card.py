@@ -138,6 +138,24 @@ def read_scores(path: Path) -> dict[str, Any]:
     return scores
 
 
+def aims_are_met(scores: dict[str, Any]) -> bool:
+    """Whether every measured value reaches what the recipe aims at.
+
+    Args:
+        scores (`dict`): Content of `scores.json`.
+
+    Returns:
+        `bool`: False if a value misses its aim or was not measured.
+    """
+    for row in ROWS:
+        value = scores["results"][row.split][row.entry]["value"]
+        if row.bar:
+            sign, number, _ = row.bar.split()
+            if value is None or (value > float(number) if sign == "<=" else value < float(number)):
+                return False
+    return True
+
+
 def score_table(scores: dict[str, Any]) -> str:
     """The table of scores in Markdown.
 
@@ -275,6 +293,7 @@ def model_card(
         recipe_command=RECIPE_COMMAND,
         settings=settings,
         note=note,
+        unfinished=not aims_are_met(scores),
         lm=settings.lm,
         codec=codec,
         codebook_size=math.prod(codec["fsq_levels"]),
