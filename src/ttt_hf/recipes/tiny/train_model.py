@@ -207,7 +207,7 @@ def _build_samples(
 ) -> Iterator[dict[str, Any]]:
     rng = random.Random(examples.seed + 1)
     for example, transcript in tqdm(examples.draw(count), total=count, desc="samples", unit="sample"):
-        sample = builder(example)
+        sample: dict[str, Any] = builder(example)
         if example.task == "chat" and transcript and rng.random() < examples.UNSPOKEN:
             sample = _up_to_speech(sample, builder.config)
         sample["length"] = training_length(sample["labels"], builder.config, noise_copies)
