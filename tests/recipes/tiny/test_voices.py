@@ -16,7 +16,7 @@ from ttt_hf.recipes.tiny.synthesize import synthesize
 from ttt_hf.recipes.tiny.voices import SAMPLING_RATE, VOICES, Voice, check_engines, question_voices, speak
 
 
-@pytest.mark.parametrize("name", ["espeak-us", "flite-slt", "festival-kal"])
+@pytest.mark.parametrize("name", ["espeak-us", "flite-slt", "festival-slt-hts"])
 def test_speak(name: str) -> None:
     if shutil.which(VOICES[name].engine) is None:
         pytest.skip(f"{VOICES[name].engine} is not installed")

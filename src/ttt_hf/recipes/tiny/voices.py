@@ -79,7 +79,7 @@ def check_engines() -> None:
     if missing:
         raise RuntimeError(
             f"Speech programs are missing ({', '.join(missing)}): install them with "
-            "'apt-get install espeak-ng flite festival festvox-us-slt-hts festvox-kallpc16k'."
+            "'apt-get install espeak-ng flite festival festvox-us-slt-hts'."
         )
     _piper_model()
     if importlib.util.find_spec("piper") is None:
