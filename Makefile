@@ -9,6 +9,9 @@ BIN     := $(VENV)/bin
 # Byte-compiling all of PyTorch takes longer than installing it; Python compiles what it imports, when it does.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq --no-compile -c constraints.txt
 
+# Where Python is told to keep no bytecode, as in many containers, every start would compile PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format tiny bench clean
 
