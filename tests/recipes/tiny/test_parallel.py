@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ttt_hf.recipes.tiny.parallel import is_first_process, run_in_processes
+from ttt_hf.recipes.tiny.parallel import any_process, average_gradients, is_first_process, run_in_processes
 
 
 def note(folder: Path) -> None:
@@ -16,7 +16,11 @@ def note(folder: Path) -> None:
     total = torch.tensor(1.0 + int(os.environ.get("RANK", "0")))
     if dist.is_initialized():
         dist.all_reduce(total)
-    facts = {"total": float(total), "first": is_first_process(), "threads": torch.get_num_threads()}
+    weight = torch.nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([1.0, 2.0 + 2 * int(os.environ.get("RANK", "0"))])
+    average_gradients([weight])
+    facts = {"gradient": weight.grad.tolist(), "stop": any_process(os.environ.get("RANK") == "1")}
+    facts |= {"total": float(total), "first": is_first_process(), "threads": torch.get_num_threads()}
     (folder / f"{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps(facts))
 
 
@@ -33,15 +37,19 @@ def test_processes_work_as_a_group(tmp_path: Path) -> None:
     facts = read(tmp_path)
     assert [fact["first"] for fact in facts.values()] == [True, False]
     assert {fact["total"] for fact in facts.values()} == {3.0}
+    assert all(fact["gradient"] == [1.0, 3.0] and fact["stop"] for fact in facts.values())
     assert not dist.is_initialized()
     assert "RANK" not in os.environ
 
 
 def test_one_process_is_this_one(tmp_path: Path) -> None:
     run_in_processes(note, (tmp_path,), 1)
-    assert read(tmp_path)["alone"] == {"total": 1.0, "first": True, "threads": torch.get_num_threads()}
+    fact = read(tmp_path)["alone"]
+    assert fact == {
+        "gradient": [1.0, 2.0], "stop": False, "total": 1.0, "first": True, "threads": torch.get_num_threads()
+    }  # fmt: skip
 
 
 def test_errors_come_through() -> None:
-    with pytest.raises(Exception, match="this process stops"):
+    with pytest.raises(RuntimeError, match=r"^ValueError: this process stops$"):
         run_in_processes(fail, (), 2)

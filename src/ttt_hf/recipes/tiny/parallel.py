@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+from torch import nn
+from torch.multiprocessing import ProcessRaisedException, spawn
 
 
 def run_in_processes(function: Callable[..., object], arguments: tuple[Any, ...], count: int) -> None:
@@ -21,7 +22,7 @@ def run_in_processes(function: Callable[..., object], arguments: tuple[Any, ...]
         count: Number of processes; with one, or where there is a GPU, the function is simply called.
 
     Raises:
-        torch.multiprocessing.ProcessRaisedException: The function raised in one of the processes.
+        RuntimeError: The function raised in one of the processes; the traceback there is the cause.
     """
     if count == 1 or torch.cuda.is_available():
         function(*arguments)
@@ -30,12 +31,42 @@ def run_in_processes(function: Callable[..., object], arguments: tuple[Any, ...]
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
     threads = max(1, torch.get_num_threads() // count)
-    torch.multiprocessing.spawn(_work, (function, arguments, count, port, threads), nprocs=count)
+    try:
+        spawn(_work, (function, arguments, count, port, threads), nprocs=count)
+    except ProcessRaisedException as error:
+        # The last line of the traceback says what was wrong.
+        raise RuntimeError(str(error).strip().splitlines()[-1]) from error
 
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes files."""
     return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Gives the parameters of every process the mean of all processes' gradients; does nothing in a single process.
+
+    Args:
+        parameters: The same ones, in the same order, in each process.
+    """
+    if not dist.is_initialized():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # One message: many small ones would cost more than the arithmetic.
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(together)
+    parts = (together / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def any_process(condition: bool) -> bool:
+    """Whether the condition holds in some process, so that all of them stop together."""
+    if not dist.is_initialized():
+        return condition
+    flag = torch.tensor(float(condition))
+    dist.all_reduce(flag)
+    return bool(flag)
 
 
 def _work(

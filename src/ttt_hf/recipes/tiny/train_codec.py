@@ -31,7 +31,7 @@ from ...codecs.modeling_ttt_tiny_codec import TtTTinyCodecBlock
 from .augment import change_speed, degrade
 from .codec_clips import Utterance, read_wave, training_utterances
 from .codec_losses import mel_distance, spread_distance, waveform_distance
-from .parallel import is_first_process, run_in_processes
+from .parallel import any_process, average_gradients, is_first_process, run_in_processes
 from .voices import REPLY_VOICE, VOICES
 
 
@@ -314,8 +314,7 @@ def train(
         loss, parts = loss_function(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if processes > 1:
-            _average_gradients(parameters, processes)
+        average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         done += 1
@@ -323,31 +322,13 @@ def train(
             averages[key] = 0.98 * averages.get(key, value.item()) + 0.02 * value.item()
         progress.set_postfix({key: f"{value:.4f}" for key, value in averages.items()}, refresh=False)
         now = time.monotonic()
-        if max_minutes is not None and _any_process(now - started > 60 * max_minutes, processes):
+        if max_minutes is not None and any_process(now - started > 60 * max_minutes):
             break
         if now - saved > SAVE_SECONDS:
             save()
             saved = now
     save()
     return done >= steps
-
-
-def _average_gradients(parameters: list[nn.Parameter], processes: int) -> None:
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    # One message: many small ones would cost more than the arithmetic.
-    together = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(together)
-    parts = (together / processes).split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
-def _any_process(condition: bool, processes: int) -> bool:
-    if processes == 1:
-        return condition
-    flag = torch.tensor(float(condition))
-    dist.all_reduce(flag)
-    return bool(flag)
 
 
 def _one_thread(_: int) -> None:

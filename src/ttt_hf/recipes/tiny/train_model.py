@@ -237,7 +237,7 @@ def _up_to_speech(sample: dict[str, Any], config: TtTConfig) -> dict[str, Any]:
     """Cuts a spoken reply behind the token that opens its first span."""
     begins = config.begin_audio_token_ids or []
     end = next((place for place, label in enumerate(sample["labels"], 1) if label in begins), len(sample["labels"]))
-    return {"input_ids": sample["input_ids"][:end], "labels": sample["labels"][:end], "length": end}
+    return {"input_ids": sample["input_ids"][:end], "labels": sample["labels"][:end]}
 
 
 # -- model ------------------------------------------------------------------------------------------------------------
