@@ -137,14 +137,15 @@ class TinyMixture:
         seed (`int`): Seed of the draws.
     """
 
-    # Task and how the user asks, with its share of the samples. Recognising speech and speaking are the hard parts.
+    # Task and how the user asks, with its share of the samples. Written questions are short: they teach the answers at
+    # a fraction of what a spoken question costs. There are more sums than all other facts, so they have a share apart.
     SHARES: ClassVar[dict[str, float]] = {
-        "asr": 0.28,
-        "chat_spoken": 0.28,
-        "chat_written": 0.04,
-        "tts": 0.22,
-        "text_written": 0.03,
-        "text_sums": 0.15,
+        "asr": 0.17,
+        "chat_spoken": 0.24,
+        "chat_written": 0.03,
+        "tts": 0.24,
+        "text_written": 0.13,
+        "text_sums": 0.19,
     }
     # Of the answers to spoken questions this share ends where the speech begins. How to say a text is learned by
     # reading aloud as well, at half the price, so that more questions fit into the same time.
@@ -160,13 +161,14 @@ class TinyMixture:
         self.seed = seed
         heard = [item for item in items if any(name in codes for name in item["question_audio"])]
         answered = [item for item in items if item["answer_audio"] in codes]
+        facts = list({item["fact"]: item for item in items if item["fact"]}.values())
         self.pools = {
             "asr": heard,
             "chat_spoken": [item for item in heard if item["answer_audio"] in codes],
             "chat_written": list({item["fact"]: item for item in answered if item["fact"]}.values()),
             "tts": list({item["answer"]: item for item in answered}.values()),
-            "text_written": list({item["fact"]: item for item in items if item["fact"]}.values()),
-            "text_sums": [item for item in items if item["family"] == "arithmetic" and not item["question_audio"]],
+            "text_written": [item for item in facts if item["family"] != "arithmetic"],
+            "text_sums": [item for item in facts if item["family"] == "arithmetic"],
         }
 
     def draw(self, count: int) -> Iterator[tuple[ChatExample, str]]:
