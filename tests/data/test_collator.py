@@ -1,10 +1,11 @@
 """The collator: what its batches hold, and that the model meets in training exactly what it meets in inference."""
 
+import numpy as np
 import pytest
 import torch
 
 from ttt_hf import TtTForConditionalGeneration
-from ttt_hf.data import TtTDataCollator
+from ttt_hf.data import TtTDataCollator, pack_samples
 
 
 MASK, END, END_LAST = 632, 633, 634
@@ -20,6 +21,13 @@ def collate(make_config):
         return TtTDataCollator(make_config(attention, block_length), pad_token_id=0, **kwargs)(samples)
 
     return run
+
+
+class FixedNoise(TtTDataCollator):
+    """Noise that follows from the sample alone, so that it does not depend on how samples are batched or packed."""
+
+    def _noise(self, sample, levels, clean, rng):
+        return super()._noise(sample, np.full(len(levels), 0.6), clean, np.random.default_rng(sample["input_ids"]))
 
 
 def canvases(batch, row=0):
@@ -153,10 +161,114 @@ def test_prefix_preservation_keeps_spans_before_a_random_one(collate):
     assert 8 <= kept <= 26  # half of 32 in expectation
 
 
+def test_noise_follows_from_the_number_of_the_draw(collate, make_config):
+    """Whatever was drawn before, in whichever process: so training that goes on after a break meets the same noise."""
+    draws = [{**SAMPLE, "draw": 3}, {**SAMPLE, "draw": 7}]
+    first = collate(draws)
+    collator = TtTDataCollator(make_config(), pad_token_id=0)
+    collator([SAMPLE] * 5)
+    again, other = collator(draws), collator([{**SAMPLE, "draw": 4}, {**SAMPLE, "draw": 7}])
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["input_ids"][0], other["input_ids"][0])
+
+
+def test_complementary_copies_learn_every_position_together(collate):
+    batch = collate([SAMPLE], noise_copies=2, complementary=True)
+    for first, second in zip(*[iter(canvases(batch))] * 2):
+        masked = [batch["input_ids"][0, copy] == MASK for copy in (first, second)]
+        noised = torch.arange(len(first)) >= len(first) - 8
+        assert torch.equal(masked[0] | masked[1], noised)
+
+
+def test_noise_per_span(collate):
+    def levels(**kwargs):
+        batch = collate([SAMPLE], block_canvas=False, **kwargs)
+        return [round(float(batch["noise_levels"][0, copy].max()), 4) for copy in canvases(batch)]
+
+    assert len(set(levels())) == 1
+    assert len(set(levels(noise_per="span"))) == 2
+
+
+@pytest.mark.parametrize("objective", ["two_stream", "paper"])
+def test_flat_weights_are_the_same_at_all_masked_positions(collate, objective):
+    settings = {"block_canvas": False, "clean_batch_probability": 0.0, "prefix_preservation": 0.0}
+    batch = collate([SAMPLE], objective=objective, weighting="flat", **settings)
+    runs = {12: 2, 21: 2} if objective == "two_stream" else {33: 1}  # the mean of two spans, or all positions alike
+    weights = batch["audio_loss_weights"][batch["audio_loss_weights"] > 0]
+    assert {round(1 / float(weight)) for weight in weights} <= {length * spans for length, spans in runs.items()}
+
+
+def test_span_truncation_cuts_the_last_span_anew_at_each_draw(collate):
+    whole = len(SAMPLE["input_ids"])
+    lengths = set()
+    for draw in range(20):
+        batch = collate([{**SAMPLE, "draw": draw}], objective="paper", span_truncation=1.0)
+        length = int(batch["attention_mask"].sum())
+        kept = length - (whole - 2 - 20)  # 20 codes, their end marker and the end of the turn
+        assert 6 <= kept <= 18
+        assert batch["labels"][0, :length].tolist() == SAMPLE["labels"][:length]
+        lengths.add(length)
+    assert len(lengths) > 3
+    assert collate([SHORT], span_truncation=1.0)["labels"].tolist() == [SHORT["labels"]]
+
+
+@pytest.mark.parametrize("attention", ["span", "block_causal"])
+@pytest.mark.parametrize("objective", ["two_stream", "paper"])
+def test_packed_samples_are_learned_as_if_each_had_its_row(make_config, attention, objective):
+    torch.manual_seed(0)
+    model = TtTForConditionalGeneration(make_config(attention))
+    collator = FixedNoise(make_config(attention), 0, objective, noise_copies=2)
+    collator.clean_batch_probability = collator.prefix_preservation = 0.0
+    samples = [SAMPLE, SHORT, {name: ids[:-10] for name, ids in SAMPLE.items()}]
+    packed = pack_samples(
+        {
+            "input_ids": [sample["input_ids"] for sample in samples],
+            "labels": [sample["labels"] for sample in samples],
+            "length": [len(sample["input_ids"]) for sample in samples],
+        },
+        row_length=1000,
+    )
+    assert len(packed["input_ids"]) == 1
+    results = []
+    for rows in (samples, [{name: column[0] for name, column in packed.items()}]):
+        batch = collator(rows)
+        batch.pop("noise_levels")
+        model.zero_grad()
+        outputs = model(**batch)
+        outputs.loss.backward()
+        results.append((outputs, model.model.layers[0].mlp.up_proj.weight.grad.clone()))
+    (apart, apart_gradient), (together, together_gradient) = results
+    assert apart.num_samples == together.num_samples == 3
+    assert apart.num_text_targets == together.num_text_targets
+    assert apart.num_audio_targets == together.num_audio_targets > 0
+    assert together.text_loss.item() == pytest.approx(apart.text_loss.item(), rel=1e-5)
+    assert together.audio_loss.item() == pytest.approx(apart.audio_loss.item(), rel=1e-5)
+    assert torch.allclose(apart_gradient, together_gradient, atol=1e-6)
+
+
+def test_clean_tokens_learn_nothing_from_noised_ones(make_config):
+    """Text is learned behind clean audio alone: its loss does not depend on what the noised copies hold."""
+    torch.manual_seed(0)
+    model = TtTForConditionalGeneration(make_config())
+    batch = TtTDataCollator(make_config(), 0, noise_copies=2)([SAMPLE, SHORT])
+    batch.pop("noise_levels")
+    embeddings = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()
+    outputs = model(inputs_embeds=embeddings, **batch)
+    (gradient,) = torch.autograd.grad(outputs.text_loss, embeddings)
+    clean = torch.arange(embeddings.shape[1]) < torch.tensor([[len(SAMPLE["input_ids"])], [len(SHORT["input_ids"])]])
+    assert (gradient[~clean] == 0).all() and (gradient[clean] != 0).any()
+
+
 def test_errors(collate):
     with pytest.raises(ValueError, match="objective"):
         collate([SAMPLE], objective="banana")
+    with pytest.raises(ValueError, match="weighting"):
+        collate([SAMPLE], weighting="banana")
+    with pytest.raises(ValueError, match="even number"):
+        collate([SAMPLE], noise_copies=3, complementary=True)
     with pytest.raises(ValueError, match="noise_copies"):
         collate([SAMPLE], noise_copies=0)
     with pytest.raises(ValueError, match="same length"):
         collate([{"input_ids": [1, 2], "labels": [1]}])
+    with pytest.raises(ValueError, match="sample_lengths"):
+        collate([{**SAMPLE, "sample_lengths": [3, 4]}])

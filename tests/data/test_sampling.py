@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ttt_hf.data import LengthGroupedSampler
+from ttt_hf.data import LengthGroupedSampler, NumberedDataset
 
 
 LENGTHS = np.random.default_rng(0).integers(20, 200, size=1003).tolist()
@@ -39,6 +39,18 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert list(first) != list(second)
     second.set_epoch(0)
     assert list(first) == list(second)
+
+
+def test_every_draw_of_every_epoch_has_its_own_number():
+    samples = NumberedDataset([{"length": length} for length in LENGTHS])
+    sampler = LengthGroupedSampler(LENGTHS, 8, seed=0)
+    seen = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        drawn = [samples[draw] for draw in sampler]
+        assert sorted(sample["length"] for sample in drawn) == sorted(LENGTHS)
+        seen += [sample["draw"] for sample in drawn]
+    assert sorted(seen) == list(range(2 * len(LENGTHS)))
 
 
 def test_fewer_samples_than_a_batch():

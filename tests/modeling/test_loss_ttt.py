@@ -85,13 +85,13 @@ def test_text_loss_by_hand():
     logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)], [0.0, 0.0]])
     rows = torch.tensor([0, 0, 2])
     # row 0: mean of log 2 and log(4 / 3); row 1 has no target and counts; row 2: log 2
-    loss = text_loss(logits, torch.tensor([0, 1, 1]), rows, batch_size=3)
+    loss = text_loss(logits, torch.tensor([0, 1, 1]), rows, num_samples=3)
     assert loss.item() == pytest.approx(((math.log(2) + math.log(4 / 3)) / 2 + 0 + math.log(2)) / 3, rel=1e-6)
 
 
 def test_audio_loss_by_hand():
     logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)]])
-    loss = audio_loss(logits, torch.tensor([0, 1]), torch.tensor([0.5, 2.0]), batch_size=4)
+    loss = audio_loss(logits, torch.tensor([0, 1]), torch.tensor([0.5, 2.0]), num_samples=4)
     assert loss.item() == pytest.approx((0.5 * math.log(2) + 2 * math.log(4 / 3)) / 4, rel=1e-6)
 
 

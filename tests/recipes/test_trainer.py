@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from ttt_hf import TtTForConditionalGeneration
-from ttt_hf.data import TtTDataCollator
+from ttt_hf.data import TtTDataCollator, pack_samples
 from ttt_hf.recipes.trainer import TtTTrainer
 
 
@@ -32,9 +32,9 @@ def make_samples(count):
 class NoiseOfTheSample(TtTDataCollator):
     """Draws the noise from the sample's own content, so that it does not depend on how samples are batched."""
 
-    def _two_stream_row(self, row, levels):
-        self.generator = np.random.default_rng(row["input_ids"])
-        return super()._two_stream_row(row, np.array([0.6] * len(levels)))
+    def _two_stream(self, sample, levels, rng):
+        rng = np.random.default_rng(sample["input_ids"])
+        return super()._two_stream(sample, np.array([0.6] * len(levels)), rng)
 
 
 @pytest.fixture
@@ -50,9 +50,8 @@ def make_trainer(tiny_config, tmp_path):
                 report_to="none",
                 use_cpu=True,
                 logging_steps=1,
-                save_strategy="no",
                 disable_tqdm=True,
-                **arguments,
+                **{"save_strategy": "no", **arguments},
             ),
             train_dataset=Dataset.from_list(samples),
             data_collator=collator(config, pad_token_id=39),
@@ -93,3 +92,59 @@ def test_eight_accumulated_samples_equal_a_batch_of_eight(make_trainer):
         weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
     for name, value in weights[0].items():
         assert torch.allclose(value, weights[1][name], atol=1e-5), name
+
+
+def test_batches_of_unequal_size_count_by_their_samples(make_trainer):
+    """Three batches of three, three and two samples, accumulated, make the step of all eight at once."""
+    weights = []
+    for batch_size, accumulation in ((8, 1), (3, 3)):
+        trainer = make_trainer(
+            make_samples(8), NoiseOfTheSample, per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation, max_steps=1, learning_rate=0.1, optim="sgd", max_grad_norm=0.0,
+        )  # fmt: skip
+        trainer.train()
+        weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-5), name
+
+
+def test_packed_rows_make_the_step_of_their_samples(make_trainer):
+    weights = []
+    samples = Dataset.from_list(make_samples(8))
+    packed = samples.map(pack_samples, batched=True, fn_kwargs={"row_length": 64}, remove_columns=samples.column_names)
+    assert 1 < len(packed) < 8
+    for rows in (samples, packed):
+        trainer = make_trainer(
+            list(rows), NoiseOfTheSample, per_device_train_batch_size=2,
+            gradient_accumulation_steps=-(-len(rows) // 2), max_steps=1, learning_rate=0.1, optim="sgd",
+            max_grad_norm=0.0,
+        )  # fmt: skip
+        trainer.train()
+        weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-5), name
+
+
+def test_interrupted_training_goes_on_as_if_nothing_had_happened(make_trainer, tmp_path):
+    settings = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "num_train_epochs": 3, "save_steps": 5}
+    whole = make_trainer(make_samples(12), save_strategy="steps", **settings)
+    whole.train()
+    resumed = make_trainer(make_samples(12), save_strategy="no", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert resumed.state.global_step == whole.state.global_step == 9
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_log_tells_speed_padding_and_how_well_spans_end(make_trainer):
+    trainer = make_trainer(make_samples(16), per_device_train_batch_size=8, max_steps=2)
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "text_loss" in entry]
+    assert all(entry["tokens_per_second"] > 0 and 0 <= entry["padding"] < 1 for entry in entries)
+    assert any(0 <= entry.get("end_accuracy", -1) <= 1 for entry in entries)
+
+
+def test_evaluation_draws_the_same_noise_each_time(make_trainer):
+    trainer = make_trainer(make_samples(8), per_device_train_batch_size=4)
+    trainer.eval_dataset = Dataset.from_list(make_samples(8))
+    assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]

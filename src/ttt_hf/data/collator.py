@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,19 @@ from ..modeling.masking_ttt import NO_ORDER, audio_block_ids
 
 IGNORE = -100
 
+# A sample, or a row of the batch to be: a name and one number a position.
+Row = dict[str, np.ndarray]
+
 
 @dataclass
 class _Canvas:
-    """A noised copy of one span: what the model reads, what it should find, and how much each position counts."""
+    """A noised copy of one span: what the model reads, what it should find, how much each position counts, and the
+    probability with which it was masked (0 where it was not, and at filler)."""
 
     ids: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
+    levels: np.ndarray
     block: np.ndarray
 
 
@@ -43,109 +49,149 @@ class TtTDataCollator:
     the one sequence is noised in place (arXiv 2509.20072, section 3; official `modeling_qwen_TtT.py`), with BANOM and
     PPM.
 
+    The noise of a sample follows from `seed` and the number under `draw` in the sample, whatever the worker process,
+    and whether or not training was interrupted; [`NumberedDataset`] gives every draw of every epoch its own. Samples
+    without one are numbered as they come.
+
+    Several samples may share a row ([`pack_samples`]): they do not see each other, and each counts as one.
+
     Args:
         config (`TtTConfig`): Names the audio ids, the kind of audio attention and the block length.
         pad_token_id (`int`): Id that fills rows up; padding is hidden by the attention mask.
         objective (`str`, defaults to `"two_stream"`): `"two_stream"` or `"paper"`.
         noise_copies (`int`, defaults to 1): Noised copies of each span (`two_stream`); their noise levels are
             antithetic.
+        complementary (`bool`, defaults to `False`): Every second copy noises exactly what the copy before it left
+            clean, so that each pair learns every position (`two_stream`; needs an even number of copies).
+        noise_per (`str`, defaults to `"sample"`): `"sample"` or `"span"`: what has one noise level.
+        weighting (`str`, defaults to `"inverse"`): `"inverse"` weights a masked position by the inverse of the noise
+            level, which makes the loss a bound of the likelihood; `"flat"` weights all the same.
         block_canvas (`bool`, defaults to `True`): Cut each copy like inference's canvas (`two_stream`).
         filler_weight (`float`, defaults to 0.1): Weight of the repeated end markers behind a span's end.
         clean_batch_probability (`float`, defaults to 0.3): BANOM: share of batches left clean (`paper`).
         prefix_preservation (`float`, defaults to 0.3): PPM: share of samples whose first spans stay clean (`paper`).
+        span_truncation (`float`, defaults to 0): SST: share of samples whose last span is cut at a random place, anew
+            at each draw, so that the model does not learn that spans have typical lengths.
         minimum_noise (`float`, defaults to 1e-3): Smallest probability of masking a position.
-        seed (`int`, defaults to 0): Seed of the collator's own generator; no other random state is touched.
+        seed (`int`, defaults to 0): Seed of the noise; no other random state is read or touched.
     """
 
     config: TtTConfig
     pad_token_id: int
     objective: str = "two_stream"
     noise_copies: int = 1
+    complementary: bool = False
+    noise_per: str = "sample"
+    weighting: str = "inverse"
     block_canvas: bool = True
     filler_weight: float = 0.1
     clean_batch_probability: float = 0.3
     prefix_preservation: float = 0.3
+    span_truncation: float = 0.0
     minimum_noise: float = 1e-3
     seed: int = 0
-    generator: np.random.Generator = field(init=False, repr=False)
+    _numbers: count = field(default_factory=count, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.objective not in ("two_stream", "paper"):
-            raise ValueError(f"objective must be 'two_stream' or 'paper', got {self.objective!r}.")
+        choices = {
+            "objective": ("two_stream", "paper"),
+            "noise_per": ("sample", "span"),
+            "weighting": ("inverse", "flat"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {getattr(self, name)!r}.")
         if self.noise_copies < 1:
             raise ValueError(f"noise_copies must be at least 1, got {self.noise_copies}.")
-        self.generator = np.random.default_rng(self.seed)
+        if self.complementary and self.noise_copies % 2:
+            raise ValueError(f"complementary needs an even number of noise_copies, got {self.noise_copies}.")
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """
         Args:
-            features (`Sequence[dict]`): Samples with `input_ids` and `labels` (equal lengths; -100 marks the prompt).
+            features (`Sequence[dict]`): Samples with `input_ids` and `labels` (equal lengths; -100 marks the prompt),
+                and optionally `draw` (`int`), the number that their noise follows from; or rows of several samples,
+                whose lengths stand under `sample_lengths`.
 
         Returns:
             `dict[str, torch.Tensor]`: What `TtTForConditionalGeneration.forward` takes, all of shape `(batch,
             length)`, and `noise_levels` (float, the masking probability at masked positions, 0 elsewhere) for logging.
 
         Raises:
-            ValueError: If a sample's ids and labels differ in length.
+            ValueError: If ids and labels, or the lengths of the samples in a row, do not agree.
         """
-        for feature in features:
-            if len(feature["input_ids"]) != len(feature["labels"]):
-                raise ValueError("A sample's input_ids and labels must have the same length.")
-        rows = [
-            {name: np.asarray(feature[name], dtype=np.int64) for name in ("input_ids", "labels")}
-            for feature in features
-        ]
-        return self._two_stream(rows) if self.objective == "two_stream" else self._paper(rows)
+        draws = [int(feature["draw"]) if "draw" in feature else next(self._numbers) for feature in features]
+        rows = [_samples_of(feature) for feature in features]
+        batch_rng = np.random.default_rng([self.seed, 0, *draws])
+        clean = batch_rng.random() < self.clean_batch_probability  # BANOM: text is learned behind clean audio
+        count = sum(map(len, rows))
+        copies = self.noise_copies if self.objective == "two_stream" else 1
+        levels = iter(_antithetic(count * copies, batch_rng).reshape(copies, count).T)
+        batch = []
+        for draw, samples in zip(draws, rows):
+            rng = np.random.default_rng([self.seed, 1, draw])
+            batch.append(_concatenate([self._noise(sample, next(levels), clean, rng) for sample in samples]))
+        return _pad(batch, self.pad_token_id)
+
+    def _noise(self, sample: Row, levels: np.ndarray, clean: bool, rng: np.random.Generator) -> Row:
+        if rng.random() < self.span_truncation:
+            sample = self._truncate(sample, rng)
+        if self.objective == "two_stream":
+            return self._two_stream(sample, levels, rng)
+        return self._paper(sample, float(levels[0]), clean, rng)
 
     # -- two_stream ---------------------------------------------------------------------------------------------------
 
-    def _two_stream(self, rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
-        levels = self._antithetic_levels(len(rows) * self.noise_copies).reshape(self.noise_copies, len(rows))
-        return _pad([self._two_stream_row(row, levels[:, index]) for index, row in enumerate(rows)], self.pad_token_id)
-
-    def _two_stream_row(self, row: dict[str, np.ndarray], levels: np.ndarray) -> dict[str, np.ndarray]:
-        ids, labels = row["input_ids"], row["labels"]
-        length = len(ids)
-        index = np.arange(length)
-        parts = {
-            "input_ids": [ids],
-            "labels": [labels],
-            "position_ids": [index],
-            "block_ids": [self._block_ids(ids)],
-            "order_ids": [index],
-            "horizon_ids": [index + 1],
-            "audio_loss_weights": [np.zeros(length)],
-            "noise_levels": [np.zeros(length)],
-        }
-        next_block = int(parts["block_ids"][0].max(initial=-1)) + 1
+    def _two_stream(self, sample: Row, levels: np.ndarray, rng: np.random.Generator) -> Row:
+        ids, labels = sample["input_ids"], sample["labels"]
+        clean = self._clean(ids, labels)
+        pieces = [clean]
+        next_block = int(clean["block_ids"].max(initial=-1)) + 1
         spans = self._response_spans(ids, labels)
         for start, end in spans:
-            chosen = self._blocks_to_noise(end - start)
-            for copy, level in enumerate(levels):
-                canvas = self._draw_canvas(ids[start:end], chosen[copy % len(chosen)], level)
+            for block, level, numbers in self._noisings(levels, end - start, rng):
+                canvas = self._draw_canvas(ids[start:end], block, level, numbers)
                 size = len(canvas.ids)
-                # A block-causal canvas sees the clean tokens before its block, a span canvas those before its span.
-                horizon = start + canvas.block * self.config.audio_block_length
-                parts["input_ids"].append(canvas.ids)
-                parts["labels"].append(canvas.targets)
-                parts["position_ids"].append(start + np.arange(size))
-                parts["block_ids"].append(next_block + canvas.block)
-                parts["order_ids"].append(np.full(size, NO_ORDER))
-                parts["horizon_ids"].append(horizon)
-                parts["audio_loss_weights"].append(canvas.weights / (len(spans) * self.noise_copies))
-                parts["noise_levels"].append(np.where(canvas.weights > 0, level, 0.0))
+                pieces.append(
+                    {
+                        "input_ids": canvas.ids,
+                        "labels": canvas.targets,
+                        "position_ids": start + np.arange(size),
+                        "block_ids": next_block + canvas.block,
+                        "order_ids": np.full(size, NO_ORDER),
+                        "start_ids": np.zeros(size, dtype=np.int64),
+                        # A block-causal canvas sees the clean tokens before its block, a span canvas those before its
+                        # span.
+                        "horizon_ids": start + canvas.block * self.config.audio_block_length,
+                        "audio_loss_weights": canvas.weights / (len(spans) * self.noise_copies),
+                        "noise_levels": canvas.levels,
+                    }
+                )
                 next_block += int(canvas.block.max()) + 1
-        return {name: np.concatenate(pieces) for name, pieces in parts.items()}
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in clean}
 
-    def _blocks_to_noise(self, span_length: int) -> list[int]:
-        """The blocks of a span that its copies are noised in, a new one for each copy as far as they go."""
+    def _noisings(
+        self, levels: np.ndarray, span_length: int, rng: np.random.Generator
+    ) -> Iterator[tuple[int, float, np.ndarray]]:
+        """For each copy of a span: the block that is noised, the noise level, and a number in (0, 1) for each place,
+        which is masked when the number lies below the level."""
         blocks = -(-span_length // self.config.audio_block_length)
-        # Block-causal blocks do not see each other's noise, so that one copy noises all of them.
-        if not self.block_canvas or self._block_causal:
-            return [blocks - 1]
-        return self.generator.permutation(blocks).tolist()
+        # Copies take different blocks as far as there are any. Block-causal blocks do not see each other's noise, so
+        # that one copy noises all of them.
+        whole = self._block_causal or not self.block_canvas
+        order = [blocks - 1] if whole else rng.permutation(blocks).tolist()
+        together = 2 if self.complementary else 1
+        shift = rng.random() if self.noise_per == "span" else 0.0
+        level, numbers = 0.0, np.zeros(0)
+        for copy, t in enumerate(levels):
+            if copy % together:
+                level, numbers = 1 - level, 1 - numbers
+            else:
+                level = self._masking_probability((t + shift) % 1)
+                numbers = rng.random(blocks * self.config.audio_block_length)
+            yield order[copy // together % len(order)], level, numbers
 
-    def _draw_canvas(self, span: np.ndarray, block: int, level: float) -> _Canvas:
+    def _draw_canvas(self, span: np.ndarray, block: int, level: float, numbers: np.ndarray) -> _Canvas:
         """Noises one copy of `span` (codes and, unless it was cut, its end marker) at `level`."""
         size = self.config.audio_block_length
         targets = span
@@ -159,45 +205,42 @@ class TtTDataCollator:
                 targets = np.concatenate([targets, np.full(missing, span[-1])])
             filler = np.arange(len(targets)) >= len(span)
             noised = np.arange(len(targets)) >= first_noised
-        masked = noised & (self.generator.random(len(targets)) < level)
-        if not (masked & ~filler).any():
-            masked[self.generator.choice(np.flatnonzero(noised & ~filler))] = True
+        numbers = numbers[: len(targets)]
+        masked = noised & (numbers < level)
+        counted = noised & ~filler
+        if not (masked & counted).any():
+            # The place that was nearest to being masked: a copy in which nothing is learned is computed for nothing.
+            masked[np.where(counted, numbers, np.inf).argmin()] = True
         # The mean over masked positions is the 1/t weighting without its variance: their number is about t * length.
-        weights = np.where(masked, np.where(filler, self.filler_weight, 1.0), 0.0) / (masked & ~filler).sum()
+        learned = (masked & counted).sum() if self.weighting == "inverse" else counted.sum()
         return _Canvas(
             ids=np.where(masked, self.config.mask_token_id, targets),
             targets=np.where(masked, targets, IGNORE),
-            weights=weights,
+            weights=np.where(masked, np.where(filler, self.filler_weight, 1.0), 0.0) / learned,
+            levels=np.where(masked & counted, level, 0.0),
             block=np.arange(len(targets)) // size if self._block_causal else np.zeros(len(targets), dtype=np.int64),
         )
 
     # -- paper --------------------------------------------------------------------------------------------------------
 
-    def _paper(self, rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
-        levels = self._antithetic_levels(len(rows))
-        clean = self.generator.random() < self.clean_batch_probability  # BANOM: text is learned behind clean audio
-        return _pad([self._paper_row(row, level, clean) for row, level in zip(rows, levels)], self.pad_token_id)
-
-    def _paper_row(self, row: dict[str, np.ndarray], level: float, clean: bool) -> dict[str, np.ndarray]:
-        ids, labels = row["input_ids"], row["labels"]
+    def _paper(self, sample: Row, t: float, clean: bool, rng: np.random.Generator) -> Row:
+        ids, labels = sample["input_ids"], sample["labels"]
         spans = self._response_spans(ids, labels)
         # PPM: the spans before a random one stay clean.
-        if spans and self.generator.random() < self.prefix_preservation:
-            spans = spans[self.generator.integers(len(spans)) :]
-        maskable = np.zeros(len(ids), dtype=bool)
+        if spans and rng.random() < self.prefix_preservation:
+            spans = spans[rng.integers(len(spans)) :]
+        levels = np.zeros(len(ids))
         for start, end in spans:
-            maskable[start:end] = True
-        masked = maskable & (self.generator.random(len(ids)) < level) & (not clean)
-        index = np.arange(len(ids))
+            shift = rng.random() if self.noise_per == "span" else 0.0
+            levels[start:end] = self._masking_probability((t + shift) % 1)
+        masked = (rng.random(len(ids)) < levels) & (not clean)
+        noise_levels = np.where(masked, levels, 0.0)
+        weights = np.divide(masked, levels, out=np.zeros(len(ids)), where=masked)
         return {
+            **self._clean(ids, labels),
             "input_ids": np.where(masked, self.config.mask_token_id, ids),
-            "labels": labels,
-            "position_ids": index,
-            "block_ids": self._block_ids(ids),
-            "order_ids": index,
-            "horizon_ids": index + 1,
-            "audio_loss_weights": masked / level / max(int(maskable.sum()), 1),
-            "noise_levels": np.where(masked, level, 0.0),
+            "audio_loss_weights": (weights if self.weighting == "inverse" else masked) / max((levels > 0).sum(), 1),
+            "noise_levels": noise_levels,
         }
 
     # -- shared -------------------------------------------------------------------------------------------------------
@@ -206,15 +249,25 @@ class TtTDataCollator:
     def _block_causal(self) -> bool:
         return self.config.audio_attention == "block_causal"
 
-    def _antithetic_levels(self, count: int) -> np.ndarray:
-        """Noise levels, spread evenly over (minimum_noise, 1) with one common random shift, in random order."""
-        t = (self.generator.random() + np.arange(count) / max(count, 1)) % 1.0
-        return self.generator.permutation((1 - self.minimum_noise) * t + self.minimum_noise)
+    def _masking_probability(self, t: float) -> float:
+        return (1 - self.minimum_noise) * t + self.minimum_noise
 
-    def _block_ids(self, ids: np.ndarray) -> np.ndarray:
+    def _clean(self, ids: np.ndarray, labels: np.ndarray) -> Row:
+        """What `forward` takes for the clean sequence."""
         block_length = self.config.audio_block_length if self._block_causal else None
         blocks = audio_block_ids(torch.from_numpy(ids)[None], self.config.audio_token_start_id, block_length)
-        return blocks[0].numpy()
+        index = np.arange(len(ids))
+        return {
+            "input_ids": ids,
+            "labels": labels,
+            "position_ids": index,
+            "block_ids": blocks[0].numpy(),
+            "order_ids": index,
+            "start_ids": np.zeros_like(index),
+            "horizon_ids": index + 1,
+            "audio_loss_weights": np.zeros(len(ids)),
+            "noise_levels": np.zeros(len(ids)),
+        }
 
     def _response_spans(self, ids: np.ndarray, labels: np.ndarray) -> list[tuple[int, int]]:
         """Maximal runs of audio ids (codes and end marker) that the labels cover, as (start, end)."""
@@ -222,11 +275,51 @@ class TtTDataCollator:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], audio.astype(np.int8), [0]])))
         return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
 
+    def _truncate(self, sample: Row, rng: np.random.Generator) -> Row:
+        """SST: cuts the last span of the sample, and all behind it, somewhere between 30 % and 90 % of its codes."""
+        spans = self._response_spans(sample["input_ids"], sample["labels"])
+        if not spans:
+            return sample
+        start, end = spans[-1]
+        codes = end - start - 1
+        if codes <= 10:
+            return sample
+        kept = int(rng.integers(max(int(0.3 * codes), 5), int(0.9 * codes), endpoint=True))
+        return {name: values[: start + kept] for name, values in sample.items()}
+
 
 _FILL = {"labels": IGNORE, "block_ids": -1, "order_ids": NO_ORDER}
 
 
-def _pad(rows: list[dict[str, np.ndarray]], pad_token_id: int) -> dict[str, torch.Tensor]:
+def _samples_of(feature: dict[str, Any]) -> list[Row]:
+    """The samples of a row: one, or as many as `sample_lengths` tells."""
+    row = {name: np.asarray(feature[name], dtype=np.int64) for name in ("input_ids", "labels")}
+    lengths = feature.get("sample_lengths") or [len(row["input_ids"])]
+    if not sum(lengths) == len(row["input_ids"]) == len(row["labels"]):
+        raise ValueError("A sample's input_ids and labels must have the same length, that of its sample_lengths.")
+    ends = np.cumsum(lengths)[:-1]
+    parts = {name: np.split(values, ends) for name, values in row.items()}
+    return [dict(zip(parts, sample)) for sample in zip(*parts.values())]
+
+
+def _antithetic(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers that are spread evenly over [0, 1) with one common random shift, in random order."""
+    return rng.permutation((rng.random() + np.arange(count) / max(count, 1)) % 1.0)
+
+
+def _concatenate(samples: list[Row]) -> Row:
+    """Joins samples to one row. Orders and blocks are counted by place in the row, so that they occur once."""
+    start = 0
+    for sample in samples:
+        sample["order_ids"] = np.where(sample["order_ids"] == NO_ORDER, NO_ORDER, sample["order_ids"] + start)
+        sample["block_ids"] = np.where(sample["block_ids"] < 0, -1, sample["block_ids"] + start)
+        sample["start_ids"] = sample["start_ids"] + start
+        sample["horizon_ids"] = sample["horizon_ids"] + start
+        start += len(sample["input_ids"])
+    return {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def _pad(rows: list[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
     """Right-pads rows to the longest; padding has no block, no order and no weight: nothing sees or counts it."""
     length = max(len(row["input_ids"]) for row in rows)
     batch: dict[str, torch.Tensor] = {}

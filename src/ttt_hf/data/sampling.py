@@ -1,11 +1,38 @@
-"""Batches of samples of similar length, in random order."""
+"""Batches of samples of similar length, in random order, every draw of every epoch with a number of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
+
+
+class NumberedDataset(Dataset):
+    """
+    Hands the number of a draw on to the collator, which makes the noise follow from it.
+
+    Draw `epoch * len(dataset) + index` is the sample `index`, as [`LengthGroupedSampler`] counts them: the noise is
+    new in each epoch, the same whichever process draws it, and the same when training goes on after a break.
+
+    Args:
+        dataset (`datasets.Dataset`): Samples.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Length of each sample (column `length`)."""
+        return self.dataset["length"]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        return {**self.dataset[draw % len(self.dataset)], "draw": draw}
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -14,6 +41,8 @@ class LengthGroupedSampler(Sampler[int]):
 
     Transformers' own length grouping goes through the batches of a group from the longest to the shortest, which turns
     a mixture of tasks into a cycle of tasks; here neighbouring batches have nothing in common.
+
+    It yields numbers of draws, `epoch * len(lengths) + index`, for a [`NumberedDataset`].
 
     Args:
         lengths (`Sequence[int]`): Length of each sample.
@@ -52,10 +81,11 @@ class LengthGroupedSampler(Sampler[int]):
             batches += [members[first : first + self.batch_size] for first in range(0, len(members), self.batch_size)]
         # An incomplete batch has to stay last, or it would shift the boundaries of all batches behind it.
         *full, last = batches
+        first_draw = self.epoch * len(self.lengths)
         together = [full[first : first + self.processes] for first in range(0, len(full), self.processes)]
         # An incomplete turn has to stay last for the same reason.
         uneven = [together.pop()] if together and len(together[-1]) < self.processes else []
         for turn in [*(together[index] for index in rng.permutation(len(together))), *uneven]:
             for batch in turn:
-                yield from batch.tolist()
-        yield from last.tolist()
+                yield from (first_draw + batch).tolist()
+        yield from (first_draw + last).tolist()

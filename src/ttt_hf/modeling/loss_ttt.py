@@ -28,24 +28,39 @@ def text_target_mask(
     return is_text & is_clean & (start_ids[:, :-1] == start_ids[:, 1:])
 
 
-def text_loss(logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, batch_size: int) -> torch.Tensor:
+def sample_ids(order_ids: torch.Tensor, start_ids: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Numbers the samples of a batch in whose rows several may be packed.
+
+    Args:
+        order_ids: place of each position among the clean tokens, `torch.long` of shape `(batch, length)`.
+        start_ids: order of the first token of the position's document, of the same shape.
+
+    Returns:
+        The number of the sample that each position belongs to, `torch.long` of shape `(batch, length)`, and the number
+        of samples.
+    """
+    is_first = order_ids == start_ids
+    return (is_first.flatten().cumsum(0) - 1).view_as(order_ids), int(is_first.sum())
+
+
+def text_loss(logits: torch.Tensor, targets: torch.Tensor, samples: torch.Tensor, num_samples: int) -> torch.Tensor:
     """Autoregressive loss: cross-entropy averaged over the targets of each sample, then over the samples.
 
     Args:
         logits: shape `(targets, vocabulary)`, each row predicting the target of the same index.
         targets: token ids, `torch.long` of shape `(targets,)`.
-        rows: sample in the batch that each target belongs to, `torch.long` of shape `(targets,)`.
-        batch_size: number of samples. A sample without targets contributes 0 and still counts.
+        samples: sample in the batch that each target belongs to, `torch.long` of shape `(targets,)`.
+        num_samples: number of samples. A sample without targets contributes 0 and still counts.
 
     Returns:
         The loss, a `float32` scalar.
     """
     losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-    counts = torch.bincount(rows, minlength=batch_size)
-    return (losses / counts[rows]).sum() / batch_size
+    counts = torch.bincount(samples, minlength=num_samples)
+    return (losses / counts[samples]).sum() / num_samples
 
 
-def audio_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, batch_size: int) -> torch.Tensor:
+def audio_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, num_samples: int) -> torch.Tensor:
     """Masked diffusion loss: weighted cross-entropy of the masked tokens, summed, divided by the number of samples.
 
     Args:
@@ -53,10 +68,10 @@ def audio_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tenso
         targets: the clean ids, `torch.long` of shape `(targets,)`.
         weights: weight of each target, float of shape `(targets,)`; the paper's is 1 / (masking probability * number
             of maskable audio tokens of the sample).
-        batch_size: number of samples.
+        num_samples: number of samples.
 
     Returns:
         The loss, a `float32` scalar.
     """
     losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-    return (losses * weights.float()).sum() / batch_size
+    return (losses * weights.float()).sum() / num_samples

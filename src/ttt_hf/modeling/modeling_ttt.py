@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_ttt import TtTConfig
 from .generation_ttt import TtTGenerationMixin
 from .growing_ttt import grow_rows, place_audio_tokens
-from .loss_ttt import audio_loss, text_loss, text_target_mask
+from .loss_ttt import audio_loss, sample_ids, text_loss, text_target_mask
 from .masking_ttt import (
     ATTENTION_IMPLEMENTATIONS,
     NO_ORDER,
@@ -46,6 +46,8 @@ class TtTOutputWithPast(ModelOutput):
         text_correct: whether the most likely id is the target's, `torch.bool` of shape `(num_text_targets,)`, row
             after row, only with `labels`.
         audio_correct: the same for audio, `torch.bool` of shape `(num_audio_targets,)`, only with `labels`.
+        num_samples: number of samples over which the losses are averaged, 0-dimensional `torch.long`, only with
+            `labels`.
     """
 
     loss: torch.Tensor | None = None
@@ -59,6 +61,7 @@ class TtTOutputWithPast(ModelOutput):
     num_audio_targets: torch.Tensor | None = None
     text_correct: torch.Tensor | None = None
     audio_correct: torch.Tensor | None = None
+    num_samples: torch.Tensor | None = None
 
 
 class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
@@ -218,8 +221,8 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
                 `(batch, cached + length)`. Defaults to the position's index. Needs `position_ids` and `horizon_ids`.
             horizon_ids: first order that a position no longer sees, shape `(batch, length)`. Defaults to the
                 position's index plus one.
-            start_ids: first order that a position sees, shape `(batch, length)`: the first token of its document when
-                rows are packed. Defaults to 0.
+            start_ids: first order that a position sees, shape `(batch, length)`: the first token of its sample when
+                several are packed in a row; each of them counts as one in the losses. Defaults to 0, a sample a row.
             logits_to_keep: number of last positions to compute logits for (0: all), or a tensor of positions.
             use_cache: whether to return the cache. Defaults to the backbone's setting, and to no with `labels`.
             **kwargs: passed on to the backbone, e.g. `output_hidden_states`.
@@ -254,6 +257,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
 
         if order_ids is None:
             order_ids = self._default_order_ids(inputs_embeds, past_key_values)
+        packed = start_ids is not None
         if start_ids is None:
             start_ids = torch.zeros_like(order_ids[:, -length:])
         if horizon_ids is None:
@@ -292,7 +296,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             results = {"logits": self.lm_head(outputs.last_hidden_state[:, kept])}
         else:
             order_ids = order_ids[:, -length:]
-            results = self._losses(outputs.last_hidden_state, labels, audio_loss_weights, order_ids, start_ids)
+            results = self._losses(outputs.last_hidden_state, labels, audio_loss_weights, order_ids, start_ids, packed)
         return TtTOutputWithPast(
             **results,
             past_key_values=outputs.past_key_values if use_cache else None,
@@ -307,9 +311,9 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         audio_loss_weights: torch.Tensor | None,
         order_ids: torch.Tensor,
         start_ids: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
+        packed: bool,
+    ) -> dict[str, Any]:
         """Losses, counts and hits; logits are computed where there is a target and nowhere else."""
-        batch_size = labels.shape[0]
         text_mask = text_target_mask(labels, self.config.audio_token_start_id, order_ids, start_ids, NO_ORDER)
         text_rows, text_index = text_mask.nonzero(as_tuple=True)
         states = [hidden_states[text_rows, text_index]]
@@ -321,12 +325,16 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
 
         text_targets = labels[text_rows, text_index + 1]
         audio_targets = text_targets[:0]
-        losses = {"text_loss": text_loss(text_logits, text_targets, text_rows, batch_size)}
+        text_samples, num_samples = text_rows, labels.shape[0]
+        if packed:
+            samples, num_samples = sample_ids(order_ids, start_ids)
+            text_samples = samples[text_rows, text_index]
+        losses = {"text_loss": text_loss(text_logits, text_targets, text_samples, num_samples)}
         losses["loss"] = losses["text_loss"]
         if audio_loss_weights is not None:
             audio_targets = labels[audio_rows, audio_index]
             weights = audio_loss_weights[audio_rows, audio_index]
-            losses["audio_loss"] = audio_loss(audio_logits, audio_targets, weights, batch_size)
+            losses["audio_loss"] = audio_loss(audio_logits, audio_targets, weights, num_samples)
             losses["loss"] = losses["text_loss"] + losses["audio_loss"]
         return {
             **losses,
@@ -334,6 +342,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             "num_audio_targets": torch.tensor(audio_targets.numel(), device=labels.device),
             "text_correct": text_logits.detach().argmax(dim=-1) == text_targets,
             "audio_correct": audio_logits.detach().argmax(dim=-1) == audio_targets,
+            "num_samples": torch.tensor(num_samples, device=labels.device),
         }
 
     def _default_order_ids(self, inputs_embeds: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:

@@ -12,7 +12,6 @@ import random
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +24,7 @@ from transformers import Qwen2Config, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from ...codecs import TtTTinyCodec, load_codec
-from ...data import ChatExample, ChatSampleBuilder, TtTDataCollator
+from ...data import ChatExample, ChatSampleBuilder, TtTDataCollator, training_length
 from ...modeling import TtTConfig, TtTForConditionalGeneration
 from ...processing import SYSTEM_PROMPTS, TtTProcessor, audio_token_ids, load_audio, train_tokenizer
 from ..trainer import TtTTrainer
@@ -217,24 +216,6 @@ def _build_samples(
         yield sample
 
 
-def training_length(labels: list[int], config: TtTConfig, noise_copies: int) -> int:
-    """
-    Positions that a sample takes in training, the noised copies of its speech included (at most): samples that are
-    batched together should be alike in this, or much is computed on padding.
-
-    Args:
-        labels (`list[int]`): Labels of the sample.
-        config (`TtTConfig`): Names the audio ids and the block length.
-        noise_copies (`int`): Copies of each span that the collator makes.
-
-    Returns:
-        `int`: The length.
-    """
-    runs = groupby(label >= config.audio_token_start_id for label in labels)
-    blocks = sum(-(-len(list(run)) // config.audio_block_length) for is_audio, run in runs if is_audio)
-    return len(labels) + noise_copies * blocks * config.audio_block_length
-
-
 def _up_to_speech(sample: dict[str, Any], config: TtTConfig) -> dict[str, Any]:
     """Cuts a spoken reply behind the token that opens its first span."""
     begins = config.begin_audio_token_ids or []
@@ -385,7 +366,7 @@ class TinyTrainer(TtTTrainer):
             plain, outputs.hidden_states[self.ctc_layer][spoken], heard[spoken], transcripts[spoken]
         )
         self._add("ctc_loss", ctc, 1)
-        loss = loss + self.ctc_weight * ctc
+        loss = loss + self.ctc_weight * ctc * self._share_of_step(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _recognition_loss(
