@@ -1,9 +1,15 @@
-"""A small configuration with the vocabulary of the golden data."""
+"""What the tests of the data room share: a small configuration, the embedded processor, audio files."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
+import soundfile
 from transformers import Qwen2Config
 
-from ttt_hf import TtTConfig
+import ttt_hf
+from ttt_hf import TtTConfig, TtTProcessor
 
 
 def _make_config(audio_attention: str = "span", audio_block_length: int = 8) -> TtTConfig:
@@ -31,3 +37,37 @@ def make_config():
 @pytest.fixture
 def config() -> TtTConfig:
     return _make_config()
+
+
+@pytest.fixture(scope="session")
+def embedded() -> TtTProcessor:
+    """The processor of the embedded checkpoint, its codec included. Shared: do not change it."""
+    return TtTProcessor.from_pretrained(ttt_hf.embedded_checkpoint())
+
+
+@pytest.fixture(scope="session")
+def embedded_config() -> TtTConfig:
+    return TtTConfig.from_pretrained(ttt_hf.embedded_checkpoint())
+
+
+@pytest.fixture
+def prepared_data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keeps what `datasets` prepares out of the user's cache."""
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path_factory.mktemp("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    return folder
+
+
+@pytest.fixture
+def make_audio(tmp_path: Path) -> Callable[..., Path]:
+    """`make_audio("a.wav", pitch=440, rate=8000)` writes half a second of a tone."""
+
+    def make(name: str, pitch: float = 220.0, rate: int = 16000, seconds: float = 0.5) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        time = np.arange(round(seconds * rate)) / rate
+        soundfile.write(path, 0.3 * np.sin(2 * np.pi * pitch * time), rate)
+        return path
+
+    return make

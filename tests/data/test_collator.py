@@ -113,7 +113,7 @@ def test_training_meets_what_inference_meets(collate, make_config, attention, bl
     torch.manual_seed(0)
     model = TtTForConditionalGeneration(make_config(attention)).eval()
     batch = collate([SAMPLE, SHORT], attention=attention, block_canvas=block_canvas, noise_copies=2)
-    inputs = {k: v for k, v in batch.items() if k not in ("labels", "audio_loss_weights", "noise_levels")}
+    inputs = {k: v for k, v in batch.items() if k not in ("labels", "audio_loss_weights", "noise_levels", "draws")}
     with torch.no_grad():
         logits = model(**inputs).logits
         clean = model(torch.tensor([SAMPLE["input_ids"]])).logits
@@ -232,7 +232,8 @@ def test_packed_samples_are_learned_as_if_each_had_its_row(make_config, attentio
     results = []
     for rows in (samples, [{name: column[0] for name, column in packed.items()}]):
         batch = collator(rows)
-        batch.pop("noise_levels")
+        for name in ("noise_levels", "draws"):
+            batch.pop(name)
         model.zero_grad()
         outputs = model(**batch)
         outputs.loss.backward()
@@ -251,7 +252,8 @@ def test_clean_tokens_learn_nothing_from_noised_ones(make_config):
     torch.manual_seed(0)
     model = TtTForConditionalGeneration(make_config())
     batch = TtTDataCollator(make_config(), 0, noise_copies=2)([SAMPLE, SHORT])
-    batch.pop("noise_levels")
+    for name in ("noise_levels", "draws"):
+        batch.pop(name)
     embeddings = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()
     outputs = model(inputs_embeds=embeddings, **batch)
     (gradient,) = torch.autograd.grad(outputs.text_loss, embeddings)

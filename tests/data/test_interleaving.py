@@ -3,6 +3,7 @@
 import pytest
 
 from ttt_hf.data import interleave
+from ttt_hf.data.interleaving import interleave_texts, split_by_time
 
 
 BEGIN, BEGIN_LAST, END, END_LAST, FIRST_CODE = 501, 502, 633, 634, 512
@@ -43,3 +44,42 @@ def test_codes_of_another_codebook_are_refused(config, codes):
 def test_ratio_must_be_positive(config):
     with pytest.raises(ValueError, match="positive"):
         interleave([1], [0], config, audio_per_span=0)
+
+
+def test_pieces_of_text_stand_before_their_spans(config):
+    audio = [FIRST_CODE + code for code in range(5)]
+    reply = interleave_texts([[1], [], [2, 3]], list(range(5)), config, audio_per_span=2)
+    assert reply == [1, BEGIN, *audio[:2], END, BEGIN, *audio[2:4], END, 2, 3, BEGIN_LAST, audio[4], END_LAST]
+    assert interleave_texts([[1], [2], [3]], [0], config, audio_per_span=2) == [1, BEGIN, 512, END, 2, 3]
+
+
+WORDS = [{"text": "one,", "start": 0.5}, {"text": "two", "start": 1.0}, {"text": "three", "start": 3.2}]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spans", "pieces"),
+    [
+        (1.0, 10, ["one,", " two", "", " three."]),
+        (2.0, 10, ["one, two", " three."]),
+        (0.5, 10, ["", "one,", " two", "", "", "", " three."]),
+        (1.0, 2, ["one,", " two", " three."]),
+        (9.0, 1, ["one, two three."]),
+    ],
+)
+def test_text_is_cut_by_the_time_stamps_of_its_words(seconds, spans, pieces):
+    assert split_by_time("one, two three.", WORDS, seconds, spans) == pieces
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([{"text": "four", "start": 0.0}], "'four', which the text does not hold"),
+        ([{"text": "two", "start": 0.0}, {"text": "one", "start": 1.0}], "'one', which the text does not hold"),
+        ([{"text": "one", "start": 2.0}, {"text": "two", "start": 1.0}], "times in order"),
+        ([{"text": "one", "start": None}], "times in order"),
+        ([{"text": "one", "start": float("nan")}], "times in order"),
+    ],
+)
+def test_time_stamps_that_do_not_fit_are_named(words, message):
+    with pytest.raises(ValueError, match=message):
+        split_by_time("one, two three.", words, 1.0, 10)

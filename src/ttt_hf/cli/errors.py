@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 # Errors whose message was written for people. Of any other, the type says more than the message.
-EXPECTED_ERRORS = (OSError, ValueError, RuntimeError, ImportError)
+EXPECTED_ERRORS = (OSError, ValueError, RuntimeError, ImportError, FloatingPointError)
 
 
 class UsageError(Exception):

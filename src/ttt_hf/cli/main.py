@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
-from . import info, talk
+from . import encode, info, talk, train
 from .errors import UsageError, one_line
 
 
@@ -36,6 +36,8 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     talk.add_parser(verbs)
+    encode.add_parser(verbs)
+    train.add_parser(verbs)
     info.add_parser(verbs)
     return parser
 

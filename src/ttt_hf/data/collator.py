@@ -115,7 +115,8 @@ class TtTDataCollator:
 
         Returns:
             `dict[str, torch.Tensor]`: What `TtTForConditionalGeneration.forward` takes, all of shape `(batch,
-            length)`, and `noise_levels` (float, the masking probability at masked positions, 0 elsewhere) for logging.
+            length)`, and for the log `noise_levels` (float, of the same shape: the masking probability at masked
+            positions, 0 elsewhere) and `draws` (`(batch,)`).
 
         Raises:
             ValueError: If ids and labels, or the lengths of the samples in a row, do not agree.
@@ -131,7 +132,7 @@ class TtTDataCollator:
         for draw, samples in zip(draws, rows):
             rng = np.random.default_rng([self.seed, 1, draw])
             batch.append(_concatenate([self._noise(sample, next(levels), clean, rng) for sample in samples]))
-        return _pad(batch, self.pad_token_id)
+        return {**_pad(batch, self.pad_token_id), "draws": torch.tensor(draws)}
 
     def _noise(self, sample: Row, levels: np.ndarray, clean: bool, rng: np.random.Generator) -> Row:
         if rng.random() < self.span_truncation:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..modeling.configuration_ttt import TtTConfig
 
@@ -41,19 +42,108 @@ def interleave(
     """
     if text_per_span < 1 or audio_per_span < 1:
         raise ValueError(f"The ratio of text to audio must be positive, got {text_per_span}:{audio_per_span}.")
-    if any(not 0 <= code < config.audio_vocab_size for code in codes):
-        raise ValueError(f"Audio codes must lie in [0, {config.audio_vocab_size}): encode with the model's own codec.")
+    starts = range(0, len(text_ids), text_per_span)
+    texts = [text_ids[start : start + text_per_span] for start in starts]
+    return interleave_texts(texts, codes, config, audio_per_span)
+
+
+def interleave_texts(
+    texts: Sequence[Sequence[int]], codes: Sequence[int], config: TtTConfig, audio_per_span: int = 26
+) -> list[int]:
+    """
+    Interleaves pieces of text with audio: each piece stands before a span, the last one before the rest of the audio.
+
+    Args:
+        texts (`Sequence[Sequence[int]]`): Ids of the pieces; a piece may be empty. Pieces behind the end of the audio
+            follow each other without spans.
+        codes (`Sequence[int]`): Audio codes, each in `[0, config.audio_vocab_size)`.
+        config (`TtTConfig`): Names the audio ids.
+        audio_per_span (`int`, defaults to 26): Codes in each span but the last.
+
+    Returns:
+        `list[int]`: Token ids of the reply.
+
+    Raises:
+        ValueError: If the number of codes is not positive, a code is not in the codebook, or the config does not name
+            the markers.
+    """
+    if audio_per_span < 1:
+        raise ValueError(f"A span must hold at least one code, not {audio_per_span}.")
+    audio = list(codes)
+    reply: list[int] = []
+    for index, text in enumerate(texts):
+        reply += text
+        if index + 1 < len(texts) and audio:
+            reply += span_ids(audio[:audio_per_span], config)
+            audio = audio[audio_per_span:]
+    if audio:
+        reply += span_ids(audio, config, is_last=True)
+    return reply
+
+
+def span_ids(codes: Sequence[int], config: TtTConfig, is_last: bool = False) -> list[int]:
+    """
+    One span of a reply.
+
+    Args:
+        codes (`Sequence[int]`): Its audio codes, each in `[0, config.audio_vocab_size)`.
+        config (`TtTConfig`): Names the audio ids.
+        is_last (`bool`): Whether it gets the markers of a reply's last span.
+
+    Returns:
+        `list[int]`: Ids of the codes between those of the markers.
+
+    Raises:
+        ValueError: If a code is not in the codebook, or the config does not name the markers.
+    """
     begins, ends = config.begin_audio_token_ids or [], config.end_audio_token_ids or []
     if len(begins) != 2 or len(ends) != 2:
         raise ValueError("The config must name two begin and two end markers of audio: set begin_audio_token_ids.")
-    (begin, begin_last), (end, end_last) = begins, ends
-    audio_ids = [config.audio_token_start_id + 1 + int(code) for code in codes]
-    reply: list[int] = []
-    for start in range(0, len(text_ids), text_per_span):
-        reply.extend(text_ids[start : start + text_per_span])
-        if start + text_per_span < len(text_ids) and audio_ids:
-            reply += [begin, *audio_ids[:audio_per_span], end]
-            audio_ids = audio_ids[audio_per_span:]
-    if audio_ids:
-        reply += [begin_last, *audio_ids, end_last]
-    return reply
+    return [begins[is_last], *code_ids(codes, config), ends[is_last]]
+
+
+def code_ids(codes: Sequence[int], config: TtTConfig) -> list[int]:
+    """Token ids of audio codes; a `ValueError` that names the first code that is not in the codebook."""
+    wrong = next((code for code in codes if not 0 <= code < config.audio_vocab_size), None)
+    if wrong is not None:
+        raise ValueError(
+            f"Audio codes must lie in [0, {config.audio_vocab_size}), and {int(wrong)} does not: encode with the "
+            "model's own codec."
+        )
+    return [config.audio_token_start_id + 1 + int(code) for code in codes]
+
+
+def split_by_time(text: str, words: Sequence[Mapping[str, Any]], seconds_per_span: float, spans: int) -> list[str]:
+    """
+    Cuts a text by the time stamps of its words: before each span of audio stand the words that begin before that span
+    ends, so that the text is never behind the speech.
+
+    Args:
+        text (`str`): The text; what stands between words (punctuation) stays with the word before it.
+        words (`Sequence[Mapping]`): Its words in order, each `{"text", "start"}` with `start` in seconds; an `end` is
+            allowed and not needed.
+        seconds_per_span (`float`): Length of a span.
+        spans (`int`): Number of spans that the audio fills; words that begin later stand behind all of them.
+
+    Returns:
+        `list[str]`: At most `spans + 1` pieces; together they are the text. Empty where no word begins.
+
+    Raises:
+        ValueError: If a word is not in the text where it should be, or the times are not in order.
+    """
+    pieces: list[str] = []
+    cut = cursor = 0
+    previous = 0.0
+    for word in words:
+        name, start = str(word.get("text") or "").strip(), word.get("start")
+        if start is None or not previous <= start < float("inf"):
+            raise ValueError(f"The word {name!r} begins at {start}, but words must come with times in order.")
+        place = text.find(name, cursor)
+        if not name or place < 0:
+            raise ValueError(f"The time stamps name the word {name!r}, which the text does not hold at that place.")
+        while len(pieces) < min(int(start // seconds_per_span), spans):
+            border = max(cut, len(text[:place].rstrip()))
+            pieces.append(text[cut:border])
+            cut = border
+        cursor, previous = place + len(name), start
+    return [*pieces, text[cut:]]

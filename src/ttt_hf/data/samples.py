@@ -1,14 +1,154 @@
-"""Chat samples for training: the prompt by the processor's own template, the reply in the interleaved format."""
+"""Training samples: prompts by the processor's own template, replies interleaved, labels on every reply."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..modeling.configuration_ttt import TtTConfig
 from ..processing import TtTProcessor
-from .interleaving import interleave
+from .conversations import Item, Row, audio_source, row_items
+from .interleaving import code_ids, interleave, interleave_texts, span_ids, split_by_time
+
+
+IGNORE = -100
+Sample = dict[str, Any]
+
+
+class SampleBuilder:
+    """
+    Turns canonical rows into training samples.
+
+    Every turn of the assistant is learned: its content and the token that ends it. What stands before a turn is what
+    `apply_chat_template` gives at inference for the same history, so that training meets what inference will. A row
+    without roles (pre-training) is learned as a whole.
+
+    Args:
+        processor (`TtTProcessor`): Its chat template writes what is not learned.
+        config (`TtTConfig`): Names the audio ids.
+        text_per_span (`int`, defaults to 13): Text tokens before each span of a spoken reply.
+        audio_per_span (`int`, defaults to 26): Codes in each span but the last.
+        frame_rate (`float`, *optional*): Codes a second, for replies with time stamps; by default that of the
+            processor's codec.
+    """
+
+    def __init__(
+        self,
+        processor: TtTProcessor,
+        config: TtTConfig,
+        text_per_span: int = 13,
+        audio_per_span: int = 26,
+        frame_rate: float | None = None,
+    ) -> None:
+        self.processor = processor
+        self.config = config
+        self.text_per_span = text_per_span
+        self.audio_per_span = audio_per_span
+        if frame_rate is None and processor.codec is not None:
+            frame_rate = processor.codec.config.frame_rate
+        self.frame_rate = frame_rate
+
+    def __call__(self, row: Mapping[str, Any]) -> Sample:
+        """
+        Args:
+            row (`Mapping`): A canonical row whose audio is codes; see `canonical_row` and `encode_source`.
+
+        Returns:
+            `dict`: `input_ids`, `labels` (the same where the model should learn, -100 elsewhere), `length`.
+
+        Raises:
+            ValueError: If the row is malformed, has no turn of the assistant, holds audio that is not encoded, or
+                codes that are not in the codebook.
+        """
+        if any(audio_source(item) is not None for item in row_items(row)):
+            raise ValueError("This row holds audio that is not encoded: run `ttt-hf encode` on the data first.")
+        if row.get("messages"):
+            return self._conversation(row["messages"], row.get("task"))
+        if not row.get("content"):
+            raise ValueError("A canonical row has 'messages' or 'content': canonical_row makes one of other forms.")
+        ids = self._in_order(row["content"], _last_audio(row["content"]))
+        return _sample(ids, list(ids))
+
+    # -- conversations ------------------------------------------------------------------------------------------------
+
+    def _conversation(self, messages: Sequence[Mapping[str, Any]], task: str | None) -> Sample:
+        replies = [self._reply(message) for message in messages if message["role"] == "assistant"]
+        if not replies:
+            raise ValueError("The conversation has no turn of the assistant: there is nothing to learn.")
+        for message in messages:
+            if message["role"] != "assistant":
+                for item in message["content"]:
+                    if item["type"] == "audio":
+                        code_ids(_codes(item), self.config)  # checks them
+        # The template writes the frame, in which one code stands for each reply: text of the template's on both sides
+        # of it is then tokenized as at inference, whatever the reply is.
+        stand_in = [{"type": "audio", "codes": [0]}]
+        frame = [
+            {"role": message["role"], "content": stand_in if message["role"] == "assistant" else message["content"]}
+            for message in messages
+        ]
+        rendered = self.processor.apply_chat_template(frame, task=task, return_tensors=None)["input_ids"][0]
+        ids: list[int] = []
+        labels: list[int] = []
+        place = 0
+        for (start, end), reply in zip(self._stand_ins(rendered, len(replies)), replies):
+            # The token behind a reply ends the turn.
+            learned = reply + rendered[end : end + 1]
+            ids += rendered[place:start] + learned
+            labels += [IGNORE] * (start - place) + learned
+            place = end + 1
+        # Nothing is learned behind the last reply, and nothing is behind it at inference.
+        return _sample(ids, labels)
+
+    def _stand_ins(self, rendered: list[int], count: int) -> list[tuple[int, int]]:
+        stand_in = span_ids([0], self.config, is_last=True)
+        ends = [place + 1 for place, token in enumerate(rendered) if token == stand_in[-1]]
+        places = [(end - len(stand_in), end) for end in ends]
+        if len(places) != count or any(rendered[start:end] != stand_in for start, end in places):
+            raise ValueError(
+                "The chat template does not write the assistant's audio as <|begin_of_quad|>, codes, "
+                "<|end_of_audio_span_last|>: take the template of a TtT checkpoint."
+            )
+        return places
+
+    def _reply(self, message: Mapping[str, Any]) -> list[int]:
+        items = message["content"]
+        if message.get("interleaved"):
+            return self._in_order(items, items[-1])
+        codes = [code for item in items if item["type"] == "audio" for code in _codes(item)]
+        texts = [item for item in items if item["type"] == "text"]
+        text = "".join(item["text"] for item in texts)
+        words = [word for item in texts for word in item.get("words") or ()]
+        if not (words and codes):
+            return interleave(self._text_ids(text), codes, self.config, self.text_per_span, self.audio_per_span)
+        if self.frame_rate is None:
+            raise ValueError("Time stamps need the codec's frame rate: give frame_rate, or a processor with a codec.")
+        spans = -(-len(codes) // self.audio_per_span)
+        pieces = split_by_time(text, words, self.audio_per_span / self.frame_rate, spans)
+        return interleave_texts([self._text_ids(piece) for piece in pieces], codes, self.config, self.audio_per_span)
+
+    # -- items --------------------------------------------------------------------------------------------------------
+
+    def _in_order(self, items: Sequence[Item], last: Item | None) -> list[int]:
+        """Ids of items in the order given; `last` is the one that gets the markers of a last span by default."""
+        ids: list[int] = []
+        for item in items:
+            if item["type"] == "text":
+                ids += self._text_ids(item["text"])
+                continue
+            span = item.get("span") or ("last" if item is last else "middle")
+            if span == "user":
+                names = self.processor.token_ids
+                codes = code_ids(_codes(item), self.config)
+                ids += [names.begin_audio_token_ids[0], *codes, names.end_user_audio_token_id]
+            else:
+                ids += span_ids(_codes(item), self.config, is_last=span == "last")
+        return ids
+
+    def _text_ids(self, text: str) -> list[int]:
+        # Names of special tokens in a text stay text, as in apply_chat_template.
+        return self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 @dataclass
@@ -28,42 +168,33 @@ class ChatExample:
     text: str
     codes: Sequence[int] = ()
 
+    def row(self) -> Row:
+        """The example as a canonical row."""
+        reply: list[Item] = [{"type": "text", "text": self.text}]
+        if len(self.codes):
+            reply.append({"type": "audio", "codes": self.codes})
+        messages = [{"role": "user", "content": self.user}, {"role": "assistant", "content": reply}]
+        return {"messages": messages, "task": self.task}
 
-class ChatSampleBuilder:
-    """
-    Turns `ChatExample`s into training samples.
 
-    Args:
-        processor (`TtTProcessor`): Its chat template writes the prompt, so that training meets what inference will.
-        config (`TtTConfig`): Names the audio ids.
-        text_per_span (`int`, defaults to 13): Text tokens before each span of a spoken reply.
-        audio_per_span (`int`, defaults to 26): Codes in each span but the last.
-    """
+class ChatSampleBuilder(SampleBuilder):
+    """A `SampleBuilder` of `ChatExample`s."""
 
-    def __init__(
-        self, processor: TtTProcessor, config: TtTConfig, text_per_span: int = 13, audio_per_span: int = 26
-    ) -> None:
-        self.processor = processor
-        self.config = config
-        self.text_per_span = text_per_span
-        self.audio_per_span = audio_per_span
+    def __call__(self, example: ChatExample) -> Sample:  # type: ignore[override]
+        """The sample of an example; see `SampleBuilder`."""
+        return super().__call__(example.row())
 
-    def __call__(self, example: ChatExample) -> dict[str, list[int]]:
-        """
-        Returns:
-            `dict`: `input_ids` (prompt, reply, end of turn), `labels` (the same with -100 over the prompt), `length`.
-        """
-        prompt = self.processor.apply_chat_template(
-            [{"role": "user", "content": example.user}],
-            task=example.task,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        )["input_ids"][0].tolist()
-        tokenizer = self.processor.tokenizer
-        text_ids = tokenizer(example.text, add_special_tokens=False)["input_ids"]
-        reply = interleave(text_ids, example.codes, self.config, self.text_per_span, self.audio_per_span)
-        reply.append(tokenizer.eos_token_id)
-        ids = prompt + reply
-        return {"input_ids": ids, "labels": [-100] * len(prompt) + reply, "length": len(ids)}
+
+def _codes(item: Mapping[str, Any]) -> Sequence[int]:
+    if item.get("codes") is None:
+        raise ValueError("An audio item of a sample needs its codes.")
+    codes = item["codes"]
+    return codes.tolist() if hasattr(codes, "tolist") else codes
+
+
+def _last_audio(items: Sequence[Item]) -> Item | None:
+    return next((item for item in reversed(items) if item["type"] == "audio"), None)
+
+
+def _sample(ids: list[int], labels: list[int]) -> Sample:
+    return {"input_ids": ids, "labels": labels, "length": len(ids)}

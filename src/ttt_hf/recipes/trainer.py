@@ -43,6 +43,15 @@ class TtTTrainer(Trainer):
         self._positions = self._tokens = 0
         self._logged_at = time.monotonic()
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; when interrupted (Ctrl-C), it saves a checkpoint, from which the next call goes on."""
+        try:
+            return super().train(*args, **kwargs)
+        except KeyboardInterrupt:
+            if self.state.global_step:
+                self._save_checkpoint(self.model, trial=None)
+            raise
+
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def compute_loss(
@@ -52,12 +61,21 @@ class TtTTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        levels = inputs.pop("noise_levels")
+        levels, draws = inputs.pop("noise_levels"), inputs.pop("draws")
         outputs = model(**inputs)
+        if not torch.isfinite(outputs.loss):
+            raise FloatingPointError(
+                f"The loss of step {self.state.global_step + 1} is not a number. Its batch held the samples "
+                f"{self._sample_numbers(draws)}: look at them, or take a smaller learning_rate."
+            )
         loss = outputs.loss * self._share_of_step(outputs, num_items_in_batch)
         if model.training:
             self._record(outputs, inputs, levels)
         return (loss, outputs) if return_outputs else loss
+
+    def _sample_numbers(self, draws: torch.Tensor) -> str:
+        count = len(self.train_dataset) if isinstance(self.train_dataset, Sized) else None
+        return ", ".join(str(draw % count if count else draw) for draw in draws.tolist())
 
     def _share_of_step(self, outputs: Any, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
         """Weight of a batch's mean in the mean over the step, times the processes, whose gradients are averaged."""

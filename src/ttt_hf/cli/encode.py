@@ -1,0 +1,122 @@
+"""`ttt-hf encode`: turn the audio of a data set into codes once, so that training reads codes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+
+
+TASKS = {
+    "asr": "columns audio and text: the model listens and writes",
+    "tts": "columns audio and text: the model reads and speaks",
+    "chat": "columns question or question_audio, answer, answer_audio",
+}
+EXAMPLES = """examples:
+  ttt-hf encode recordings/ --task asr --out encoded
+  ttt-hf encode dialogues.jsonl --out encoded --workers 8
+  ttt-hf encode organisation/dataset --task tts --model my-model --out encoded --json
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "encode",
+        help="turn the audio of a data set into codes, once, for training",
+        description="Turns the audio of a data set into codes and writes Parquet shards. Run it again to go on after "
+        "an interruption.",
+        epilog=EXAMPLES + "tasks:\n" + "".join(f"  {task:<6}{what}\n" for task, what in TASKS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", help="folder of audio, JSONL, JSON, Parquet or CSV file, or Hub id"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the codes")
+    parser.add_argument("--model", metavar="ID", help="folder or Hub id of the model whose codec encodes (default: "
+                        "the embedded checkpoint)")  # fmt: skip
+    parser.add_argument("--task", choices=TASKS, help="what the columns mean, where the data do not say it")
+    parser.add_argument("--split", default="train", metavar="NAME", help="split of a Hub data set (default: train)")
+    parser.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each CPU)")
+    parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="rows a shard (default: 1000)")
+    parser.add_argument(
+        "--max-broken",
+        type=float,
+        metavar="SHARE",
+        help="share of rows that may be left out because audio cannot be read (default: 0.01, but at least 5 rows)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """
+    Encodes a data set.
+
+    Args:
+        args (`argparse.Namespace`): As `add_parser` declares them.
+
+    Raises:
+        UsageError: If the arguments do not fit together.
+        OSError, ValueError, ImportError: If the data, the model or the output cannot be used.
+    """
+    _check_arguments(args)
+    from .checkpoints import CODEC_FOLDER, find_checkpoint, silence
+
+    with silence():
+        folder = find_checkpoint(args.model)
+        if not (folder / CODEC_FOLDER).is_dir():
+            raise FileNotFoundError(
+                f"{folder} has no codec, so there is nothing to encode with: put the codec that it was trained with "
+                "into its sub-folder codec."
+            )
+        from ..data.encoding import BROKEN_FILE, encode_source
+        from ..data.reading import require_datasets
+        from ..data.sources import open_source
+
+        require_datasets()
+        import datasets
+        from transformers.utils import logging
+
+        datasets.disable_progress_bars()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        source = open_source(args.source, task=args.task, split=args.split, name=args.config)
+        report = encode_source(
+            source,
+            folder / CODEC_FOLDER,
+            args.out,
+            name=args.source,
+            workers=args.workers or os.cpu_count() or 1,
+            shard_size=args.shard_size,
+            max_broken=args.max_broken,
+            show_progress=True,
+        )
+    if args.json:
+        facts = dataclasses.asdict(report)
+        del facts["broken"]
+        print(json.dumps({**facts, "seconds": round(report.seconds, 3), "out": str(args.out)}, ensure_ascii=False))
+    else:
+        print(f"{report.rows:,} rows, {report.seconds:,.1f} s of audio, shards: {report.shards:,}, in {args.out}")
+    if report.skipped:
+        print(
+            f"ttt-hf: rows left out because their audio cannot be read: {report.skipped}, see "
+            f"{args.out / BROKEN_FILE}",
+            file=sys.stderr,
+        )
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    if args.workers is not None and args.workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {args.workers}.")
+    if args.shard_size < 1:
+        raise UsageError(f"--shard-size must be at least 1, not {args.shard_size}.")
+    if args.max_broken is not None and not 0 <= args.max_broken <= 1:
+        raise UsageError(f"--max-broken is a share from 0 to 1, not {args.max_broken}.")

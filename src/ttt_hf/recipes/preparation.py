@@ -1,0 +1,137 @@
+"""From the data that a recipe names to training samples: encoded, built, made to fit, and packed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data import SampleBuilder, fit_samples, pack_samples, training_length
+from ..data.conversations import audio_source, row_items
+from ..data.encoding import check_fingerprint, encode_source
+from ..data.sources import ENCODING_FILE, load_source, open_source
+from ..modeling import TtTConfig
+from ..processing import TtTProcessor
+
+
+if TYPE_CHECKING:
+    from .arguments import DataArguments
+
+logger = logging.getLogger(__name__)
+
+SOURCE_KEYS = ("path", "task", "ratio", "split", "name")
+
+
+def parse_sources(text: str) -> list[dict[str, Any]]:
+    """
+    Reads what a recipe says of its data.
+
+    Args:
+        text (`str`): A path or Hub id, or JSON of one source or of a list of them.
+
+    Returns:
+        `list[dict]`: One mapping a source, each with `path`.
+
+    Raises:
+        ValueError: If a source has no path, or a key that is not known.
+    """
+    text = text.strip()
+    entries = json.loads(text) if text.startswith(("[", "{")) else [text]
+    sources = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        source = {"path": entry} if isinstance(entry, str) else dict(entry)
+        unknown = sorted(source.keys() - set(SOURCE_KEYS))
+        if unknown or not source.get("path"):
+            what = f"has the unknown key {unknown[0]}" if unknown else "has no path"
+            raise ValueError(f"A data set of the recipe {what}: give {', '.join(SOURCE_KEYS)}.")
+        sources.append(source)
+    return sources
+
+
+def prepare_samples(
+    text: str, arguments: DataArguments, processor: TtTProcessor, config: TtTConfig, noise_copies: int, work: Path
+) -> Any:
+    """
+    Prepares samples for `TtTTrainer`.
+
+    Audio that is not encoded is, into `work`, where the next run finds it.
+
+    Args:
+        text (`str`): The data, as the recipe names them.
+        arguments (`DataArguments`): Spans, lengths, packing.
+        processor (`TtTProcessor`): Writes the prompts; its codec encodes.
+        config (`TtTConfig`): Names the audio ids.
+        noise_copies (`int`): Copies of each span that the collator makes; 0 for objectives without copies.
+        work (`Path`): Folder for what is encoded.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`: Columns `input_ids`, `labels`, `length`, and `sample_lengths`
+        where samples are packed.
+
+    Raises:
+        OSError, ValueError: If data cannot be read, were encoded by another codec, or nothing of them can be learned.
+    """
+    sources = [_encoded(source, arguments, processor, work) for source in parse_sources(text)]
+    rows = load_source(sources, arguments.streaming)
+    if processor.codec is not None:
+        check_fingerprint(rows, processor.codec)
+    builder = SampleBuilder(processor, config, arguments.text_per_span, arguments.audio_per_span)
+    counts: Counter[str] = Counter()
+
+    def build(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        batch_rows = [dict(zip(batch, values)) for values in zip(*batch.values())]
+        samples = list(fit_samples(map(builder, batch_rows), config, arguments.max_length, counts))
+        return {
+            "input_ids": [sample["input_ids"] for sample in samples],
+            "labels": [sample["labels"] for sample in samples],
+            "length": [training_length(sample["labels"], config, noise_copies) for sample in samples],
+        }
+
+    samples = _map(rows, build, arguments.streaming)
+    if not arguments.streaming:
+        if not len(samples):
+            raise ValueError(f"No sample is left: all are longer than max_length ({arguments.max_length} tokens).")
+        logger.info("%d samples: %s", len(samples), ", ".join(f"{what} {count}" for what, count in counts.items()))
+    if arguments.row_length:
+        samples = _map(samples, pack_samples, arguments.streaming, row_length=arguments.row_length)
+    return samples
+
+
+def _encoded(
+    source: Mapping[str, Any], arguments: DataArguments, processor: TtTProcessor, work: Path
+) -> dict[str, Any]:
+    """The source, or the folder that its audio was encoded into."""
+    if (Path(source["path"]) / ENCODING_FILE).is_file():
+        return dict(source)
+    opened = open_source(source["path"], **_options(source))
+    first = opened.convert(next(iter(opened.rows)))
+    if all(audio_source(item) is None for item in row_items(first)):
+        return dict(source)
+    if processor.codec is None:
+        raise ValueError("The model comes without a codec, which the audio of the data needs: set the key codec.")
+    codec_folder = work / "codec"
+    if not codec_folder.is_dir():
+        processor.codec.save_pretrained(codec_folder)
+    name = re.sub(r"\W+", "-", "-".join(str(source[key]) for key in ("path", "split") if key in source)).strip("-")
+    folder = work / "encoded" / name
+    report = encode_source(
+        opened, codec_folder, folder, name=source["path"], workers=arguments.encoding_workers, show_progress=True
+    )
+    logger.info(
+        "%s: %d rows, %.0f s of audio, %d skipped", source["path"], report.rows, report.seconds, report.skipped
+    )
+    return {"path": str(folder), **({"ratio": source["ratio"]} if "ratio" in source else {})}
+
+
+def _options(source: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: source[key] for key in ("task", "split", "name") if key in source}
+
+
+def _map(rows: Any, function: Any, streaming: bool, **arguments: Any) -> Any:
+    columns = rows.column_names or list(next(iter(rows)))
+    settings: dict[str, Any] = {} if streaming else {"load_from_cache_file": False}
+    return rows.map(function, batched=True, fn_kwargs=arguments, remove_columns=columns, **settings)

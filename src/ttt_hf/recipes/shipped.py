@@ -1,0 +1,35 @@
+"""The recipes that come with this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+RECIPES = Path(__file__).with_name("configs")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that this package ships, in order."""
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
+
+
+def recipe_file(name: str) -> Path:
+    """
+    Finds a recipe.
+
+    Args:
+        name (`str`): Path of a YAML file, or the name of a recipe that this package ships (`lora_asr`).
+
+    Returns:
+        `Path`: The file.
+
+    Raises:
+        FileNotFoundError: If there is neither; names the recipes that are shipped.
+    """
+    shipped = RECIPES / f"{name.removesuffix('.yaml')}.yaml"
+    for path in (Path(name), shipped):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"There is no recipe {name}: give the path of a YAML file, or one of {', '.join(recipe_names())}."
+    )

@@ -1,0 +1,163 @@
+"""`ttt-hf encode`: codes, what it says about them, and every bad input: one sentence, an exit code."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixed_reply import tone, write_wav
+
+from ttt_hf.data import check_fingerprint, load_source
+from ttt_hf.processing import TtTProcessor
+
+
+datasets = pytest.importorskip("datasets", reason="needs the extra train")
+
+
+@pytest.fixture(autouse=True)
+def prepared_data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps what `datasets` prepares out of the user's cache."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """Four recordings of different rates with their texts; the last one is broken."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    lines = ["file_name,text"]
+    for number, rate in enumerate((8000, 16000, 22050)):
+        write_wav(folder / f"{number}.wav", tone(0.5 + number / 10, rate), rate)
+        lines.append(f"{number}.wav,tone {number}")
+    (folder / "3.wav").write_bytes(b"this is no audio")
+    (folder / "metadata.csv").write_text("\n".join([*lines, "3.wav,noise"]) + "\n")
+    return folder
+
+
+def assert_one_error(result: object, message: str, code: int = 1) -> None:
+    assert result.code == code, result
+    assert result.err.startswith("ttt-hf: error: "), result
+    assert result.err.count("\n") == 1, result.err
+    assert message in result.err
+    assert not result.out
+
+
+def test_help_has_examples_and_tasks(run: Callable) -> None:
+    result = run("encode", "--help")
+    assert result.code == 0
+    assert "examples:\n  ttt-hf encode" in result.out
+    assert "tts" in result.out and "--json" in result.out
+
+
+def test_folder_of_recordings(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "encoded"
+    arguments = ("encode", recordings, "--task", "asr", "--out", out, "--model", checkpoint, "--workers", "1")
+    result = run(*arguments)
+    assert (result.code, result.out) == (0, f"3 rows, 1.8 s of audio, shards: 1, in {out}\n")
+    assert f"ttt-hf: rows left out because their audio cannot be read: 1, see {out / 'broken.jsonl'}" in result.err
+    rows = load_source(out)
+    assert [row["messages"][1]["content"][0]["text"] for row in rows] == ["tone 0", "tone 1", "tone 2"]
+    # 12.5 codes a second, the last one begun.
+    assert [len(row["messages"][0]["content"][0]["codes"]) for row in rows] == [7, 8, 9]
+    check_fingerprint(rows, TtTProcessor.from_pretrained(checkpoint).codec)
+    shards = {path: path.stat().st_mtime_ns for path in out.glob("shard-*")}
+    assert run(*arguments).out == result.out  # goes on from what is there: nothing is left to do
+    assert {path: path.stat().st_mtime_ns for path in out.glob("shard-*")} == shards
+
+
+def test_json(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "encoded"
+    result = run(
+        "encode", recordings, "--task", "tts", "--out", out, "--model", checkpoint, "--shard-size", 3, "--json",
+        "--workers", 1,
+    )  # fmt: skip
+    facts = json.loads(result.out)
+    assert result.out.count("\n") == 1
+    assert facts == {
+        "rows": 3,
+        "skipped": 1,
+        "seconds": pytest.approx(1.8, abs=0.01),
+        "shards": 2,
+        "fingerprint": json.loads((out / "encoding.json").read_text())["fingerprint"],
+        "out": str(out),
+    }
+
+
+def test_embedded_codec_is_the_default(run: Callable, tmp_path: Path, question: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(json.dumps({"question_audio": str(question), "answer": "Eight."}) + "\n")
+    result = run("encode", tmp_path / "data.jsonl", "--out", tmp_path / "out", "--json")
+    assert json.loads(result.out)["rows"] == 1
+    (row,) = load_source(tmp_path / "out")
+    assert row["task"] == "chat"
+    assert len(row["messages"][0]["content"][0]["codes"]) == 25
+
+
+def test_command_of_the_documentation(run: Callable, checkpoint: Path, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    assert "\nttt-hf encode examples/ --out encoded\n" in (root / "docs" / "data.md").read_text(encoding="utf-8")
+    out = tmp_path / "encoded"
+    result = run("encode", root / "examples", "--out", out, "--model", checkpoint, "--json")
+    assert json.loads(result.out)["rows"] == 1
+    assert [item["type"] for item in load_source(out)[0]["content"]] == ["audio"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encode"], "SOURCE"),
+        (["encode", "data.jsonl"], "--out"),
+        (["encode", "data.jsonl", "--out", "x", "--task", "sing"], "invalid choice: 'sing'"),
+        (["encode", "data.jsonl", "--out", "x", "--workers", "0"], "--workers must be at least 1"),
+        (["encode", "data.jsonl", "--out", "x", "--shard-size", "0"], "--shard-size must be at least 1"),
+        (["encode", "data.jsonl", "--out", "x", "--max-broken", "2"], "--max-broken is a share from 0 to 1"),
+    ],
+)
+def test_usage_errors(run: Callable, arguments: list[str], message: str) -> None:
+    assert_one_error(run(*arguments), message, code=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "data.jsonl is empty"),
+        ("\n", "data.jsonl is empty"),
+        ('{"text": "only text"}\n', "no audio to encode"),
+        ('{"audio": "a.wav", "text": "Hi."}\n', "needs a task, asr or tts"),
+        ('{"speech": "a.wav"}\n', "'speech'"),
+        ('{"audio": "missing.wav"}\n', "There is no audio file"),
+    ],
+)
+def test_bad_data(run: Callable, checkpoint: Path, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "data.jsonl").write_text(content)
+    result = run("encode", tmp_path / "data.jsonl", "--out", tmp_path / "out", "--model", checkpoint, "--workers", 1)
+    assert_one_error(result, message)
+    assert not list(tmp_path.glob("out/shard-*.part"))
+
+
+def test_bad_places(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("encode", tmp_path / "missing.jsonl", "--out", out, "--model", checkpoint)
+    assert_one_error(result, "There is no file or folder")
+    result = run("encode", recordings, "--out", out, "--model", tmp_path / "nothing", "--task", "asr")
+    assert_one_error(result, "There is no folder")
+    result = run("encode", recordings, "--out", recordings / "0.wav", "--model", checkpoint, "--task", "asr")
+    assert_one_error(result, "0.wav is a file: name a folder")
+    result = run("encode", recordings, "--out", recordings, "--model", checkpoint, "--task", "asr")
+    assert_one_error(result, "is not empty")
+    assert not out.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to the superuser")
+def test_forbidden_output(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    result = run("encode", recordings, "--out", locked / "out", "--model", checkpoint, "--task", "asr")
+    assert_one_error(result, "cannot be written")
+
+
+def test_output_below_a_file_cannot_be_written(
+    run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path
+) -> None:
+    result = run("encode", recordings, "--out", recordings / "0.wav" / "out", "--model", checkpoint, "--task", "asr")
+    assert_one_error(result, "cannot be written")
