@@ -18,7 +18,7 @@ from ttt_hf.recipes.tiny.settings import load_settings
 
 
 OVERRIDES = [
-    "lm.samples=24", "lm.steps=4", "lm.batch_size=4", "lm.save_steps=2", "lm.logging_steps=1", "lm.warmup_steps=1",
+    "lm.samples=48", "lm.steps=4", "lm.batch_size=4", "lm.save_steps=2", "lm.logging_steps=1", "lm.warmup_steps=1",
     "lm.hidden_size=32", "lm.intermediate_size=64", "lm.num_layers=2", "lm.num_heads=2", "lm.num_kv_heads=1",
     "lm.text_vocab_size=300", "lm.augmented_copies=1", "lm.ctc_layer=1",
 ]  # fmt: skip
@@ -88,7 +88,7 @@ def test_samples_cover_every_task(out):
     samples = train_model.load_from_disk(str(out / "samples"))
     processor = TtTProcessor.from_pretrained(out / "tokenizer")
     prompts = [processor.tokenizer.decode(ids) for ids in samples["input_ids"]]
-    assert len(samples) == 24
+    assert len(samples) == 48
     for phrase in ("Speech Recognition", "audio-to-audio", "Text-to-Speech", "You are a helpful model."):
         assert any(phrase in prompt for prompt in prompts)
     for ids, transcript in zip(samples["input_ids"], samples["transcript_ids"]):
