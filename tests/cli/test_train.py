@@ -60,6 +60,7 @@ def test_a_finished_training_is_not_done_again(adapter, recordings, capsys):
         (["lora_asr", "output_dir=x"], 1, "no train_data"),
         (["lora_asr", "output_dir={tmp}/x", "train_data=/no/such/folder"], 1, "no file or folder /no/such/folder"),
         (["lora_asr", "output_dir={tmp}/x", "train_data={{pth: a}}"], 1, "unknown key pth"),
+        (["lora_asr", "output_dir={tmp}/x", "train_data={tmp}", "early_stopping_patience=2"], 1, "needs eval_data"),
         (["lora_asr", "output_dir={tmp}/x", "train_data={tmp}", "load_in_4bit=true"], 1, "needs a CUDA device"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ttt_hf import TtTProcessor
-from ttt_hf.data import ChatExample, ChatSampleBuilder, SampleBuilder
+from ttt_hf.data import SampleBuilder
 from ttt_hf.processing import SYSTEM_PROMPTS, audio_token_ids, train_tokenizer
 
 
@@ -17,13 +17,19 @@ def processor() -> TtTProcessor:
 
 
 @pytest.fixture(scope="module")
-def builder(processor) -> ChatSampleBuilder:
-    return ChatSampleBuilder(processor, audio_token_ids(processor.tokenizer), text_per_span=4, audio_per_span=3)
+def builder(processor) -> SampleBuilder:
+    return SampleBuilder(processor, audio_token_ids(processor.tokenizer), text_per_span=4, audio_per_span=3)
+
+
+def make_row(task, user, text, codes=()):
+    audio = [{"type": "audio", "codes": list(codes)}] if codes else []
+    reply = [{"type": "text", "text": text}, *audio]
+    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": reply}], "task": task}
 
 
 def test_prompt_is_what_the_processor_gives_at_inference(processor, builder):
     user = [{"type": "audio", "codes": torch.tensor([3, 1, 4])}]
-    sample = builder(ChatExample("asr", user, TEXTS[0]))
+    sample = builder(make_row("asr", user, TEXTS[0]))
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": user}], task="asr", add_generation_prompt=True
     )["input_ids"][0].tolist()
@@ -34,7 +40,7 @@ def test_prompt_is_what_the_processor_gives_at_inference(processor, builder):
 
 
 def test_text_reply_is_its_text_and_the_end_of_the_turn(processor, builder):
-    sample = builder(ChatExample("text", [{"type": "text", "text": TEXTS[0]}], TEXTS[1]))
+    sample = builder(make_row("text", [{"type": "text", "text": TEXTS[0]}], TEXTS[1]))
     reply = [label for label in sample["labels"] if label != -100]
     assert processor.tokenizer.decode(reply) == TEXTS[1] + processor.tokenizer.eos_token
 
@@ -42,7 +48,7 @@ def test_text_reply_is_its_text_and_the_end_of_the_turn(processor, builder):
 def test_spoken_reply_is_interleaved(processor, builder):
     ids = audio_token_ids(processor.tokenizer)
     codes = [5, 6, 7, 8, 9]
-    sample = builder(ChatExample("chat", [{"type": "text", "text": TEXTS[0]}], TEXTS[1], codes))
+    sample = builder(make_row("chat", [{"type": "text", "text": TEXTS[0]}], TEXTS[1], codes))
     reply = [label for label in sample["labels"] if label != -100]
     text = [id_ for id_ in reply[:-1] if id_ < ids.audio_token_start_id and id_ not in ids.begin_audio_token_ids]
     audio = [id_ for id_ in reply if ids.audio_token_start_id < id_ < ids.mask_token_id]
@@ -193,11 +199,6 @@ def test_pre_training_rows_are_learned_as_a_whole(processor, build):
     )
     assert sample["input_ids"] == sample["labels"] == processor.tokenizer(string)["input_ids"]
     assert sample["length"] == len(sample["input_ids"])
-
-
-def test_an_example_is_its_row(builder, build):
-    example = ChatExample("chat", DIALOGUE[0]["content"], TEXTS[1], [5, 6, 7, 8])
-    assert builder(example) == build(example.row())
 
 
 @pytest.mark.parametrize("code", [-1, 20])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from ttt_hf import TtTForConditionalGeneration
 from ttt_hf.data import TtTDataCollator, pack_samples
@@ -81,59 +81,64 @@ def test_training_lowers_both_losses(make_trainer):
     assert np.mean([entry["audio_loss"] for entry in logs[-5:]]) < 0.9 * logs[0]["audio_loss"]
 
 
-def test_eight_accumulated_samples_equal_a_batch_of_eight(make_trainer):
-    weights = []
-    for batch_size, accumulation in ((8, 1), (1, 8)):
-        trainer = make_trainer(
-            make_samples(8), NoiseOfTheSample, per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=accumulation, max_steps=1, learning_rate=0.1, optim="sgd", max_grad_norm=0.0,
-        )  # fmt: skip
-        trainer.train()
-        weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
-    for name, value in weights[0].items():
-        assert torch.allclose(value, weights[1][name], atol=1e-5), name
+def weights_after_a_step(make_trainer, samples, batch_size, accumulation):
+    trainer = make_trainer(
+        samples, NoiseOfTheSample, per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation,
+        max_steps=1, learning_rate=0.1, optim="sgd", max_grad_norm=0.0,
+    )  # fmt: skip
+    trainer.train()
+    return trainer.model.state_dict()
 
 
-def test_batches_of_unequal_size_count_by_their_samples(make_trainer):
-    """Three batches of three, three and two samples, accumulated, make the step of all eight at once."""
-    weights = []
-    for batch_size, accumulation in ((8, 1), (3, 3)):
-        trainer = make_trainer(
-            make_samples(8), NoiseOfTheSample, per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=accumulation, max_steps=1, learning_rate=0.1, optim="sgd", max_grad_norm=0.0,
-        )  # fmt: skip
-        trainer.train()
-        weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
-    for name, value in weights[0].items():
-        assert torch.allclose(value, weights[1][name], atol=1e-5), name
+def assert_same(weights, others):
+    for name, value in weights.items():
+        assert torch.allclose(value, others[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 8), (3, 3)])
+def test_accumulated_batches_make_the_step_of_one_batch(make_trainer, batch_size, accumulation):
+    """Three times three samples are batches of three, three and two: each sample counts the same."""
+    expected = weights_after_a_step(make_trainer, make_samples(8), 8, 1)
+    assert_same(expected, weights_after_a_step(make_trainer, make_samples(8), batch_size, accumulation))
 
 
 def test_packed_rows_make_the_step_of_their_samples(make_trainer):
-    weights = []
     samples = Dataset.from_list(make_samples(8))
     packed = samples.map(pack_samples, batched=True, fn_kwargs={"row_length": 64}, remove_columns=samples.column_names)
     assert 1 < len(packed) < 8
-    for rows in (samples, packed):
-        trainer = make_trainer(
-            list(rows), NoiseOfTheSample, per_device_train_batch_size=2,
-            gradient_accumulation_steps=-(-len(rows) // 2), max_steps=1, learning_rate=0.1, optim="sgd",
-            max_grad_norm=0.0,
-        )  # fmt: skip
-        trainer.train()
-        weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
-    for name, value in weights[0].items():
-        assert torch.allclose(value, weights[1][name], atol=1e-5), name
+    expected = weights_after_a_step(make_trainer, list(samples), 8, 1)
+    assert_same(expected, weights_after_a_step(make_trainer, list(packed), 2, -(-len(packed) // 2)))
 
 
-def test_interrupted_training_goes_on_as_if_nothing_had_happened(make_trainer, tmp_path):
-    settings = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "num_train_epochs": 3, "save_steps": 5}
-    whole = make_trainer(make_samples(12), save_strategy="steps", **settings)
+class Interruption(TrainerCallback):
+    """Ctrl-C in the sixth step."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+def test_training_goes_on_after_ctrl_c_as_if_nothing_had_happened(make_trainer, tmp_path):
+    settings = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "num_train_epochs": 3}
+    whole = make_trainer(make_samples(12), **settings)
     whole.train()
-    resumed = make_trainer(make_samples(12), save_strategy="no", **settings)
+    interrupted = make_trainer(make_samples(12), **settings)
+    interrupted.add_callback(Interruption())
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train()
+    resumed = make_trainer(make_samples(12), **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert resumed.state.global_step == whole.state.global_step == 9
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_loss_that_is_not_a_number_stops_and_names_the_samples(make_trainer):
+    trainer = make_trainer(make_samples(3), per_device_train_batch_size=3, max_steps=1)
+    with torch.no_grad():
+        trainer.model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"step 1 is not a number. Its batch held the samples [012], [012]"):
+        trainer.train()
 
 
 def test_log_tells_speed_padding_and_how_well_spans_end(make_trainer):

@@ -6,15 +6,13 @@ from .encoding import EncodingReport, check_fingerprint, codec_fingerprint, enco
 from .fitting import Fitted, fit_sample, fit_samples
 from .interleaving import interleave
 from .packing import pack_samples, training_length
-from .samples import ChatExample, ChatSampleBuilder, SampleBuilder
+from .samples import SampleBuilder
 from .sampling import LengthGroupedSampler, NumberedDataset
 from .shards import encode_row
 from .sources import Source, load_source, open_source
 
 
 __all__ = [
-    "ChatExample",
-    "ChatSampleBuilder",
     "EncodingReport",
     "Fitted",
     "LengthGroupedSampler",

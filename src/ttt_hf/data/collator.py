@@ -125,9 +125,9 @@ class TtTDataCollator:
         rows = [_samples_of(feature) for feature in features]
         batch_rng = np.random.default_rng([self.seed, 0, *draws])
         clean = batch_rng.random() < self.clean_batch_probability  # BANOM: text is learned behind clean audio
-        count = sum(map(len, rows))
+        total = sum(map(len, rows))
         copies = self.noise_copies if self.objective == "two_stream" else 1
-        levels = iter(_antithetic(count * copies, batch_rng).reshape(copies, count).T)
+        levels = iter(_antithetic(total * copies, batch_rng).reshape(copies, total).T)
         batch = []
         for draw, samples in zip(draws, rows):
             rng = np.random.default_rng([self.seed, 1, draw])

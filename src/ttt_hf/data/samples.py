@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..modeling.configuration_ttt import TtTConfig
 from ..processing import TtTProcessor
-from .conversations import Item, Row, audio_source, row_items
+from .conversations import Item, audio_source, row_items
 from .interleaving import code_ids, interleave, interleave_texts, span_ids, split_by_time
 
 
@@ -149,40 +148,6 @@ class SampleBuilder:
     def _text_ids(self, text: str) -> list[int]:
         # Names of special tokens in a text stay text, as in apply_chat_template.
         return self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-
-
-@dataclass
-class ChatExample:
-    """
-    One question and its reply.
-
-    Args:
-        task (`str`): Task whose system prompt opens the conversation (`asr`, `chat`, `tts`, `audio`, `text`).
-        user (`list[dict]`): Content items of the user's turn, as `apply_chat_template` takes them.
-        text (`str`): Text of the reply.
-        codes (`Sequence[int]`): Audio codes of the reply; empty for a reply of text alone.
-    """
-
-    task: str
-    user: list[dict[str, Any]]
-    text: str
-    codes: Sequence[int] = ()
-
-    def row(self) -> Row:
-        """The example as a canonical row."""
-        reply: list[Item] = [{"type": "text", "text": self.text}]
-        if len(self.codes):
-            reply.append({"type": "audio", "codes": self.codes})
-        messages = [{"role": "user", "content": self.user}, {"role": "assistant", "content": reply}]
-        return {"messages": messages, "task": self.task}
-
-
-class ChatSampleBuilder(SampleBuilder):
-    """A `SampleBuilder` of `ChatExample`s."""
-
-    def __call__(self, example: ChatExample) -> Sample:  # type: ignore[override]
-        """The sample of an example; see `SampleBuilder`."""
-        return super().__call__(example.row())
 
 
 def _codes(item: Mapping[str, Any]) -> Sequence[int]:

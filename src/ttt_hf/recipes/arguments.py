@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from .overrides import nearest, read_yaml, split_override
 from .shipped import recipe_file
 
 
@@ -152,20 +151,11 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         ValueError: If a key is unknown, or a value is of the wrong type or cannot be read.
     """
     path = recipe_file(name)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from None
+    values = read_yaml(path) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} has to hold keys and values, one a line: learning_rate: 2.0e-4.")
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not (equals and key.strip()):
-            raise ValueError(f"{override!r} is not an override: write key=value, for example learning_rate=1e-4.")
-        try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"The value of {override!r} is not valid YAML: quote it.") from None
+    form = "key=value, for example learning_rate=1e-4"
+    values |= dict(split_override(override, form) for override in overrides)
     return parse_recipe(values)
 
 
@@ -174,7 +164,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     Checks the keys of a recipe and sorts them into their groups.
 
     Args:
-        values (`Mapping[str, Any]`): Keys and values; keys that are missing get their defaults.
+        values (`Mapping[str, Any]`): Keys and values; keys that are missing or `None` get their defaults.
 
     Returns:
         `Recipe`: The keys by group.
@@ -185,9 +175,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     known = {entry.name for group in GROUPS for entry in dataclasses.fields(group) if entry.init}
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else "docs/training.md lists the keys."
-            raise ValueError(f"There is no key {key}: {hint}")
+            raise ValueError(f"There is no key {key}: {nearest(str(key), known, 'docs/recipe-keys.md lists them')}.")
     words: list[str] = []
     for key, value in values.items():
         if value is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,28 +108,26 @@ def _encoded(
     """The source, or the folder that its audio was encoded into."""
     if (Path(source["path"]) / ENCODING_FILE).is_file():
         return dict(source)
-    opened = open_source(source["path"], **_options(source))
+    options = {key: source[key] for key in ("task", "split", "name") if key in source}
+    opened = open_source(source["path"], arguments.streaming, **options)
     first = opened.convert(next(iter(opened.rows)))
     if all(audio_source(item) is None for item in row_items(first)):
         return dict(source)
+    if arguments.streaming:
+        raise ValueError(f"{source['path']} is streamed, but holds audio: run `ttt-hf encode` on it first.")
     if processor.codec is None:
         raise ValueError("The model comes without a codec, which the audio of the data needs: set the key codec.")
-    codec_folder = work / "codec"
-    if not codec_folder.is_dir():
+    # Everything that decides what the rows become is in the name, so that no other encoding is taken for this one.
+    folder = work / "-".join(re.sub(r"\W+", "-", str(part)).strip("-") for part in (source["path"], *options.values()))
+    with tempfile.TemporaryDirectory() as codec_folder:  # from which other processes load it
         processor.codec.save_pretrained(codec_folder)
-    name = re.sub(r"\W+", "-", "-".join(str(source[key]) for key in ("path", "split") if key in source)).strip("-")
-    folder = work / "encoded" / name
-    report = encode_source(
-        opened, codec_folder, folder, name=source["path"], workers=arguments.encoding_workers, show_progress=True
-    )
+        report = encode_source(
+            opened, codec_folder, folder, name=source["path"], workers=arguments.encoding_workers, show_progress=True
+        )
     logger.info(
         "%s: %d rows, %.0f s of audio, %d skipped", source["path"], report.rows, report.seconds, report.skipped
     )
     return {"path": str(folder), **({"ratio": source["ratio"]} if "ratio" in source else {})}
-
-
-def _options(source: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: source[key] for key in ("task", "split", "name") if key in source}
 
 
 def _map(rows: Any, function: Any, streaming: bool, **arguments: Any) -> Any:

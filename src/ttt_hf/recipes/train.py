@@ -1,7 +1,7 @@
 """
 Fine-tuning and training: from a recipe to a checkpoint or an adapter.
 
-    python -m ttt_hf.recipes.train lora_asr train_data=recordings output_dir=adapter
+    python -m ttt_hf.recipes.train lora_asr "train_data={path: recordings, task: asr}" output_dir=adapter
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ def train(recipe: Recipe) -> dict[str, float]:
     arguments = recipe.training
     if not recipe.data.train_data:
         raise ValueError("The recipe has no train_data: name a folder, a file or a Hub id, train_data=DIR.")
+    if arguments.early_stopping_patience and not (arguments.load_best_model_at_end and recipe.data.eval_data):
+        raise ValueError(
+            "early_stopping_patience needs eval_data, and load_best_model_at_end=true with eval_strategy=steps."
+        )
     set_seed(arguments.seed)
     out = Path(arguments.output_dir)
     model, processor = load_base(recipe.model)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import json
 import types
@@ -20,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..overrides import nearest, read_yaml, split_override
 from .train_codec import CodecTraining
 
 
@@ -187,12 +185,7 @@ def load_settings(path: Path | str | None = None, overrides: Iterable[str] = ())
         ValueError: A name is unknown or missing, a value has the wrong type, or an override cannot be read.
     """
     path = Path(path) if path is not None else RECIPE_FILE
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no recipe file {path}: give the path of a YAML file.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from None
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ValueError(
             f"{path} has to hold the sections of the recipe (data:, codec:, ...), see {RECIPE_FILE.name}."
@@ -224,16 +217,14 @@ def fingerprint(settings: TinySettings, sections: Iterable[str]) -> str:
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     """Sets one `section.key=value` in the tree that was read from YAML."""
-    name, equals, text = override.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not (equals and dot and key):
-        raise ValueError(f"{override!r} is not an override: write section.key=value, for example lm.steps=100.")
+    form = "section.key=value, for example lm.steps=100"
+    name, value = split_override(override, form)
+    section, dot, key = name.partition(".")
+    if not (dot and key):
+        raise ValueError(f"{override!r} is not an override: write {form}.")
     if not isinstance(tree.get(section), dict):
-        raise ValueError(f"The recipe has no section {section!r}{_nearest(section, tree)}.")
-    try:
-        tree[section][key] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"The value of {override!r} is not valid YAML: quote it.") from None
+        raise ValueError(f"The recipe has no section {section!r}, {_nearest(section, tree)}.")
+    tree[section][key] = value
 
 
 def _build(kind: type[Any], tree: Any, where: str) -> Any:
@@ -243,7 +234,7 @@ def _build(kind: type[Any], tree: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     for name in tree:
         if name not in hints:
-            raise ValueError(f"The recipe has no setting {where}{name}{_nearest(str(name), hints)}.")
+            raise ValueError(f"The recipe has no setting {where}{name}, {_nearest(str(name), hints)}.")
     defaults = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
     missing = [where + name for name in hints if name not in tree and name not in defaults]
     if missing:
@@ -280,7 +271,4 @@ def _check(value: Any, hint: Any, name: str) -> Any:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the name that was probably meant."""
-    known = list(known)
-    match = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {match[0]}" if match else f", only {', '.join(known)}"
+    return nearest(name, known, f"only {', '.join(known)}")

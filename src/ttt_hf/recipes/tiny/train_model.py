@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from transformers import Qwen2Config, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from ...codecs import TtTTinyCodec, load_codec
-from ...data import ChatExample, ChatSampleBuilder, TtTDataCollator, training_length
+from ...data import SampleBuilder, TtTDataCollator, training_length
 from ...modeling import TtTConfig, TtTForConditionalGeneration
 from ...processing import SYSTEM_PROMPTS, TtTProcessor, audio_token_ids, load_audio, train_tokenizer
 from ..trainer import TtTTrainer
@@ -65,7 +65,7 @@ def prepare(out: Path, settings: TinySettings) -> None:
         _replace_folder(out / "tokenizer", TtTProcessor(tokenizer, None).save_pretrained)
     processor = TtTProcessor.from_pretrained(out / "tokenizer")
     config = model_config(processor, codec, settings.lm)
-    builder = ChatSampleBuilder(processor, config, settings.lm.text_per_span, settings.lm.audio_per_span)
+    builder = SampleBuilder(processor, config, settings.lm.text_per_span, settings.lm.audio_per_span)
     examples = TinyMixture(train_items, codes, build_domain(), settings.lm.seed)
     samples = Dataset.from_list(list(_build_samples(examples, builder, settings.lm.samples, settings.lm.noise_copies)))
     _replace_folder(out / "samples", samples.save_to_disk)
@@ -170,50 +170,58 @@ class TinyMixture:
             "text_sums": [item for item in facts if item["family"] == "arithmetic"],
         }
 
-    def draw(self, count: int) -> Iterator[tuple[ChatExample, str]]:
+    def draw(self, count: int) -> Iterator[tuple[dict[str, Any], str]]:
         """
         Args:
             count (`int`): Number of examples.
 
         Yields:
-            `tuple[ChatExample, str]`: An example and the transcript of the user's audio ("" when the user writes).
+            `tuple[dict, str]`: A canonical row and the transcript of the user's audio ("" when the user writes).
         """
         rng = random.Random(self.seed)
         kinds = [kind for kind in self.SHARES if self.pools[kind]]
         for kind in rng.choices(kinds, weights=[self.SHARES[kind] for kind in kinds], k=count):
             yield self._example(kind, rng.choice(self.pools[kind]), rng)
 
-    def _example(self, kind: str, item: dict[str, Any], rng: random.Random) -> tuple[ChatExample, str]:
+    def _example(self, kind: str, item: dict[str, Any], rng: random.Random) -> tuple[dict[str, Any], str]:
         task = kind.partition("_")[0]
         if kind == "tts":
-            return ChatExample(task, _written(item["answer"]), item["answer"], self._answer(item)), ""
+            return _row(task, _written(item["answer"]), item["answer"], self._answer(item)), ""
         if kind in ("chat_written", "text_written", "text_sums"):
             question, _ = self.domain.random_question(item["fact"], rng)
             codes = self._answer(item) if task == "chat" else []
-            return ChatExample(task, _written(question), item["answer"], codes), ""
+            return _row(task, _written(question), item["answer"], codes), ""
         recordings = [name for name in item["question_audio"] if name in self.codes]
         clean, *noisy = self.codes[rng.choice(recordings)]
         codes = rng.choice(noisy) if noisy and rng.random() > self.CLEAN else clean
-        user = [{"type": "audio", "codes": torch.tensor(codes)}]
+        user = [{"type": "audio", "codes": codes}]
         if task == "asr":
-            return ChatExample(task, user, item["question"]), item["question"]
-        return ChatExample(task, user, item["answer"], self._answer(item)), item["question"]
+            return _row(task, user, item["question"]), item["question"]
+        return _row(task, user, item["answer"], self._answer(item)), item["question"]
 
     def _answer(self, item: dict[str, Any]) -> list[int]:
         return self.codes[item["answer_audio"]][0]
 
 
 def _build_samples(
-    examples: TinyMixture, builder: ChatSampleBuilder, count: int, noise_copies: int
+    examples: TinyMixture, builder: SampleBuilder, count: int, noise_copies: int
 ) -> Iterator[dict[str, Any]]:
     rng = random.Random(examples.seed + 1)
-    for example, transcript in tqdm(examples.draw(count), total=count, desc="samples", unit="sample"):
-        sample: dict[str, Any] = builder(example)
-        if example.task == "chat" and transcript and rng.random() < examples.UNSPOKEN:
+    for row, transcript in tqdm(examples.draw(count), total=count, desc="samples", unit="sample"):
+        sample: dict[str, Any] = builder(row)
+        if row["task"] == "chat" and transcript and rng.random() < examples.UNSPOKEN:
             sample = _up_to_speech(sample, builder.config)
         sample["length"] = training_length(sample["labels"], builder.config, noise_copies)
         sample["transcript_ids"] = builder.processor.tokenizer(transcript, add_special_tokens=False)["input_ids"]
         yield sample
+
+
+def _row(task: str, user: list[dict[str, Any]], text: str, codes: Sequence[int] = ()) -> dict[str, Any]:
+    """One question and its reply as a canonical row."""
+    reply: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    if codes:
+        reply.append({"type": "audio", "codes": codes})
+    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": reply}], "task": task}
 
 
 def _up_to_speech(sample: dict[str, Any], config: TtTConfig) -> dict[str, Any]:
