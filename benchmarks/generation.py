@@ -350,15 +350,16 @@ def times(scenario: dict[str, Any], which: str) -> str:
     return f"{scenario['tokens_per_second'][which]:.1f} tokens/s, **{scenario['times_plain'][which]:.1f} x**"
 
 
-def fill(readme: Path, block: str) -> None:
+def fill(readme: Path, block: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Puts the table between the marks of a README."""
+    first, last = marks
     text = readme.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = text.partition(first)
+    _, end, tail = rest.partition(last)
     if not (begin and end):
-        raise ValueError(f"{readme} lacks the line {BEGIN} or, behind it, {END}: add them where the table belongs.")
+        raise ValueError(f"{readme} lacks the line {first} or, behind it, {last}: add them where the table belongs.")
     part = readme.with_name(f".{readme.name}.part")
-    part.write_text(f"{head}{BEGIN}\n{block}\n{END}{tail}", encoding="utf-8")
+    part.write_text(f"{head}{first}\n{block}\n{last}{tail}", encoding="utf-8")
     part.replace(readme)
 
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ttt_hf.modeling.loss_ttt import audio_loss, text_loss, text_target_mask
+from ttt_hf.modeling import loss_ttt
+from ttt_hf.modeling.loss_ttt import audio_loss, text_loss, text_target_mask, token_losses
 from ttt_hf.modeling.masking_ttt import NO_ORDER
 
 
@@ -81,24 +82,66 @@ def test_losses_equal_those_of_all_logits(golden_models, golden_cases):
     assert output.text_loss.item() == pytest.approx(sum(per_row).item() / 3, rel=1e-5)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_in_parts_give_the_same_losses_and_gradients(golden_models, golden_cases, variant, monkeypatch):
+    model = golden_models[variant]
+    tensors = next(case for case in golden_cases("loss") if case["name"].startswith("l6"))["tensors"]
+    inputs = {
+        "input_ids": tensors["noisy_input_ids"],
+        "attention_mask": tensors["attention_mask"],
+        "labels": tensors["labels"],
+        "audio_loss_weights": weights_of(tensors),
+    }
+    whole = model(**inputs)
+    expected = gradients(model, whole.loss)
+    calls = []
+    monkeypatch.setattr(loss_ttt, "VOCABULARY_PART", 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            model.lm_head, "forward", lambda x: calls.append(len(x)) or torch.nn.Linear.forward(model.lm_head, x)
+        )
+        in_parts = model(**inputs)
+        grads = gradients(model, in_parts.loss)
+    # Seven parts of a vocabulary of 640, forward and once more backward.
+    assert len(calls) == 14 and max(calls) <= -(-sum(calls) // 14) + 1
+    assert torch.allclose(in_parts.loss, whole.loss, rtol=1e-6)
+    assert torch.equal(in_parts.text_correct, whole.text_correct)
+    assert torch.equal(in_parts.audio_correct, whole.audio_correct)
+    for name, grad in grads.items():
+        assert torch.allclose(grad, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max())), name
+
+
+def test_logits_in_parts_without_targets():
+    states = torch.zeros(0, 8, requires_grad=True)
+    losses, correct = token_losses(states, torch.zeros(0, dtype=torch.long), torch.nn.Linear(8, 64), 100_000)
+    assert losses.shape == correct.shape == (0,)
+    losses.sum().backward()
+
+
+def cross_entropy(logits, targets):
+    losses, _ = token_losses(logits, targets, torch.nn.Identity(), logits.shape[1])
+    return losses
+
+
 def test_text_loss_by_hand():
     logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)], [0.0, 0.0]])
     rows = torch.tensor([0, 0, 2])
     # row 0: mean of log 2 and log(4 / 3); row 1 has no target and counts; row 2: log 2
-    loss = text_loss(logits, torch.tensor([0, 1, 1]), rows, num_samples=3)
+    loss = text_loss(cross_entropy(logits, torch.tensor([0, 1, 1])), rows, num_samples=3)
     assert loss.item() == pytest.approx(((math.log(2) + math.log(4 / 3)) / 2 + 0 + math.log(2)) / 3, rel=1e-6)
 
 
 def test_audio_loss_by_hand():
     logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)]])
-    loss = audio_loss(logits, torch.tensor([0, 1]), torch.tensor([0.5, 2.0]), num_samples=4)
+    loss = audio_loss(cross_entropy(logits, torch.tensor([0, 1])), torch.tensor([0.5, 2.0]), num_samples=4)
     assert loss.item() == pytest.approx((0.5 * math.log(2) + 2 * math.log(4 / 3)) / 4, rel=1e-6)
 
 
 def test_losses_without_targets_are_zero_and_differentiable():
     logits = torch.zeros(0, 8, requires_grad=True)
     none = torch.zeros(0, dtype=torch.long)
-    loss = text_loss(logits, none, none, 2) + audio_loss(logits, none, torch.zeros(0), 2)
+    losses = cross_entropy(logits, none)
+    loss = text_loss(losses, none, 2) + audio_loss(losses, torch.zeros(0), 2)
     assert loss.item() == 0.0
     loss.backward()
     assert logits.grad is not None
@@ -106,10 +149,10 @@ def test_losses_without_targets_are_zero_and_differentiable():
 
 def test_losses_are_computed_in_float32():
     logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)).bfloat16()
-    targets, rows = torch.tensor([1, 2, 3, 4]), torch.tensor([0, 0, 1, 1])
-    loss = text_loss(logits, targets, rows, 2)
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(text_loss(logits.float(), targets, rows, 2).item(), rel=1e-6)
+    targets = torch.tensor([1, 2, 3, 4])
+    losses = cross_entropy(logits, targets)
+    assert losses.dtype == torch.float32
+    assert torch.allclose(losses, cross_entropy(logits.float(), targets), rtol=1e-6)
 
 
 def test_text_targets_stay_inside_documents_and_out_of_noised_copies():

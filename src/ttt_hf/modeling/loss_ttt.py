@@ -1,10 +1,17 @@
-"""The two losses of TtT as pure functions of logits at target positions: autoregressive for text, masked diffusion for
-audio. Their plain sum bounds the joint negative log-likelihood ("TtT", arXiv 2509.20072), so there are no weights
-between them; noise enters as data, through the input ids and the weights.
+"""The two losses of TtT as pure functions of what is predicted at target positions: autoregressive for text, masked
+diffusion for audio. Their plain sum bounds the joint negative log-likelihood ("TtT", arXiv 2509.20072), so there are
+no weights between them; noise enters as data, through the input ids and the weights.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+
+# Logits are computed in as many parts as the vocabulary holds this many ids, so that their size does not grow with it.
+VOCABULARY_PART = 16384
 
 
 def text_target_mask(
@@ -43,29 +50,60 @@ def sample_ids(order_ids: torch.Tensor, start_ids: torch.Tensor) -> tuple[torch.
     return (is_first.flatten().cumsum(0) - 1).view_as(order_ids), int(is_first.sum())
 
 
-def text_loss(logits: torch.Tensor, targets: torch.Tensor, samples: torch.Tensor, num_samples: int) -> torch.Tensor:
+def token_losses(
+    hidden_states: torch.Tensor,
+    targets: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    vocab_size: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of each target. With a large vocabulary the targets are taken in parts, whose logits are computed
+    once more in the backward pass and then dropped: they never exist all at once.
+
+    Args:
+        hidden_states: shape `(targets, hidden)`, each row predicting the target of the same index.
+        targets: token ids, `torch.long` of shape `(targets,)`.
+        head: the output layer, from hidden states to logits.
+        vocab_size: number of ids. It alone decides into how many parts, so that all processes of a sharded training
+            call the head equally often: each call may gather its weights from all of them.
+
+    Returns:
+        The cross-entropies, `float32`, and whether the target is the most likely id, `torch.bool`, both of shape
+        `(targets,)`.
+    """
+
+    def losses_of(states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = head(states)
+        losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+        return losses, logits.detach().argmax(dim=-1) == targets
+
+    count = -(-vocab_size // VOCABULARY_PART)
+    if count == 1:
+        return losses_of(hidden_states, targets)
+    parts = zip(hidden_states.tensor_split(count), targets.tensor_split(count))
+    losses, correct = zip(*(checkpoint(losses_of, *part, use_reentrant=False) for part in parts))
+    return torch.cat(losses), torch.cat(correct)
+
+
+def text_loss(losses: torch.Tensor, samples: torch.Tensor, num_samples: int) -> torch.Tensor:
     """Autoregressive loss: cross-entropy averaged over the targets of each sample, then over the samples.
 
     Args:
-        logits: shape `(targets, vocabulary)`, each row predicting the target of the same index.
-        targets: token ids, `torch.long` of shape `(targets,)`.
+        losses: cross-entropy of each text target, shape `(targets,)`.
         samples: sample in the batch that each target belongs to, `torch.long` of shape `(targets,)`.
         num_samples: number of samples. A sample without targets contributes 0 and still counts.
 
     Returns:
         The loss, a `float32` scalar.
     """
-    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
     counts = torch.bincount(samples, minlength=num_samples)
     return (losses / counts[samples]).sum() / num_samples
 
 
-def audio_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, num_samples: int) -> torch.Tensor:
+def audio_loss(losses: torch.Tensor, weights: torch.Tensor, num_samples: int) -> torch.Tensor:
     """Masked diffusion loss: weighted cross-entropy of the masked tokens, summed, divided by the number of samples.
 
     Args:
-        logits: shape `(targets, vocabulary)`, each row taken at the masked position itself (not shifted).
-        targets: the clean ids, `torch.long` of shape `(targets,)`.
+        losses: cross-entropy of each masked position, predicted there itself (not shifted), shape `(targets,)`.
         weights: weight of each target, float of shape `(targets,)`; the paper's is 1 / (masking probability * number
             of maskable audio tokens of the sample).
         num_samples: number of samples.
@@ -73,5 +111,4 @@ def audio_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tenso
     Returns:
         The loss, a `float32` scalar.
     """
-    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
     return (losses * weights.float()).sum() / num_samples

@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_ttt import TtTConfig
 from .generation_ttt import TtTGenerationMixin
 from .growing_ttt import grow_rows, place_audio_tokens
-from .loss_ttt import audio_loss, sample_ids, text_loss, text_target_mask
+from .loss_ttt import audio_loss, sample_ids, text_loss, text_target_mask, token_losses
 from .masking_ttt import (
     ATTENTION_IMPLEMENTATIONS,
     NO_ORDER,
@@ -316,32 +316,31 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         """Losses, counts and hits; logits are computed where there is a target and nowhere else."""
         text_mask = text_target_mask(labels, self.config.audio_token_start_id, order_ids, start_ids, NO_ORDER)
         text_rows, text_index = text_mask.nonzero(as_tuple=True)
-        states = [hidden_states[text_rows, text_index]]
+        states, targets = [hidden_states[text_rows, text_index]], [labels[text_rows, text_index + 1]]
         if audio_loss_weights is not None:
             audio_rows, audio_index = ((audio_loss_weights != 0) & (labels != -100)).nonzero(as_tuple=True)
             states.append(hidden_states[audio_rows, audio_index])
-        logits = self.lm_head(torch.cat(states))
-        text_logits, audio_logits = logits[: len(text_rows)], logits[len(text_rows) :]
+            targets.append(labels[audio_rows, audio_index])
+        vocab_size = self.config.text_config.vocab_size
+        target_losses, correct = token_losses(torch.cat(states), torch.cat(targets), self.lm_head, vocab_size)
+        text_losses, audio_losses = target_losses[: len(text_rows)], target_losses[len(text_rows) :]
 
-        text_targets = labels[text_rows, text_index + 1]
-        audio_targets = text_targets[:0]
         text_samples, num_samples = text_rows, labels.shape[0]
         if packed:
             samples, num_samples = sample_ids(order_ids, start_ids)
             text_samples = samples[text_rows, text_index]
-        losses = {"text_loss": text_loss(text_logits, text_targets, text_samples, num_samples)}
+        losses = {"text_loss": text_loss(text_losses, text_samples, num_samples)}
         losses["loss"] = losses["text_loss"]
         if audio_loss_weights is not None:
-            audio_targets = labels[audio_rows, audio_index]
             weights = audio_loss_weights[audio_rows, audio_index]
-            losses["audio_loss"] = audio_loss(audio_logits, audio_targets, weights, num_samples)
+            losses["audio_loss"] = audio_loss(audio_losses, weights, num_samples)
             losses["loss"] = losses["text_loss"] + losses["audio_loss"]
         return {
             **losses,
-            "num_text_targets": torch.tensor(text_targets.numel(), device=labels.device),
-            "num_audio_targets": torch.tensor(audio_targets.numel(), device=labels.device),
-            "text_correct": text_logits.detach().argmax(dim=-1) == text_targets,
-            "audio_correct": audio_logits.detach().argmax(dim=-1) == audio_targets,
+            "num_text_targets": torch.tensor(text_losses.numel(), device=labels.device),
+            "num_audio_targets": torch.tensor(audio_losses.numel(), device=labels.device),
+            "text_correct": correct[: len(text_rows)],
+            "audio_correct": correct[len(text_rows) :],
             "num_samples": torch.tensor(num_samples, device=labels.device),
         }
 

@@ -1,0 +1,414 @@
+"""Speed and memory of training next to plain ways of doing the same, on the same weights, in one run.
+
+    python benchmarks/training.py
+    python benchmarks/training.py --rows 100 --padded-rows 8 --json
+    python benchmarks/training.py --device cuda --dtype bfloat16 --readme README.md
+
+The official way is what the official training code does: every sample padded to 2048 tokens, one dense mask, logits
+of the whole vocabulary at every position. It is written here a second time, from the algorithm alone, so that equal
+losses are a check, too. Its steps cost the same whatever they hold, so that a few of them are enough; the ways take
+turns, and medians are compared.
+
+The samples are of the embedded model's domain: its questions and answers, its tasks in about the recipe's shares, and
+random codes in place of recordings, as many as speech of that length has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import transformers
+from generation import device_name, fill, synchronize, timed
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from ttt_hf import TtTConfig, TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
+from ttt_hf.data import LengthGroupedSampler, SampleBuilder, TtTDataCollator, training_length
+from ttt_hf.recipes.tiny.domain import build_domain
+
+
+BEGIN, END = "<!-- training:begin -->", "<!-- training:end -->"
+IGNORE = -100
+
+SHARES = {"asr": 0.18, "chat": 0.32, "tts": 0.26, "text": 0.24}
+CODES_PER_CHARACTER = 0.8  # 12.5 codes and about 16 characters a second
+
+Batch = dict[str, torch.Tensor]
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def domain_samples(count: int, tasks: dict[str, float], processor: TtTProcessor, config: TtTConfig) -> list[dict]:
+    """Training samples of the embedded model's domain; the same ones at every call."""
+    rng = random.Random(0)
+    domain = build_domain()
+    builder = SampleBuilder(processor, config)
+    facts = domain.train_facts()
+
+    def spoken(text: str) -> dict[str, Any]:
+        codes = [rng.randrange(config.audio_vocab_size) for _ in range(round(CODES_PER_CHARACTER * len(text)))]
+        return {"type": "audio", "codes": codes}
+
+    samples = []
+    for task in rng.choices(list(tasks), weights=list(tasks.values()), k=count):
+        fact = rng.choice(facts)
+        question, _ = domain.random_question(fact.id, rng)
+        asked, said = (fact.answer if task == "tts" else question), (question if task == "asr" else fact.answer)
+        user = spoken(asked) if task in ("asr", "chat") else {"type": "text", "text": asked}
+        reply = [{"type": "text", "text": said}, *([spoken(said)] if task in ("chat", "tts") else [])]
+        turns = [{"role": "user", "content": [user]}, {"role": "assistant", "content": reply}]
+        samples.append(builder({"messages": turns, "task": task}))
+    return samples
+
+
+def batches_by_length(samples: Sequence[dict], batch_size: int, config: TtTConfig) -> list[list[dict]]:
+    """Batches as `TtTTrainer` makes them."""
+    lengths = [training_length(sample["labels"], config, noise_copies=1) for sample in samples]
+    order = list(LengthGroupedSampler(lengths, batch_size, seed=0))
+    return [[samples[i] for i in order[first : first + batch_size]] for first in range(0, len(order), batch_size)]
+
+
+def padded(batch: Batch, length: int, pad_token_id: int) -> Batch:
+    """The batch with rows of a fixed length."""
+    fill_with = {"input_ids": pad_token_id, "labels": IGNORE}
+    missing = length - batch["input_ids"].shape[1]
+    return {
+        name: functional.pad(values, (0, missing), value=fill_with.get(name, 0))
+        for name, values in batch.items()
+        if values.ndim == 2
+    }
+
+
+# -- the two ways -----------------------------------------------------------------------------------------------------
+
+
+def plain_loss(model: TtTForConditionalGeneration, batch: Batch) -> torch.Tensor:
+    """The paper's loss of a batch that is noised in place, with logits of all positions."""
+    ids, labels, weights = batch["input_ids"], batch["labels"], batch["audio_loss_weights"]
+    length, start = ids.shape[1], model.config.audio_token_start_id
+    is_audio = ids >= start
+    run = (~is_audio).cumsum(1)
+    same_run = is_audio[:, :, None] & is_audio[:, None] & (run[:, :, None] == run[:, None])
+    causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+    visible = (causal | same_run) & batch["attention_mask"][:, None].bool()
+    mask = torch.zeros(visible.shape, dtype=model.dtype, device=ids.device)
+    mask.masked_fill_(~visible, torch.finfo(model.dtype).min)
+    hidden = model.model(
+        inputs_embeds=model.get_input_embeddings()(ids),
+        attention_mask=mask[:, None],
+        position_ids=torch.arange(length, device=ids.device)[None],
+        use_cache=False,
+    ).last_hidden_state
+    logits = model.lm_head(hidden).float()
+    targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    targets = targets.masked_fill(targets >= start, IGNORE)
+    text = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    text = text.sum(dim=1) / (targets != IGNORE).sum(dim=1).clamp(min=1)
+    masked = weights > 0
+    audio = functional.cross_entropy(logits[masked], labels[masked], reduction="none") * weights[masked]
+    return text.mean() + audio.sum() / len(ids)
+
+
+def our_loss(model: TtTForConditionalGeneration, batch: Batch) -> torch.Tensor:
+    """The loss of a batch, as `TtTTrainer` has it computed."""
+    return model(**{name: values for name, values in batch.items() if name not in ("draws", "noise_levels")}).loss
+
+
+class Stepper:
+    """Takes and times whole training steps, the making of the batch included.
+
+    Args:
+        model: What is trained.
+        pad_token_id: Id that fills rows up.
+    """
+
+    def __init__(self, model: TtTForConditionalGeneration, pad_token_id: int) -> None:
+        self.model = model.train()
+        self.pad_token_id = pad_token_id
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+        self.collators = {
+            objective: TtTDataCollator(model.config, pad_token_id, objective) for objective in ("paper", "two_stream")
+        }
+
+    def seconds(self, samples: list[dict], objective: str, padded_to: int | None = None) -> float:
+        """Seconds of a step; the official way's with `padded_to`."""
+        return timed(self.model, lambda: self._step(samples, objective, padded_to))[0]
+
+    def _step(self, samples: list[dict], objective: str, padded_to: int | None) -> None:
+        batch = self.collators[objective](samples)
+        if padded_to:
+            batch = padded(batch, padded_to, self.pad_token_id)
+        batch = {name: values.to(self.model.device) for name, values in batch.items()}
+        loss = (plain_loss if padded_to else our_loss)(self.model, batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+# -- measurements -----------------------------------------------------------------------------------------------------
+
+
+def measure_speed(stepper: Stepper, samples: list[dict], batch_size: int, padded_rows: int, length: int) -> dict:
+    """Samples a second: the official way, and ours by both objectives, each on batches of similar length."""
+    config = stepper.model.config
+    ours = batches_by_length(samples, batch_size, config)
+    official = [samples[first : first + batch_size] for first in range(0, padded_rows, batch_size)]
+    rates: dict[str, list[float]] = {"official": [], "paper": [], "two_stream": []}
+    for objective in ("paper", "two_stream"):
+        stepper.seconds(ours[0], objective)  # warms up
+    for number, batch in enumerate(official):
+        rates["official"].append(len(batch) / stepper.seconds(batch, "paper", length))
+        share = ours[number :: len(official)]
+        for objective in ("paper", "two_stream"):
+            seconds = sum(stepper.seconds(batch, objective) for batch in share)
+            rates[objective].append(sum(map(len, share)) / seconds)
+    return {
+        "rows": len(samples),
+        "padded_rows": padded_rows,
+        "batch_size": batch_size,
+        "mean_length": sum(sample["length"] for sample in samples) / len(samples),
+        "samples_per_second": {name: median(values) for name, values in rates.items()},
+    }
+
+
+def measure_objectives(stepper: Stepper, samples: list[dict], batch_size: int, repeat: int) -> dict[str, float]:
+    """Seconds of a step by either objective on the same spoken replies, whose copies `two_stream` computes besides."""
+    batch = batches_by_length(samples, batch_size, stepper.model.config)[0]
+    return in_turn(
+        {name: lambda name=name: stepper.seconds(batch, name) for name in ("paper", "two_stream")},
+        repeat,
+    )
+
+
+def measure_overhead(model: TtTForConditionalGeneration, rows: int, length: int, repeat: int) -> dict[str, float]:
+    """Seconds of forward and backward on text alone, of the plain backbone and of ours."""
+    backbone = AutoModelForCausalLM.from_config(model.config.text_config, dtype=model.dtype)
+    backbone.load_state_dict(model.state_dict())
+    backbone = backbone.to(model.device).train()
+    ids = torch.randint(0, model.config.audio_token_start_id, (rows, length), device=model.device)
+    batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+    losses = [each(**batch).loss.item() for each in (backbone, model)]
+    if abs(losses[0] - losses[1]) > 1e-2 * losses[0]:
+        raise SystemExit(f"Two models of the same weights gave different losses: {losses}.")
+
+    def seconds(each: torch.nn.Module) -> float:
+        each.zero_grad()
+        return timed(each, lambda: each(**batch).loss.backward())[0]
+
+    return in_turn({"backbone": lambda: seconds(backbone), "ours": lambda: seconds(model)}, repeat)
+
+
+def in_turn(ways: dict[str, Callable[[], float]], repeat: int) -> dict[str, float]:
+    """Median of each way's seconds; what else the machine does meets all of them."""
+    rounds = [{name: way() for name, way in ways.items()} for _ in range(repeat + 1)]
+    return {name: median(taken[name] for taken in rounds[1:]) for name in ways}  # the first round warms up
+
+
+def measure_memory(vocabulary: int, rows: int, length: int, device: str) -> dict[str, float]:
+    """Bytes that a step takes at most, each way in a process of its own."""
+    sizes = {}
+    for name in ("plain", "ours"):
+        options = ["--memory-of", name, "--vocabulary", str(vocabulary), "--device", device]
+        options += ["--memory-rows", str(rows), "--memory-length", str(length)]
+        command = [sys.executable, str(Path(__file__).resolve()), *options]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        sizes[name] = json.loads(result.stdout)
+    if abs(sizes["plain"]["loss"] - sizes["ours"]["loss"]) > 1e-4 * sizes["plain"]["loss"]:
+        raise SystemExit(f"The two ways computed different losses: {sizes}.")
+    sizes_of_case = {"vocabulary": vocabulary, "rows": rows, "length": length}
+    return {**sizes_of_case, **{name: size["bytes"] for name, size in sizes.items()}}
+
+
+def memory_of(way: str, vocabulary: int, rows: int, length: int, device: str) -> dict[str, float]:
+    """Loss and peak memory, beyond what was there before, of one step of a small model with a large vocabulary."""
+    model, batch = memory_case(vocabulary, rows, length)
+    model, batch = model.to(device), {name: values.to(device) for name, values in batch.items()}
+    before = memory_now(device)
+    loss = (plain_loss if way == "plain" else our_loss)(model, batch)
+    loss.backward()
+    synchronize(model.device)
+    return {"loss": loss.item(), "bytes": memory_peak(device) - before}
+
+
+def memory_case(vocabulary: int, rows: int, length: int) -> tuple[TtTForConditionalGeneration, Batch]:
+    """A model whose logits are by far the largest of its tensors, and rows of spoken replies behind short prompts."""
+    torch.manual_seed(0)
+    codes = 16384
+    start = vocabulary - codes - 4
+    text_config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    config = TtTConfig(
+        text_config=text_config,
+        audio_token_start_id=start,
+        audio_vocab_size=codes,
+        mask_token_id=start + codes + 1,
+        begin_audio_token_ids=[start - 2, start - 1],
+        end_audio_token_ids=[start + codes + 2, start + codes + 3],
+    )
+    rng = random.Random(0)
+    prompt = length // 8
+    samples = []
+    for _ in range(rows):
+        ids = [rng.randrange(start - 2) for _ in range(prompt)]
+        while len(ids) < length:
+            ids += [*(rng.randrange(start - 2) for _ in range(13)), start - 2]
+            ids += [*(rng.randrange(start + 1, start + codes) for _ in range(26)), start + codes + 2]
+        samples.append({"input_ids": ids[:length], "labels": [IGNORE] * prompt + ids[prompt:length]})
+    collator = TtTDataCollator(config, 0, "paper", clean_batch_probability=0.0, prefix_preservation=0.0)
+    return TtTForConditionalGeneration(config).train(), collator(samples)
+
+
+def memory_now(device: str) -> float:
+    """Bytes in use."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * resource.getpagesize()
+
+
+def memory_peak(device: str) -> float:
+    """Most bytes that were ever in use."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    # Of this program alone: what getrusage tells begins with the memory of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+# -- report -----------------------------------------------------------------------------------------------------------
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Takes all four measurements."""
+    processor = TtTProcessor.from_pretrained(embedded_checkpoint())
+    model = TtTForConditionalGeneration.from_pretrained(embedded_checkpoint(), dtype=getattr(torch, args.dtype))
+    model = model.to(args.device)
+    stepper = Stepper(model, processor.tokenizer.pad_token_id)
+    mixed = domain_samples(args.rows, SHARES, processor, model.config)
+    spoken = {task: SHARES[task] for task in ("chat", "tts")}
+    replies = domain_samples(args.batch_size, spoken, processor, model.config)
+    return {
+        "speed": measure_speed(stepper, mixed, args.batch_size, min(args.padded_rows, args.rows), args.padded_length),
+        "memory": measure_memory(args.vocabulary, args.memory_rows, args.memory_length, args.device),
+        "objectives": measure_objectives(stepper, replies, args.batch_size, args.repeat),
+        "overhead": measure_overhead(model, args.batch_size, min(args.padded_length, 256), args.repeat),
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as a Markdown table."""
+    speed, memory, objectives = report["speed"]["samples_per_second"], report["memory"], report["objectives"]
+    overhead = report["overhead"]
+    lines = ["| | plain | ours | | aim |", "|---|---|---|---|---|"]
+    for objective in ("two_stream", "paper"):
+        plain, ours = speed["official"], speed[objective]
+        lines.append(
+            f"| samples a second, `{objective}`, batches of similar length, next to the official way | {plain:.2f} "
+            f"| {ours:.1f} | **{ours / plain:.1f} x** | >= 5 x |"
+        )
+    rows = [
+        (
+            f"memory of a step, {memory['vocabulary']:,} ids, {memory['rows']} x {memory['length']} tokens, next to "
+            "logits at all positions",
+            f"{memory['plain'] / 1e9:.2f} GB",
+            f"{memory['ours'] / 1e9:.2f} GB",
+            memory["ours"] / memory["plain"],
+            "<= 0.33 x",
+        ),
+        (
+            "step of `two_stream` next to `paper`, spoken replies",
+            f"{1e3 * objectives['paper']:.0f} ms",
+            f"{1e3 * objectives['two_stream']:.0f} ms",
+            objectives["two_stream"] / objectives["paper"],
+            "<= 1.6 x",
+        ),
+        (
+            "forward and backward on text alone, next to `Qwen2ForCausalLM`",
+            f"{1e3 * overhead['backbone']:.0f} ms",
+            f"{1e3 * overhead['ours']:.0f} ms",
+            overhead["ours"] / overhead["backbone"],
+            "<= 1.1 x",
+        ),
+    ]
+    lines += [f"| {what} | {plain} | {ours} | **{ratio:.2f} x** | {aim} |" for what, plain, ours, ratio, aim in rows]
+    machine, facts = report["machine"], report["speed"]
+    lines += [
+        "",
+        f"{facts['rows']} samples of the embedded model's domain, {facts['mean_length']:.0f} tokens on average, "
+        f"batches of {facts['batch_size']}; {facts['padded_rows']} of them the official way. {machine['device']}, "
+        f"{machine['threads']} threads; torch {machine['torch']}, transformers {machine['transformers']}. "
+        f"Command: `{report['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=500, help="samples (default: 500)")
+    parser.add_argument("--padded-rows", type=int, default=24, help="samples the official way (default: 24)")
+    parser.add_argument("--padded-length", type=int, default=2048, help="their length (default: 2048)")
+    parser.add_argument("--batch-size", type=int, default=8, help="samples of a step (default: 8)")
+    parser.add_argument("--repeat", type=int, default=9, help="steps of which the median counts (default: 9)")
+    parser.add_argument("--vocabulary", type=int, default=168072, help="ids of the measure of memory (168072)")
+    parser.add_argument("--memory-rows", type=int, default=4, help="rows there (default: 4)")
+    parser.add_argument("--memory-length", type=int, default=512, help="their length (default: 512)")
+    parser.add_argument("--memory-of", choices=["plain", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--readme", type=Path, help="also put the table between the training marks of this file")
+    args = parser.parse_args()
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    transformers.utils.logging.set_verbosity_error()
+    if args.memory_of:
+        case = (args.vocabulary, args.memory_rows, args.memory_length)
+        print(json.dumps(memory_of(args.memory_of, *case, args.device)))
+        return
+    shown = ("rows", "padded_rows", "batch_size", "device", "dtype")
+    options = [
+        f"--{name.replace('_', '-')} {getattr(args, name)}"
+        for name in shown
+        if getattr(args, name) != parser.get_default(name)
+    ]
+    report = {
+        "command": " ".join(["python benchmarks/training.py", *options]),
+        "machine": {
+            "device": device_name(args.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        **measure(args),
+    }
+    print(json.dumps(report, indent=2) if args.json else table(report))
+    if args.readme:
+        fill(args.readme, table(report), (BEGIN, END))
+
+
+if __name__ == "__main__":
+    main()
