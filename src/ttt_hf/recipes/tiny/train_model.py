@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -25,10 +25,11 @@ from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from ...codecs import TtTTinyCodec, load_codec
 from ...data import SampleBuilder, TtTDataCollator, training_length
+from ...data.samples import IGNORE
 from ...modeling import TtTConfig, TtTForConditionalGeneration
 from ...processing import SYSTEM_PROMPTS, TtTProcessor, audio_token_ids, load_audio, train_tokenizer
 from ..trainer import TtTTrainer
-from .augment import augment
+from .augment import augment, change_speed
 from .domain import Domain, build_domain
 from .parallel import is_first_process
 from .settings import ModelSettings, TinySettings
@@ -105,13 +106,19 @@ def encode_utterances(
         clips = [load_audio(data / row["audio"], None, rate) for row in batch]
         for copy in range(1 + settings.augmented_copies):
             chosen = [
-                (row["id"], augment(clip, rate, rng) if copy else clip)
+                (row["id"], _variant(clip, codec, rng) if copy else clip)
                 for row, clip in zip(batch, clips)
                 if not copy or row["id"] in questions
             ]
             for (name, _), encoded in zip(chosen, _encode(codec, [clip for _, clip in chosen])):
                 codes[name].append(encoded)
     return codes
+
+
+def _variant(clip: np.ndarray, codec: TtTTinyCodec, rng: np.random.Generator) -> np.ndarray:
+    """The same question at another speed and another place in the grid of codes, every second time in another room."""
+    clip = change_speed(clip, rng) if rng.random() < 0.5 else augment(clip, codec.config.sampling_rate, rng)
+    return np.pad(clip, (int(rng.integers(codec.config.samples_per_code)), 0))
 
 
 def _encode(codec: TtTTinyCodec, clips: list[np.ndarray]) -> Iterator[list[int]]:
@@ -122,6 +129,21 @@ def _encode(codec: TtTTinyCodec, clips: list[np.ndarray]) -> Iterator[list[int]]
     with torch.no_grad():
         for row in codec.encode(torch.from_numpy(padded), lengths):
             yield row[row >= 0].tolist()
+
+
+class Example(NamedTuple):
+    """
+    What one training sample is made of.
+
+    Args:
+        row (`dict`): One question and its reply, a canonical row.
+        transcript (`str`): Words of the user's audio; "" when the user writes.
+        given (`str`): How the reply begins, where that is not to be learned.
+    """
+
+    row: dict[str, Any]
+    transcript: str = ""
+    given: str = ""
 
 
 class TinyMixture:
@@ -139,18 +161,21 @@ class TinyMixture:
     # Task and how the user asks, with its share of the samples. Written questions are short: they teach the answers at
     # a fraction of what a spoken question costs. There are more sums than all other facts, so they have a share apart.
     SHARES: ClassVar[dict[str, float]] = {
-        "asr": 0.17,
+        "asr": 0.18,
         "chat_spoken": 0.24,
+        "chat_sums": 0.08,
         "chat_written": 0.03,
-        "tts": 0.24,
-        "text_written": 0.13,
-        "text_sums": 0.19,
+        "tts": 0.26,
+        "text_written": 0.06,
+        "text_sums": 0.15,
     }
     # Of the answers to spoken questions this share ends where the speech begins. How to say a text is learned by
     # reading aloud as well, at half the price, so that more questions fit into the same time.
     UNSPOKEN = 0.6
-    # Clean recordings among those with noise, echo and another speed.
-    CLEAN = 0.6
+    # Recordings as they are among those with noise, echo and another speed.
+    CLEAN = 0.25
+    # A difference is drawn as often as so many sums: there are half as many, and they are harder to learn.
+    DIFFERENCE_WEIGHT = 4
 
     def __init__(
         self, items: list[dict[str, Any]], codes: dict[str, list[list[int]]], domain: Domain, seed: int
@@ -161,43 +186,55 @@ class TinyMixture:
         heard = [item for item in items if any(name in codes for name in item["question_audio"])]
         answered = [item for item in items if item["answer_audio"] in codes]
         facts = list({item["fact"]: item for item in items if item["fact"]}.values())
+        sums = [item for item in facts if item["family"] == "arithmetic"]
+        sums += [item for item in sums if item["fact"].startswith("minus-")] * (self.DIFFERENCE_WEIGHT - 1)
         self.pools = {
             "asr": heard,
             "chat_spoken": [item for item in heard if item["answer_audio"] in codes],
             "chat_written": list({item["fact"]: item for item in answered if item["fact"]}.values()),
             "tts": list({item["answer"]: item for item in answered}.values()),
             "text_written": [item for item in facts if item["family"] != "arithmetic"],
-            "text_sums": [item for item in facts if item["family"] == "arithmetic"],
+            "text_sums": sums,
         }
+        self.pools["chat_sums"] = sums if self.pools["chat_spoken"] else []
 
-    def draw(self, count: int) -> Iterator[tuple[dict[str, Any], str]]:
+    def draw(self, count: int) -> Iterator[Example]:
         """
         Args:
             count (`int`): Number of examples.
 
         Yields:
-            `tuple[dict, str]`: A canonical row and the transcript of the user's audio ("" when the user writes).
+            `Example`: One after the other.
         """
         rng = random.Random(self.seed)
         kinds = [kind for kind in self.SHARES if self.pools[kind]]
         for kind in rng.choices(kinds, weights=[self.SHARES[kind] for kind in kinds], k=count):
             yield self._example(kind, rng.choice(self.pools[kind]), rng)
 
-    def _example(self, kind: str, item: dict[str, Any], rng: random.Random) -> tuple[dict[str, Any], str]:
+    def _example(self, kind: str, item: dict[str, Any], rng: random.Random) -> Example:
         task = kind.partition("_")[0]
         if kind == "tts":
-            return _row(task, _written(item["answer"]), item["answer"], self._answer(item)), ""
+            return Example(_row(task, _written(item["answer"]), item["answer"], self._answer(item)))
         if kind in ("chat_written", "text_written", "text_sums"):
             question, _ = self.domain.random_question(item["fact"], rng)
             codes = self._answer(item) if task == "chat" else []
-            return _row(task, _written(question), item["answer"], codes), ""
-        recordings = [name for name in item["question_audio"] if name in self.codes]
-        clean, *noisy = self.codes[rng.choice(recordings)]
-        codes = rng.choice(noisy) if noisy and rng.random() > self.CLEAN else clean
-        user = [{"type": "audio", "codes": codes}]
+            return Example(_row(task, _written(question), item["answer"], codes))
+        if kind == "chat_sums":
+            # Whatever was asked: what a reply says behind "is" follows from what it says before. So sums that nobody
+            # asks aloud in training can be answered aloud.
+            asked = rng.choice(self.pools["chat_spoken"])
+            user = [{"type": "audio", "codes": self._question(asked, rng)}]
+            operands, verb, _ = item["answer"].partition(" is")
+            return Example(_row(task, user, item["answer"]), asked["question"], given=operands + verb)
+        user = [{"type": "audio", "codes": self._question(item, rng)}]
         if task == "asr":
-            return _row(task, user, item["question"]), item["question"]
-        return _row(task, user, item["answer"], self._answer(item)), item["question"]
+            return Example(_row(task, user, item["question"]), item["question"])
+        return Example(_row(task, user, item["answer"], self._answer(item)), item["question"])
+
+    def _question(self, item: dict[str, Any], rng: random.Random) -> list[int]:
+        recordings = [name for name in item["question_audio"] if name in self.codes]
+        clean, *variants = self.codes[rng.choice(recordings)]
+        return rng.choice(variants) if variants and rng.random() > self.CLEAN else clean
 
     def _answer(self, item: dict[str, Any]) -> list[int]:
         return self.codes[item["answer_audio"]][0]
@@ -207,12 +244,15 @@ def _build_samples(
     examples: TinyMixture, builder: SampleBuilder, count: int, noise_copies: int
 ) -> Iterator[dict[str, Any]]:
     rng = random.Random(examples.seed + 1)
-    for row, transcript in tqdm(examples.draw(count), total=count, desc="samples", unit="sample"):
+    tokenizer = builder.processor.tokenizer
+    for row, transcript, given in tqdm(examples.draw(count), total=count, desc="samples", unit="sample"):
         sample: dict[str, Any] = builder(row)
-        if row["task"] == "chat" and transcript and rng.random() < examples.UNSPOKEN:
+        if given:
+            sample["labels"] = _without_beginning(sample["labels"], len(tokenizer(given)["input_ids"]))
+        elif row["task"] == "chat" and transcript and rng.random() < examples.UNSPOKEN:
             sample = _up_to_speech(sample, builder.config)
         sample["length"] = training_length(sample["labels"], builder.config, noise_copies)
-        sample["transcript_ids"] = builder.processor.tokenizer(transcript, add_special_tokens=False)["input_ids"]
+        sample["transcript_ids"] = tokenizer(transcript, add_special_tokens=False)["input_ids"]
         yield sample
 
 
@@ -229,6 +269,12 @@ def _up_to_speech(sample: dict[str, Any], config: TtTConfig) -> dict[str, Any]:
     begins = config.begin_audio_token_ids or []
     end = next((place for place, label in enumerate(sample["labels"], 1) if label in begins), len(sample["labels"]))
     return {"input_ids": sample["input_ids"][:end], "labels": sample["labels"][:end]}
+
+
+def _without_beginning(labels: list[int], count: int) -> list[int]:
+    """Leaves the first `count` learned positions out."""
+    learned = [place for place, label in enumerate(labels) if label != IGNORE]
+    return [IGNORE if place in learned[:count] else label for place, label in enumerate(labels)]
 
 
 # -- model ------------------------------------------------------------------------------------------------------------
@@ -373,7 +419,7 @@ class TinyTrainer(TtTTrainer):
         ctc = self._recognition_loss(
             plain, outputs.hidden_states[self.ctc_layer][spoken], heard[spoken], transcripts[spoken]
         )
-        self._add("ctc_loss", ctc, 1)
+        self._means[True].add("ctc_loss", ctc.detach(), 1)
         loss = loss + self.ctc_weight * ctc * self._share_of_step(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
