@@ -6,8 +6,10 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub at import
 
 import json
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,19 @@ def tiny_model(tiny_config: Callable[..., TtTConfig]) -> Callable[..., TtTForCon
             return TtTForConditionalGeneration(tiny_config(*args, **kwargs)).eval()
 
     return make
+
+
+@pytest.fixture
+def limit_file_size() -> Callable[[int], AbstractContextManager[None]]:
+    """`with limit_file_size(1000):` no file can grow beyond 1000 bytes, as on a disk that is full."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

@@ -11,18 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from documents import blocks, commands
+
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"]
 
 
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.S | re.M)
-
-
 def shell_commands() -> list[str]:
-    lines = [line for path in DOCUMENTS for block in blocks(path, "bash") for line in block.splitlines()]
-    return [line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+    return [command for path in DOCUMENTS for block in blocks(path, "bash") for command in commands(block)]
 
 
 def test_there_are_examples() -> None:
@@ -33,7 +30,7 @@ def test_there_are_examples() -> None:
 
 def test_python_examples_run_in_order(tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / "question.wav", tmp_path)
-    program = "\n".join(blocks(ROOT / "README.md", "python"))
+    program = "\n".join(block.text for block in blocks(ROOT / "README.md", "python"))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,3 +183,65 @@ def test_official_format_talks(run: Callable, copied: Path) -> None:
     result = run("talk", "--text", "Hello", "--model", copied, "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)["audio_seconds"] > 0
+
+
+# -- adapters ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapter(checkpoint: Path, tmp_path: Path) -> Path:
+    """An adapter for the checkpoint that makes it say "i" in the place of "H"."""
+    from ttt_hf.modeling import TtTForConditionalGeneration
+    from ttt_hf.recipes.adapters import add_adapter
+    from ttt_hf.recipes.arguments import ModelArguments
+
+    processor = TtTProcessor.from_pretrained(checkpoint)
+    base = TtTForConditionalGeneration.from_pretrained(checkpoint)
+    model = add_adapter(base, ModelArguments(lora_rank=1, lora_audio_tokens=False, lora_targets=["lm_head"]))
+    newline, i = processor.tokenizer.convert_tokens_to_ids(["\u010a", "i"])
+    with torch.no_grad():
+        hidden = base.model.embed_tokens.weight[newline]
+        layer = base.lm_head
+        layer.lora_A["default"].weight.copy_(hidden[None])
+        layer.lora_B["default"].weight.zero_()
+        layer.lora_B["default"].weight[i] = 100.0
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_adapter_talks(run: Callable, adapter: Path, checkpoint: Path) -> None:
+    assert run("talk", "--text", "Hello", "--task", "text", "--model", checkpoint).out.startswith("Hi")
+    result = run("talk", "--text", "Hello", "--task", "text", "--model", adapter)
+    assert result.code == 0, result.err
+    assert result.out.startswith("i")
+    described = run("info", adapter, "--json")
+    assert json.loads(described.out)["adapter"] == str(adapter)
+    assert json.loads(described.out)["model"] == str(checkpoint)
+
+
+def test_adapter_for_the_embedded_model_is_found_by_that_name(run: Callable, adapter: Path) -> None:
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path="embedded")
+    assert json.loads(run("info", adapter, "--json").out)["model"].endswith("ttt-tiny")
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("/moved/away", "is for cannot be used: There is no folder /moved/away"),
+        (None, "is for cannot be used: It is not named"),
+        ("embedded", "does not fit the model"),
+    ],
+)
+def test_adapter_without_its_model(ask: Callable, adapter: Path, base: str | None, message: str) -> None:
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=base)
+    ask(adapter, message)
+
+
+def test_adapter_without_peft(ask: Callable, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    ask(adapter, "is an adapter, which needs PEFT: pip install 'ttt-hf[train]'")
+
+
+def test_damaged_adapter(ask: Callable, adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").write_bytes(b"<html>" * 100)
+    ask(adapter, "adapter_model.safetensors is damaged")

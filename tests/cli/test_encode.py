@@ -93,15 +93,6 @@ def test_embedded_codec_is_the_default(run: Callable, tmp_path: Path, question: 
     assert len(row["messages"][0]["content"][0]["codes"]) == 25
 
 
-def test_command_of_the_documentation(run: Callable, checkpoint: Path, tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    assert "\nttt-hf encode examples/ --out encoded\n" in (root / "docs" / "data.md").read_text(encoding="utf-8")
-    out = tmp_path / "encoded"
-    result = run("encode", root / "examples", "--out", out, "--model", checkpoint, "--json")
-    assert json.loads(result.out)["rows"] == 1
-    assert [item["type"] for item in load_source(out)[0]["content"]] == ["audio"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

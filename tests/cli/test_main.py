@@ -66,7 +66,7 @@ def test_debug_variable_shows_the_traceback(run: Callable, monkeypatch: pytest.M
     [
         (ValueError("two\n  lines"), 1, "two lines"),
         (KeyError("vocab"), 1, "Unexpected KeyError: 'vocab' (TTT_HF_DEBUG=1 shows where)"),
-        (OSError(28, "No space left on device", "reply.wav"), 1, "reply.wav: No space left on device."),
+        (OSError(28, "No space left on device", "reply.wav"), 1, "reply.wav: No space left on device. Free"),
         (MemoryError(), 1, "There is not enough memory: close other programs"),
         (UsageError("so not"), 2, "so not"),
     ],

@@ -1,15 +1,22 @@
 """`ttt-hf train`, as a user types it."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from fixed_reply import make_codec
 from peft import PeftModel
 
 from ttt_hf import TtTForConditionalGeneration, embedded_checkpoint
 from ttt_hf.cli.main import main
+from ttt_hf.data import encode_source, open_source
 
 
 QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
@@ -43,6 +50,15 @@ def test_from_recordings_to_an_adapter_that_plain_peft_loads(adapter):
     assert not torch.equal(PeftModel.from_pretrained(base, adapter)(ids).logits, before)
 
 
+def test_an_adapter_names_its_base_as_the_recipe_does(adapter, run):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "embedded"
+    for path in [*adapter.glob("*.*"), *adapter.glob("checkpoint-*/*.*")]:
+        assert str(Path(embedded_checkpoint())).encode() not in path.read_bytes(), path
+    result = run("talk", QUESTION, "--task", "asr", "--model", adapter)
+    assert (result.code, bool(result.out.strip())) == (0, True), result.err
+
+
 def test_a_finished_training_is_not_done_again(adapter, recordings, capsys):
     changed = (adapter / "adapter_model.safetensors").read_bytes()
     data = f"train_data={{path: {recordings}, task: asr}}"
@@ -61,12 +77,215 @@ def test_a_finished_training_is_not_done_again(adapter, recordings, capsys):
         (["lora_asr", "output_dir={tmp}/x", "train_data=/no/such/folder"], 1, "no file or folder /no/such/folder"),
         (["lora_asr", "output_dir={tmp}/x", "train_data={{pth: a}}"], 1, "unknown key pth"),
         (["lora_asr", "output_dir={tmp}/x", "train_data={tmp}", "early_stopping_patience=2"], 1, "needs eval_data"),
-        (["lora_asr", "output_dir={tmp}/x", "train_data={tmp}", "load_in_4bit=true"], 1, "needs a CUDA device"),
+        (["qlora", "output_dir={tmp}/x", "train_data={tmp}"], 1, "load_in_4bit needs a CUDA device"),
     ],
 )
 def test_what_a_user_gets_wrong_is_said_in_one_line(arguments, code, message, capsys, tmp_path):
-    if "load_in_4bit=true" in arguments and torch.cuda.is_available():
+    if "qlora" in arguments and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     assert main(["train", *(argument.format(tmp=tmp_path) for argument in arguments)]) == code
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1] and lines[-1].startswith("ttt-hf: error: ")
+
+
+# -- data, places and machines that do not do -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """`rows([...])` writes a JSONL file; a row is a dialogue whose audio is codes where it is a list of them."""
+
+    def write(contents):
+        def full(row):
+            if isinstance(row, dict):
+                return row
+            speech = {"type": "audio", "codes": row}
+            messages = [{"role": "user", "content": [speech]}, {"role": "assistant", "content": "Hello."}]
+            return {"task": "asr", "messages": messages}
+
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(full(row)) + "\n" for row in contents))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def train(run, checkpoint, tmp_path):
+    """`train(data, "key=value")`: trains the small model of this folder's tests, all its weights."""
+
+    def call(data, *keys, out=tmp_path / "out"):
+        settings = [f"model={checkpoint}", f"output_dir={out}", "max_steps=1", "save_steps=1", "lora_rank=0"]
+        settings += ["per_device_train_batch_size=2", "use_cpu=true", "disable_tqdm=true"]
+        return run("train", "lora_asr", f"train_data={data}", *settings, *keys)
+
+    return call
+
+
+def assert_one_error(result, message, code=1):
+    assert result.code == code, result
+    last = result.err.strip().splitlines()[-1]
+    assert last.startswith("ttt-hf: error: ") and message in last, last
+    assert "Traceback" not in result.err
+
+
+CODES = list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ([], "rows.jsonl is empty"),
+        (
+            [{"audio": str(QUESTION), "text": "Hi", "task": "asr"}, {"text": "Hi", "task": "asr"}],
+            "row 2: Task asr needs",
+        ),
+        (
+            [CODES, {"task": "asr", "messages": [{"role": "user", "content": "Hi"}]}],
+            "row 2: This row is of the task asr",
+        ),
+        ([CODES, [3, 75]], "Row 1 of the data: Audio codes must lie in [0, 75), and 75 does not"),
+        (
+            [CODES, {"messages": [{"role": "user", "content": "Hi"}]}],
+            "Row 1 of the data: The conversation has no turn",
+        ),
+        ([CODES, {"audio": "nowhere.wav"}], "Row 1 of the data: This row holds audio that is not encoded"),
+    ],
+)
+def test_bad_rows(train, rows, contents, message):
+    assert_one_error(train(rows(contents)), message)
+
+
+def test_empty_folder(train, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_one_error(train(tmp_path / "empty"), "empty holds no data that can be read")
+
+
+def test_broken_recordings_are_left_out_up_to_a_limit(train, recordings, tmp_path, caplog):
+    folder = shutil.copytree(recordings, tmp_path / "recordings")
+    (folder / "2.wav").write_bytes(b"this is no audio")
+    data = f"{{path: {folder}, task: asr}}"
+    result = train(data, "max_broken=0")
+    assert_one_error(result, "2.wav is not audio")
+    assert "raise max_broken" in result.err
+    result = train(data)
+    assert result.code == 0, result.err
+    assert "rows left out because their audio cannot be read: 1, see" in caplog.text
+    (listed,) = tmp_path.glob("out/prepared/*/broken.jsonl")
+    assert [json.loads(line)["row"] for line in listed.read_text().splitlines()] == [2]
+
+
+def test_codes_and_codecs_of_others(train, recordings, rows, checkpoint, tmp_path):
+    make_codec((5, 3, 5)).save_pretrained(tmp_path / "other")  # as many codes, which mean something else
+    encode_source(open_source(recordings, task="asr"), tmp_path / "other", tmp_path / "encoded")
+    assert_one_error(train(tmp_path / "encoded"), "encoded by another codec")
+    make_codec((3, 3, 3)).save_pretrained(tmp_path / "small")
+    assert_one_error(train(rows([CODES]), f"codec={tmp_path / 'small'}"), "The codec has 27 codes, the model 75")
+    assert_one_error(train(rows([CODES]), "codec=./nowhere"), "There is no folder ./nowhere")
+    mute = shutil.copytree(checkpoint, tmp_path / "mute")
+    shutil.rmtree(mute / "codec")
+    data = f"{{path: {recordings}, task: asr}}"
+    assert_one_error(
+        train(data, f"model={mute}"), "without a codec, which the audio of the data needs: set the key codec"
+    )
+
+
+def test_models_that_cannot_be_trained(train, rows, adapter):
+    assert_one_error(
+        train(rows([CODES]), f"model={adapter}"), "is an adapter, and adapters are trained on a whole model"
+    )
+    assert_one_error(train(rows([CODES]), "model=./nowhere"), "There is no folder ./nowhere")
+    assert_one_error(train(rows([CODES]), "lora_rank=-1"), "lora_rank must be at least 1")
+    assert_one_error(train(rows([CODES]), "eval_strategy=steps"), "eval_strategy needs eval_data")
+
+
+def test_output_that_cannot_be_written(train, rows, tmp_path):
+    data = rows([CODES])
+    assert_one_error(train(data, out=data), "rows.jsonl is a file: name a folder")
+    assert_one_error(train(data, out=data / "out"), "cannot be written (Not a directory): name another folder")
+    if os.geteuid():
+        locked = tmp_path / "locked"
+        locked.mkdir(mode=0o500)
+        assert_one_error(train(data, out=locked), "cannot be written (Permission denied)")
+
+
+def test_output_of_another_training(train, rows):
+    data = rows([CODES] * 4)
+    assert train(data).code == 0
+    result = train(data, "lora_rank=2")
+    assert_one_error(result, "is of another training (of a whole model, not of an adapter): name another output_dir")
+
+
+def test_no_space_left_for_a_checkpoint(train, rows, tmp_path, limit_file_size):
+    data, out = rows([CODES] * 4), tmp_path / "out"
+    assert train(data).code == 0
+    saved = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with limit_file_size(30_000):
+        result = train(data, "max_steps=2")
+    assert_one_error(result, "checkpoint-2 cannot be written")
+    assert "free some space, or name another output_dir, and run the same command again" in result.err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == saved
+    assert train(data, "max_steps=2").code == 0
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 2
+
+
+def test_no_space_left_for_the_model(train, rows, tmp_path, limit_file_size):
+    data, out = rows([CODES] * 4), tmp_path / "out"
+    assert train(data).code == 0
+    before = (out / "model.safetensors").read_bytes()
+    with limit_file_size(30_000):
+        assert_one_error(train(data), "out cannot be written")  # the training is finished, the model is saved again
+    assert (out / "model.safetensors").read_bytes() == before
+    assert not (out / ".saving").exists()
+
+
+def allocate_too_much(*args, **kwargs):
+    return torch.empty(2**60, dtype=torch.uint8)  # what PyTorch raises on this computer
+
+
+def raise_as_on_a_gpu(*args, **kwargs):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("forward", [allocate_too_much, raise_as_on_a_gpu])
+def test_too_little_memory(train, rows, monkeypatch, forward):
+    monkeypatch.setattr(TtTForConditionalGeneration, "forward", forward)
+    result = train(rows([CODES]))
+    assert_one_error(result, "halve per_device_train_batch_size and double gradient_accumulation_steps, or set")
+    assert "gradient_checkpointing=true" in result.err
+
+
+def test_loss_that_is_not_a_number(train, rows, monkeypatch):
+    plain = TtTForConditionalGeneration.forward
+
+    def broken(self, *args, **kwargs):
+        outputs = plain(self, *args, **kwargs)
+        outputs.loss = outputs.loss * float("nan")
+        return outputs
+
+    monkeypatch.setattr(TtTForConditionalGeneration, "forward", broken)
+    assert_one_error(train(rows([CODES])), "loss of step 1 is not a number. Its batch held the samples 0")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_same_command_goes_on(train, rows, checkpoint, tmp_path):
+    data, out = rows([CODES] * 4), tmp_path / "out"
+    command = [sys.executable, "-m", "ttt_hf.cli", "train", "lora_asr", f"train_data={data}", f"model={checkpoint}"]
+    command += [f"output_dir={out}", "max_steps=100000", "save_steps=3", "per_device_train_batch_size=2"]
+    command += ["lora_rank=0", "use_cpu=true"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 300
+        while not list(out.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
+            assert time.monotonic() < end, "no step in five minutes"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
+    assert err.strip().splitlines()[-1] == "ttt-hf: interrupted"
+    assert "Traceback" not in err
+    steps = max(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*"))
+    assert (out / f"checkpoint-{steps}" / "trainer_state.json").is_file()
+    result = train(data, f"max_steps={steps + 1}")
+    assert result.code == 0, result.err
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert state["global_step"] == steps + 1

@@ -136,6 +136,58 @@ def test_training_meets_what_inference_meets(collate, make_config, attention, bl
                 assert torch.allclose(logits[0, copy[block : block + 8]], alone, atol=1e-4)
 
 
+def test_ar_predicts_each_code_from_all_before_it_as_inference_does(collate, make_config):
+    torch.manual_seed(0)
+    model = TtTForConditionalGeneration(make_config("block_causal", 1)).eval()
+    batch = collate([SAMPLE], "block_causal", 1, objective="ar")
+    inputs = {k: v for k, v in batch.items() if k not in ("labels", "audio_loss_weights", "noise_levels", "draws")}
+    ids = torch.tensor(SAMPLE["input_ids"])
+    copies = canvases(batch)
+    assert [len(copy) for copy in copies] == [12, 21]
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        for place in (place for copy in copies for place in copy):
+            position = batch["position_ids"][0, place]
+            assert batch["input_ids"][0, place] == MASK and batch["labels"][0, place] == ids[position]
+            alone = model(torch.cat([ids[:position], torch.tensor([MASK])])[None]).logits[0, -1]
+            assert torch.allclose(logits[0, place], alone, atol=1e-4)
+    text = batch["labels"][0, : len(ids)]
+    assert text.tolist() == SAMPLE["labels"]
+
+
+@pytest.mark.parametrize("change", [{"attention": "span"}, {"block_length": 8}, {"noise_copies": 2}])
+def test_ar_needs_a_model_that_speaks_code_by_code(collate, change):
+    settings = {"attention": "block_causal", "block_length": 1, **change}
+    with pytest.raises(ValueError, match="'ar'"):
+        collate([SAMPLE], objective="ar", **settings)
+
+
+@pytest.mark.parametrize("attention", ["span", "block_causal"])
+def test_nar_noises_text_and_audio_of_a_reply_together(collate, make_config, attention):
+    settings = {"objective": "nar", "noise_copies": 2, "complementary": True, "block_canvas": False}
+    batch = collate([SAMPLE], attention, **settings)
+    ids, size = torch.tensor(SAMPLE["input_ids"]), len(REPLY)
+    assert (batch["labels"][0, : len(ids)] == -100).all()  # nothing is learned autoregressively
+    copies = canvases(batch)
+    assert [len(copy) for copy in copies] == [size, size]
+    learned = [batch["labels"][0, copy] for copy in copies]
+    assert torch.equal(torch.maximum(*learned), ids[len(PROMPT) :])  # the two together learn the whole reply
+    model = TtTForConditionalGeneration(make_config(attention)).eval()
+    with torch.no_grad():
+        outputs = model(**{name: value for name, value in batch.items() if name not in ("noise_levels", "draws")})
+    assert outputs.text_loss == 0 and outputs.audio_loss > 0 and outputs.num_audio_targets == size
+
+
+def test_nar_fills_a_canvas_behind_the_end_of_the_reply(make_config):
+    config = make_config("span", 8)
+    config.text_config.eos_token_id = SHORT["input_ids"][-1]
+    batch = TtTDataCollator(config, pad_token_id=0, objective="nar")([SHORT])
+    (copy,) = canvases(batch)
+    assert len(copy) == 8
+    read, target = batch["input_ids"][0, copy], batch["labels"][0, copy]
+    assert torch.where(read == MASK, target, read).tolist() == [20] + [500] * 7
+
+
 def test_paper_objective_noises_in_place(collate):
     batch = collate([SAMPLE] * 4, objective="paper", clean_batch_probability=0.0, prefix_preservation=0.0)
     ids = torch.tensor(SAMPLE["input_ids"])

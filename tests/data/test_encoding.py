@@ -3,18 +3,23 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig, load_codec
 from ttt_hf.data import canonical_row, check_fingerprint, codec_fingerprint, encode_row, encode_source, load_source
 from ttt_hf.data import open_source as open_rows
 from ttt_hf.processing import load_audio
+from ttt_hf.processing.audio import resample
 
 
 pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra train")
 pytest.importorskip("datasets", reason="needs the extra train")
 pytestmark = pytest.mark.usefixtures("prepared_data")
+
+QUESTION = Path(__file__).resolve().parents[2] / "examples" / "question.wav"
 
 
 def make_codec(seed: int, levels: tuple[int, ...] = (5, 5, 3)) -> TtTTinyCodec:
@@ -144,9 +149,36 @@ def test_broken_audio_is_left_out_counted_and_listed(tmp_path, make_source, code
 @pytest.mark.parametrize(("count", "broken", "share"), [(8, 6, None), (4, 2, 0.25), (2, 1, 0.0)])
 def test_too_much_broken_audio_stops_the_run(tmp_path, make_source, codec_folder, count, broken, share):
     source = make_source(count, broken=tuple(range(broken)))
-    with pytest.raises(ValueError, match=r"More audio cannot be read than .* row 0: .*0\.wav is not audio"):
+    with pytest.raises(ValueError, match=r"than .* row 0: .*0\.wav is not audio.* max_broken .*--max-broken"):
         encode_source(source, codec_folder, tmp_path / "out", shard_size=1, max_broken=share)
     assert encode_source(source, codec_folder, tmp_path / "out", shard_size=1, max_broken=0.9).skipped == broken
+
+
+def test_recordings_of_all_rates_and_channels_give_the_codes_of_the_one_that_fits(tmp_path, embedded):
+    speech, rate = soundfile.read(QUESTION, dtype="float32")
+    assert (rate, speech.ndim) == (16000, 1)
+    (tmp_path / "mixed").mkdir()
+    soundfile.write(tmp_path / "mixed" / "0.wav", speech, rate)
+    for number, other in enumerate((22050, 44100, 48000), start=1):
+        left = resample(speech, rate, other)
+        channels = [left, left] if other == 44100 else [1.4 * left, 0.6 * left]
+        soundfile.write(tmp_path / "mixed" / f"{number}.wav", np.stack(channels, axis=1), other, subtype="FLOAT")
+    embedded.codec.save_pretrained(tmp_path / "codec")
+    report = encode_source(open_rows(tmp_path / "mixed"), tmp_path / "codec", tmp_path / "out")
+    assert (report.rows, report.skipped) == (4, 0)
+    assert report.seconds == pytest.approx(4 * len(speech) / rate, abs=0.01)
+    expected, *others = (np.array(row["content"][0]["codes"]) for row in load_source(tmp_path / "out"))
+    for codes in others:
+        assert codes.shape == expected.shape
+        assert (codes == expected).mean() > 0.8
+
+
+def test_no_space_left(tmp_path, make_source, codec_folder, limit_file_size):
+    source = make_source(3)
+    with limit_file_size(2000), pytest.raises(OSError, match=r"shard-00000-of-00001.parquet cannot be written .*free"):
+        encode_source(source, codec_folder, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["encoding.json"]
+    assert encode_source(source, codec_folder, tmp_path / "out").rows == 3
 
 
 def test_nothing_readable_at_all(tmp_path, make_source, codec_folder):

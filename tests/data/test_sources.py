@@ -234,6 +234,16 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path, name, content, message)
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("metadata.csv", "file_name,text\n"), ("metadata.csv", ""), ("metadata.jsonl", "\n")]
+)
+def test_metadata_without_rows(tmp_path, make_audio, name, content):
+    make_audio("speech/one.wav")
+    (tmp_path / "speech" / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name} is empty: give it a row for each audio file"):
+        load_source(tmp_path / "speech", task="asr")
+
+
 def test_folders_that_hold_nothing_to_read(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(ValueError, match="holds no data that can be read"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
-from ttt_hf.recipes.arguments import DataArguments
+from ttt_hf.recipes.arguments import DataArguments, ObjectiveArguments
 from ttt_hf.recipes.preparation import parse_sources, prepare_samples
 from ttt_hf.recipes.shipped import recipe_names
 
@@ -51,7 +51,7 @@ def dialogues(tmp_path_factory):
 
 
 def prepare(text, processor, config, work, **arguments):
-    return prepare_samples(text, DataArguments(**arguments), processor, config, noise_copies=1, work=work)
+    return prepare_samples(text, DataArguments(**arguments), ObjectiveArguments(), processor, config, work)
 
 
 def test_sources_are_a_path_a_mapping_or_a_list():
@@ -100,11 +100,11 @@ def test_nothing_that_fits(dialogues, processor, config, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name != "qlora"])  # which needs a GPU
 def test_shipped_recipes_train(name, dialogues, tmp_path):
     from ttt_hf.cli.main import main
 
-    settings = ["max_steps=2", "gradient_accumulation_steps=1", "per_device_train_batch_size=2"]
+    settings = ["model=embedded", "max_steps=2", "gradient_accumulation_steps=1", "per_device_train_batch_size=2"]
     assert main(["train", name, f"train_data={dialogues}", f"output_dir={tmp_path}", *settings]) == 0
     assert list(tmp_path.glob("*.safetensors"))
 

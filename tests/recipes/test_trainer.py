@@ -1,5 +1,7 @@
 """The Trainer of TtT: what it logs, and that accumulation does not change the gradient."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -111,11 +113,11 @@ def test_packed_rows_make_the_step_of_their_samples(make_trainer):
 
 
 class Interruption(TrainerCallback):
-    """Ctrl-C in the sixth step."""
+    """Ctrl-C in the fifth step."""
 
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 5:
-            raise KeyboardInterrupt
+        if state.global_step == 4:
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_training_goes_on_after_ctrl_c_as_if_nothing_had_happened(make_trainer, tmp_path):
@@ -147,6 +149,15 @@ def test_log_tells_speed_padding_and_how_well_spans_end(make_trainer):
     entries = [entry for entry in trainer.state.log_history if "text_loss" in entry]
     assert all(entry["tokens_per_second"] > 0 and 0 <= entry["padding"] < 1 for entry in entries)
     assert any(0 <= entry.get("end_accuracy", -1) <= 1 for entry in entries)
+
+
+def test_evaluation_tells_text_and_audio_apart(make_trainer):
+    trainer = make_trainer(make_samples(8), per_device_eval_batch_size=8)
+    trainer.eval_dataset = Dataset.from_list(make_samples(8))
+    measures = trainer.evaluate()
+    assert measures["eval_loss"] == pytest.approx(measures["eval_text_loss"] + measures["eval_audio_loss"], abs=1e-3)
+    assert 0 <= measures["eval_text_accuracy"] <= 1
+    assert not any("tokens_per_second" in name or "padding" in name for name in measures)
 
 
 def test_evaluation_draws_the_same_noise_each_time(make_trainer):

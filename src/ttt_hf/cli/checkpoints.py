@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
 CODEC_FOLDER = "codec"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+EMBEDDED = "embedded"
+# What of a model's configuration a recipe may change.
+AUDIO_SETTINGS = ("audio_attention", "audio_block_length")
 # What a checkpoint is made of. Pickled weights and code are never loaded, so there is no need to fetch them.
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.md"]
 
@@ -31,13 +36,43 @@ def find_checkpoint(name: str | None) -> Path:
         name (`str`, *optional*): Folder or Hub id; the embedded checkpoint by default.
 
     Returns:
-        `Path`: A folder that holds a TtT model.
+        `Path`: A folder that holds a TtT model, or an adapter for one that can be found, too.
 
     Raises:
         OSError: If there is no such folder, or the Hub id cannot be fetched.
         ValueError: If the folder does not hold a TtT model that can be read.
     """
-    if name is None:
+    folder = find_folder(name)
+    if is_adapter(folder):
+        check_weights(folder)
+        base_folder(folder)
+        return folder
+    config = read_json(folder, "config.json")
+    if config.get("model_type") != "ttt" and "mask_token" not in config:
+        raise ValueError(f"{folder} holds a {config.get('model_type', 'different')} model, not a TtT model.")
+    read_json(folder, "tokenizer_config.json")
+    check_weights(folder)
+    if (folder / CODEC_FOLDER).is_dir():
+        read_json(folder / CODEC_FOLDER, "config.json")
+        check_weights(folder / CODEC_FOLDER)
+    return folder
+
+
+def find_folder(name: str | None) -> Path:
+    """
+    Finds a folder by its name, or fetches it from the Hub.
+
+    Args:
+        name (`str`, *optional*): Folder or Hub id; the embedded checkpoint by default.
+
+    Returns:
+        `Path`: The folder, of whatever it holds.
+
+    Raises:
+        OSError: If there is no such folder, or the Hub id cannot be fetched.
+        ValueError: If the name is neither.
+    """
+    if name is None or name == EMBEDDED:
         from .. import embedded_checkpoint
 
         folder = Path(embedded_checkpoint())
@@ -49,15 +84,42 @@ def find_checkpoint(name: str | None) -> Path:
             if name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name:
                 raise FileNotFoundError(f"There is no folder {name}: name the folder of a model, or a Hub id.")
             folder = _download(name)
-    config = read_json(folder, "config.json")
-    if config.get("model_type") != "ttt" and "mask_token" not in config:
-        raise ValueError(f"{folder} holds a {config.get('model_type', 'different')} model, not a TtT model.")
-    read_json(folder, "tokenizer_config.json")
-    check_weights(folder)
-    if (folder / CODEC_FOLDER).is_dir():
-        read_json(folder / CODEC_FOLDER, "config.json")
-        check_weights(folder / CODEC_FOLDER)
     return folder
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter of PEFT in the place of a whole model."""
+    return (folder / ADAPTER_CONFIG_FILE).is_file()
+
+
+def base_folder(folder: Path) -> Path:
+    """
+    Finds the model that an adapter is for.
+
+    Args:
+        folder (`Path`): A folder that `find_checkpoint` or `find_folder` gave.
+
+    Returns:
+        `Path`: The folder of the model, where tokenizer and codec are, too; that of a whole model is its own.
+
+    Raises:
+        OSError, ValueError: As of `find_checkpoint`, if that model cannot be found or read.
+    """
+    if not is_adapter(folder):
+        return folder
+    name = read_json(folder, ADAPTER_CONFIG_FILE).get("base_model_name_or_path")
+    try:
+        if not name:
+            raise ValueError("It is not named.")
+        base = find_folder(name)
+        if is_adapter(base):
+            raise ValueError(f"{base} is an adapter itself.")
+        return find_checkpoint(str(base))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The model that the adapter {folder} is for cannot be used: {error} Write where it is into "
+            f"{ADAPTER_CONFIG_FILE}, base_model_name_or_path."
+        ) from error
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -91,6 +153,8 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model, of one piece or of several; a missing one is in the list, too."""
+    if is_adapter(folder):
+        return [folder / ADAPTER_WEIGHTS_FILE]
     if (folder / WEIGHTS_INDEX_FILE).is_file():
         shards = read_json(folder, WEIGHTS_INDEX_FILE).get("weight_map", {})
         return [folder / name for name in sorted(set(shards.values()))]
@@ -148,23 +212,29 @@ def load_checkpoint(folder: Path) -> tuple[TtTForConditionalGeneration, TtTProce
     logging.disable_progress_bar()
     # Known to the Auto classes, the model type is not taken for one whose code comes with the checkpoint.
     AutoConfig.register(TtTConfig.model_type, TtTConfig, exist_ok=True)
-    processor = TtTProcessor.from_pretrained(folder, local_files_only=True)
+    base = base_folder(folder)
+    settings: dict[str, Any] = {}
+    if base != folder and (folder / "config.json").is_file():  # as the adapter was trained
+        config = read_json(folder, "config.json")
+        settings = {name: config[name] for name in AUDIO_SETTINGS if name in config}
+    processor = TtTProcessor.from_pretrained(base, local_files_only=True)
     # The official format does not say which ids open a span; the tokenizer does.
     ids = processor.token_ids
     device, dtype = ("cuda", "auto") if torch.cuda.is_available() else ("cpu", torch.float32)
     try:
         model, loading = TtTForConditionalGeneration.from_pretrained(
-            folder,
+            base,
             dtype=dtype,
             begin_audio_token_ids=ids.begin_audio_token_ids,
             local_files_only=True,
             output_loading_info=True,
+            **settings,
         )
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         # transformers raises it for weights of a wrong shape, with a table of all of them.
-        raise ValueError(f"The weights in {folder} do not fit its config.json: fetch the checkpoint again.") from error
+        raise ValueError(f"The weights in {base} do not fit its config.json: fetch the checkpoint again.") from error
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise ValueError(f"The weights in {folder} are incomplete ({missing} ...): fetch the checkpoint again.")
@@ -173,10 +243,33 @@ def load_checkpoint(folder: Path) -> tuple[TtTForConditionalGeneration, TtTProce
         raise ValueError(
             f"Tokenizer and model in {folder} number the audio tokens differently: fetch the checkpoint again."
         )
+    if base != folder:
+        model = _merge(model, folder, base)
     if processor.codec is not None:
         check_codec(model.config, processor.codec)
         processor.codec.to(device)
     return model.eval().to(device), processor
+
+
+def _merge(model: TtTForConditionalGeneration, folder: Path, base: Path) -> TtTForConditionalGeneration:
+    """The model with the adapter in its weights."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError(f"{folder} is an adapter, which needs PEFT: pip install 'ttt-hf[train]'.") from error
+    from transformers import GenerationConfig
+
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The adapter {folder} does not fit the model {base}: write the one that it was trained on into "
+            f"{ADAPTER_CONFIG_FILE}, base_model_name_or_path."
+        ) from error
+    merged = adapted.merge_and_unload()
+    if (folder / "generation_config.json").is_file():
+        merged.generation_config = GenerationConfig.from_pretrained(folder)
+    return merged
 
 
 @contextlib.contextmanager

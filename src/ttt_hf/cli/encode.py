@@ -68,10 +68,10 @@ def run(args: argparse.Namespace) -> None:
         OSError, ValueError, ImportError: If the data, the model or the output cannot be used.
     """
     _check_arguments(args)
-    from .checkpoints import CODEC_FOLDER, find_checkpoint, silence
+    from .checkpoints import CODEC_FOLDER, base_folder, find_checkpoint, silence
 
     with silence():
-        folder = find_checkpoint(args.model)
+        folder = base_folder(find_checkpoint(args.model))
         if not (folder / CODEC_FOLDER).is_dir():
             raise FileNotFoundError(
                 f"{folder} has no codec, so there is nothing to encode with: put the codec that it was trained with "

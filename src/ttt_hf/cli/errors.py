@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 
 # Errors whose message was written for people. Of any other, the type says more than the message.
 EXPECTED_ERRORS = (OSError, ValueError, RuntimeError, ImportError, FloatingPointError)
+
+
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class UsageError(Exception):
@@ -21,6 +26,8 @@ def one_line(error: BaseException) -> str:
     Returns:
         `str`: Its message without line breaks.
     """
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return f"{error.filename or 'A file'}: {error.strerror}. Free some space and run the same command again."
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -46,10 +46,13 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         OSError, ValueError: If there is no checkpoint that can be read.
     """
-    from .checkpoints import find_checkpoint, silence
+    from .checkpoints import base_folder, find_checkpoint, silence
 
     with silence():
-        facts = describe(find_checkpoint(args.model))
+        folder = find_checkpoint(args.model)
+        facts = describe(base_folder(folder))
+    if base_folder(folder) != folder:
+        facts = {"adapter": str(folder), **facts}
     if args.json:
         print(json.dumps(facts, ensure_ascii=False))
         return

@@ -44,7 +44,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--text", help="the question in writing, or what to read aloud")
     parser.add_argument("--task", choices=TASKS, default="chat", help="what to do (default: chat)")
     parser.add_argument("--out", type=Path, metavar="FILE.wav", help="where to write the spoken answer")
-    parser.add_argument("--model", metavar="ID", help="folder or Hub id (default: the embedded checkpoint)")
+    parser.add_argument(
+        "--model", metavar="ID", help="folder or Hub id of a model or adapter (default: the embedded checkpoint)"
+    )
     parser.add_argument(
         "--stream", action="store_true", help="print the text as it comes, and time to the first audio"
     )
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     _check_arguments(args)
     # In order of cost: what can be wrong without a model is found before one is loaded.
     from ..processing.audio import read_audio
-    from .checkpoints import find_checkpoint, load_checkpoint, silence
+    from .checkpoints import base_folder, find_checkpoint, load_checkpoint, silence
     from .files import WavFile, check_output
 
     if args.out is not None:
@@ -81,9 +83,10 @@ def run(args: argparse.Namespace) -> None:
         samples, rate = read_audio(args.question)
         content = {"type": "audio", "audio": samples, "sampling_rate": rate}
     folder = find_checkpoint(args.model)
-    if args.task != "text" and not (folder / "codec").is_dir():
+    base = base_folder(folder)
+    if args.task != "text" and not (base / "codec").is_dir():
         raise FileNotFoundError(
-            f"{folder} has no codec, so the model can neither hear nor speak: put the codec that it was trained with "
+            f"{base} has no codec, so the model can neither hear nor speak: put the codec that it was trained with "
             "into its sub-folder codec, or use --task text."
         )
 

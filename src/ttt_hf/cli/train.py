@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 
+
+if TYPE_CHECKING:
+    from ..recipes.arguments import Recipe
 
 EXAMPLES = """examples:
   ttt-hf train lora_asr "train_data={path: recordings, task: asr}" output_dir=adapter
@@ -57,9 +60,26 @@ def run(args: argparse.Namespace) -> None:
             recipe = load_recipe(args.recipe, args.overrides)
         except (FileNotFoundError, ValueError) as error:
             raise UsageError(str(error)) from error
+        _check_places(recipe)
         logging.basicConfig(level=logging.INFO, format="ttt-hf: %(message)s")
         measures = train(recipe)
     if args.json:
         print(json.dumps({**measures, "output_dir": recipe.training.output_dir}))
     else:
         print(f"{recipe.training.output_dir}: train_loss {measures['train_loss']:.4f}")
+
+
+def _check_places(recipe: Recipe) -> None:
+    """Finds model and codec, and says what is wrong with them, before anything is loaded."""
+    from .checkpoints import check_weights, find_checkpoint, find_folder, is_adapter, read_json
+
+    folder = find_checkpoint(recipe.model.model)
+    if is_adapter(folder):
+        raise ValueError(
+            f"{folder} is an adapter, and adapters are trained on a whole model: name that in model, or merge the "
+            "adapter into it first, see docs/training.md."
+        )
+    if recipe.model.codec:
+        codec = find_folder(recipe.model.codec)
+        read_json(codec, "config.json")
+        check_weights(codec)

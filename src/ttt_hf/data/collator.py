@@ -16,6 +16,8 @@ from ..modeling.masking_ttt import NO_ORDER, audio_block_ids
 
 IGNORE = -100
 
+OBJECTIVES = ("two_stream", "paper", "ar", "nar")
+
 # A sample, or a row of the batch to be: a name and one number a position.
 Row = dict[str, np.ndarray]
 
@@ -49,6 +51,11 @@ class TtTDataCollator:
     the one sequence is noised in place (arXiv 2509.20072, section 3; official `modeling_qwen_TtT.py`), with BANOM and
     PPM.
 
+    Two baselines of the paper's ablation are limits of the same picture. With `objective="ar"` a copy masks its whole
+    span, and blocks of one position (the model's `audio_attention` must be `"block_causal"`, its `audio_block_length`
+    1) see what lies before them: audio is autoregressive, too. With `objective="nar"` a copy holds a whole reply, text
+    and audio, and nothing is learned autoregressively.
+
     The noise of a sample follows from `seed` and the number under `draw` in the sample, whatever the worker process,
     and whether or not training was interrupted; [`NumberedDataset`] gives every draw of every epoch its own. Samples
     without one are numbered as they come.
@@ -58,15 +65,15 @@ class TtTDataCollator:
     Args:
         config (`TtTConfig`): Names the audio ids, the kind of audio attention and the block length.
         pad_token_id (`int`): Id that fills rows up; padding is hidden by the attention mask.
-        objective (`str`, defaults to `"two_stream"`): `"two_stream"` or `"paper"`.
-        noise_copies (`int`, defaults to 1): Noised copies of each span (`two_stream`); their noise levels are
-            antithetic.
+        objective (`str`, defaults to `"two_stream"`): `"two_stream"`, `"paper"`, `"ar"` or `"nar"`.
+        noise_copies (`int`, defaults to 1): Noised copies of each span (`two_stream`) or reply (`nar`); their noise
+            levels are antithetic.
         complementary (`bool`, defaults to `False`): Every second copy noises exactly what the copy before it left
-            clean, so that each pair learns every position (`two_stream`; needs an even number of copies).
+            clean, so that each pair learns every position (needs an even number of copies).
         noise_per (`str`, defaults to `"sample"`): `"sample"` or `"span"`: what has one noise level.
         weighting (`str`, defaults to `"inverse"`): `"inverse"` weights a masked position by the inverse of the noise
             level, which makes the loss a bound of the likelihood; `"flat"` weights all the same.
-        block_canvas (`bool`, defaults to `True`): Cut each copy like inference's canvas (`two_stream`).
+        block_canvas (`bool`, defaults to `True`): Cut each copy like inference's canvas (`two_stream`, `nar`).
         filler_weight (`float`, defaults to 0.1): Weight of the repeated end markers behind a span's end.
         clean_batch_probability (`float`, defaults to 0.3): BANOM: share of batches left clean (`paper`).
         prefix_preservation (`float`, defaults to 0.3): PPM: share of samples whose first spans stay clean (`paper`).
@@ -94,17 +101,25 @@ class TtTDataCollator:
 
     def __post_init__(self) -> None:
         choices = {
-            "objective": ("two_stream", "paper"),
+            "objective": OBJECTIVES,
             "noise_per": ("sample", "span"),
             "weighting": ("inverse", "flat"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}.")
         if self.noise_copies < 1:
             raise ValueError(f"noise_copies must be at least 1, got {self.noise_copies}.")
         if self.complementary and self.noise_copies % 2:
             raise ValueError(f"complementary needs an even number of noise_copies, got {self.noise_copies}.")
+        if self.objective == "ar":
+            if self.config.attention_block_length != 1:
+                raise ValueError(
+                    "The objective 'ar' needs a model that speaks code by code: set audio_attention to 'block_causal' "
+                    "and audio_block_length to 1."
+                )
+            if self.noise_copies > 1:
+                raise ValueError("The objective 'ar' has no noise: noise_copies must be 1.")
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -126,7 +141,7 @@ class TtTDataCollator:
         batch_rng = np.random.default_rng([self.seed, 0, *draws])
         clean = batch_rng.random() < self.clean_batch_probability  # BANOM: text is learned behind clean audio
         total = sum(map(len, rows))
-        copies = self.noise_copies if self.objective == "two_stream" else 1
+        copies = 1 if self.objective == "paper" else self.noise_copies
         levels = iter(_antithetic(total * copies, batch_rng).reshape(copies, total).T)
         batch = []
         for draw, samples in zip(draws, rows):
@@ -137,18 +152,18 @@ class TtTDataCollator:
     def _noise(self, sample: Row, levels: np.ndarray, clean: bool, rng: np.random.Generator) -> Row:
         if rng.random() < self.span_truncation:
             sample = self._truncate(sample, rng)
-        if self.objective == "two_stream":
-            return self._two_stream(sample, levels, rng)
-        return self._paper(sample, float(levels[0]), clean, rng)
+        if self.objective == "paper":
+            return self._paper(sample, float(levels[0]), clean, rng)
+        return self._two_stream(sample, levels, rng)
 
     # -- two_stream ---------------------------------------------------------------------------------------------------
 
     def _two_stream(self, sample: Row, levels: np.ndarray, rng: np.random.Generator) -> Row:
         ids, labels = sample["input_ids"], sample["labels"]
-        clean = self._clean(ids, labels)
+        spans = self._response_spans(labels)
+        clean = self._clean(ids, np.full_like(labels, IGNORE) if self.objective == "nar" else labels)
         pieces = [clean]
         next_block = int(clean["block_ids"].max(initial=-1)) + 1
-        spans = self._response_spans(ids, labels)
         for start, end in spans:
             for block, level, numbers in self._noisings(levels, end - start, rng):
                 canvas = self._draw_canvas(ids[start:end], block, level, numbers)
@@ -174,9 +189,12 @@ class TtTDataCollator:
     def _noisings(
         self, levels: np.ndarray, span_length: int, rng: np.random.Generator
     ) -> Iterator[tuple[int, float, np.ndarray]]:
-        """For each copy of a span: the block that is noised, the noise level, and a number in (0, 1) for each place,
+        """For each copy of a span: the block that is noised, the noise level, and a number in [0, 1) for each place,
         which is masked when the number lies below the level."""
         blocks = -(-span_length // self.config.audio_block_length)
+        if self.objective == "ar":
+            yield blocks - 1, 1.0, np.zeros(blocks)
+            return
         # Copies take different blocks as far as there are any. Block-causal blocks do not see each other's noise, so
         # that one copy noises all of them.
         whole = self._block_causal or not self.block_canvas
@@ -193,7 +211,7 @@ class TtTDataCollator:
             yield order[copy // together % len(order)], level, numbers
 
     def _draw_canvas(self, span: np.ndarray, block: int, level: float, numbers: np.ndarray) -> _Canvas:
-        """Noises one copy of `span` (codes and, unless it was cut, its end marker) at `level`."""
+        """Noises one copy of `span` (codes, in a reply also text, and unless it was cut its end) at `level`."""
         size = self.config.audio_block_length
         targets = span
         filler = np.zeros(len(span), dtype=bool)
@@ -202,7 +220,7 @@ class TtTDataCollator:
             first_noised = 0 if self._block_causal else block * size
             targets = span[: (block + 1) * size]
             missing = (block + 1) * size - len(targets)
-            if span[-1] in (self.config.end_audio_token_ids or []):
+            if span[-1] in self._end_ids:
                 targets = np.concatenate([targets, np.full(missing, span[-1])])
             filler = np.arange(len(targets)) >= len(span)
             noised = np.arange(len(targets)) >= first_noised
@@ -226,7 +244,7 @@ class TtTDataCollator:
 
     def _paper(self, sample: Row, t: float, clean: bool, rng: np.random.Generator) -> Row:
         ids, labels = sample["input_ids"], sample["labels"]
-        spans = self._response_spans(ids, labels)
+        spans = self._response_spans(labels)
         # PPM: the spans before a random one stay clean.
         if spans and rng.random() < self.prefix_preservation:
             spans = spans[rng.integers(len(spans)) :]
@@ -270,15 +288,21 @@ class TtTDataCollator:
             "noise_levels": np.zeros(len(ids)),
         }
 
-    def _response_spans(self, ids: np.ndarray, labels: np.ndarray) -> list[tuple[int, int]]:
-        """Maximal runs of audio ids (codes and end marker) that the labels cover, as (start, end)."""
-        audio = (ids >= self.config.audio_token_start_id) & (labels != IGNORE)
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], audio.astype(np.int8), [0]])))
-        return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
+    @property
+    def _end_ids(self) -> list[int]:
+        """Ids that end a span or, where whole replies are noised, a reply."""
+        if self.objective != "nar":
+            return self.config.end_audio_token_ids or []
+        eos = self.config.get_text_config().eos_token_id
+        return eos if isinstance(eos, list) else [eos]
+
+    def _response_spans(self, labels: np.ndarray) -> list[tuple[int, int]]:
+        """What is noised, as (start, end): see `diffused_runs`."""
+        return diffused_runs(labels, self.config, self.objective)
 
     def _truncate(self, sample: Row, rng: np.random.Generator) -> Row:
         """SST: cuts the last span of the sample, and all behind it, somewhere between 30 % and 90 % of its codes."""
-        spans = self._response_spans(sample["input_ids"], sample["labels"])
+        spans = self._response_spans(sample["labels"])
         if not spans:
             return sample
         start, end = spans[-1]
@@ -287,6 +311,24 @@ class TtTDataCollator:
             return sample
         kept = int(rng.integers(max(int(0.3 * codes), 5), int(0.9 * codes), endpoint=True))
         return {name: values[: start + kept] for name, values in sample.items()}
+
+
+def diffused_runs(labels: Sequence[int] | np.ndarray, config: TtTConfig, objective: str) -> list[tuple[int, int]]:
+    """
+    Finds what an objective noises: the spans of audio in the replies (codes and end marker), or whole replies (`nar`).
+
+    Args:
+        labels (`Sequence[int]` or `np.ndarray`): Labels of a sample, -100 where nothing is learned.
+        config (`TtTConfig`): Names the audio ids.
+        objective (`str`): See `TtTDataCollator`.
+
+    Returns:
+        `list[tuple[int, int]]`: Start and end of each maximal run.
+    """
+    lowest = 0 if objective == "nar" else config.audio_token_start_id
+    inside = np.asarray(labels, dtype=np.int64) >= lowest
+    edges = np.flatnonzero(np.diff(inside.astype(np.int8), prepend=0, append=0))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
 
 
 _FILL = {"labels": IGNORE, "block_ids": -1, "order_ids": NO_ORDER}

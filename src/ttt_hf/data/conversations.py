@@ -54,10 +54,16 @@ def canonical_row(row: Mapping[str, Any], task: str | None = None, folder: Path 
     result: Row = {}
     if "messages" in found:
         result["messages"] = [_message(message, folder) for message in _nonempty(found["messages"], "messages")]
+        if task == "asr" and not any(item["type"] == "audio" for item in row_items(result)):
+            raise ValueError(
+                "This row is of the task asr, but holds no audio to listen to: add it, or change its task."
+            )
     elif "content" in found:
         result["content"] = _items(found["content"], folder)
     elif "question" in found or "question_audio" in found:
         result["messages"], task = _question_and_answer(found, task, folder)
+    elif "audio" in found and task in ("asr", "tts") and row.get("text", "") is None:
+        raise ValueError("This row has audio, but its text is empty: fill it in, or delete the row.")
     elif "audio" in found and task in ("asr", "tts"):
         result["messages"] = _speech_and_text(found, task, folder)
     elif "audio" in found and "text" in found:
@@ -204,7 +210,10 @@ def _nonempty(value: Any, name: str) -> list[Any]:
 
 def _string(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"'{name}' must be a string, not {type(value).__name__}.")
+        hint = ""
+        if isinstance(value, (int, float)):
+            hint = " (in CSV, digits are read as a number): write the data as JSONL, with quotes around it"
+        raise ValueError(f"'{name}' must be a string, not {type(value).__name__}{hint}.")
     return value
 
 

@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from .conversations import audio_source, row_items
+from .files import check_folder, whole_file
 from .reading import convert_row, require_datasets
 from .shards import Shard, check_broken, load_on_device, read_facts, shard_facts
 from .sources import ENCODING_FILE, Source
@@ -204,15 +204,8 @@ def _add(report: EncodingReport, facts: Mapping[str, Any], allowed: int) -> None
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file: name a folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Trying is the only test that is right for every file system and user.
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test."):
-            pass
-    except OSError as error:
-        raise PermissionError(f"{folder} cannot be written: {error.strerror}.") from error
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (folder / ENCODING_FILE).is_file():
         raise ValueError(f"{folder} is not empty: name a new folder, or one that holds a part of this encoding.")
 
@@ -265,6 +258,5 @@ def _allowed_broken(rows: int, share: float | None) -> int:
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")

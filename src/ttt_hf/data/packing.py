@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from itertools import groupby
 from typing import Any
 
 from ..modeling.configuration_ttt import TtTConfig
+from .collator import diffused_runs
 
 
-def training_length(labels: list[int], config: TtTConfig, noise_copies: int) -> int:
+def training_length(labels: list[int], config: TtTConfig, noise_copies: int, objective: str = "two_stream") -> int:
     """
     Positions that a sample takes in training, the noised copies of its speech included (at most): samples that are
     batched together should be alike in this, or much is computed on padding.
@@ -17,14 +17,17 @@ def training_length(labels: list[int], config: TtTConfig, noise_copies: int) -> 
     Args:
         labels (`list[int]`): Labels of the sample.
         config (`TtTConfig`): Names the audio ids and the block length.
-        noise_copies (`int`): Copies of each span that the collator makes; 0 for objectives without copies.
+        noise_copies (`int`): Copies of each span that the collator makes.
+        objective (`str`, defaults to `"two_stream"`): The collator's objective; `"paper"` makes no copies.
 
     Returns:
         `int`: The length.
     """
-    runs = groupby(label >= config.audio_token_start_id for label in labels)
-    blocks = sum(-(-len(list(run)) // config.audio_block_length) for is_audio, run in runs if is_audio)
-    return len(labels) + noise_copies * blocks * config.audio_block_length
+    if objective == "paper":
+        return len(labels)
+    size = config.audio_block_length
+    blocks = sum(-(-(end - start) // size) for start, end in diffused_runs(labels, config, objective))
+    return len(labels) + noise_copies * blocks * size
 
 
 def pack_samples(samples: dict[str, list[Any]], row_length: int) -> dict[str, list[Any]]:

@@ -20,6 +20,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from ..codecs import load_codec
 from ..processing.audio import load_audio
 from .conversations import Row, audio_source
+from .files import whole_file
 from .reading import convert_row, row_features
 from .sources import Source
 
@@ -153,9 +154,8 @@ def _encode_shard(shard: Shard, part: Source, codec: PreTrainedAudioTokenizerBas
     schema = row_features().arrow_schema
     table = pa.Table.from_pylist(rows, schema=schema)
     table = table.replace_schema_metadata({**schema.metadata, METADATA_KEY: json.dumps(facts).encode()})
-    partial = shard.path.with_name(f".{shard.path.name}.part")
-    pq.write_table(table, partial)
-    partial.replace(shard.path)
+    with whole_file(shard.path) as partial:
+        pq.write_table(table, partial)
     return facts
 
 
@@ -175,7 +175,7 @@ def check_broken(broken: list[dict[str, Any]], allowed: int) -> None:
     if len(broken) > allowed:
         raise ValueError(
             f"More audio cannot be read than the {allowed} rows allowed, e.g. row {broken[0]['row']}: "
-            f"{broken[0]['error'].rstrip('.')}. Check the data, or raise --max-broken."
+            f"{broken[0]['error'].rstrip('.')}. Check the data, or raise max_broken (encode: --max-broken)."
         )
 
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +30,7 @@ from .reading import (
 
 ENCODING_FILE = "encoding.json"
 FILE_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3"}
 READABLE = "JSONL, JSON, Parquet and CSV files can be read, and folders of audio files"
 # How far into a JSON file to look for what only the official data config has.
@@ -158,6 +160,7 @@ def _open_folder(folder: Path, streaming: bool, task: str | None, split: str) ->
     if (folder / ENCODING_FILE).is_file():
         return _open_encoded(folder, streaming)
     names = [entry.name for entry in folder.iterdir() if entry.is_file()]
+    _check_metadata([folder / name for name in names if name in METADATA_FILES])
     data_files = sorted(folder / name for name in names if Path(name).suffix in FILE_KINDS)
     if data_files and not any(name.startswith("metadata.") for name in names):
         return _open_files(data_files, streaming, task)
@@ -170,6 +173,15 @@ def _open_folder(folder: Path, streaming: bool, task: str | None, split: str) ->
         return stream
     metadata = [folder / name for name in names if name.startswith("metadata.")]
     return prepare(partial(_stream_audio_folder, folder, split), stream.features, [*audio_files, *metadata])
+
+
+def _check_metadata(files: Sequence[Path]) -> None:
+    """`datasets` says nothing of use about a table without rows."""
+    for file in files:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            filled = list(islice((line for line in lines if line.strip()), 2))
+        if len(filled) < (2 if file.suffix == ".csv" else 1):
+            raise ValueError(f"{file} is empty: give it a row for each audio file, with its file_name.")
 
 
 def _stream_audio_folder(folder: Path, split: str) -> Any:

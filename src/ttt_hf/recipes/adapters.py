@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..modeling import TtTConfig, TtTForConditionalGeneration
@@ -44,8 +45,11 @@ def lora_config(arguments: ModelArguments, config: TtTConfig) -> LoraConfig:
         `LoraConfig`: For `peft.get_peft_model`.
 
     Raises:
+        ValueError: If the rank is negative.
         ImportError: If PEFT is not installed.
     """
+    if arguments.lora_rank < 1:
+        raise ValueError(f"lora_rank must be at least 1, or 0 for no adapter, not {arguments.lora_rank}.")
     try:
         from peft import LoraConfig
     except ImportError as error:
@@ -86,4 +90,6 @@ def add_adapter(model: TtTForConditionalGeneration, arguments: ModelArguments) -
     from peft import get_peft_model
 
     adapted: Any = get_peft_model(model, configuration)
+    # PEFT would look for the base on the Hub at every saving, to learn whether the vocabulary has grown; it has not.
+    adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted

@@ -29,6 +29,13 @@ class ModelArguments:
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "`sdpa`, `eager`, or `flex_attention` for long rows on a GPU."}
     )
+    audio_attention: str | None = field(
+        default=None,
+        metadata={"help": "`span` or `block_causal`: how audio sees audio in what is trained; as in the model."},
+    )
+    audio_block_length: int | None = field(
+        default=None, metadata={"help": "Positions of a denoising block in what is trained; as in the model."}
+    )
     lora_rank: int = field(
         default=0, metadata={"help": "Rank of the LoRA adapter; 0 trains all weights and makes no adapter."}
     )
@@ -75,18 +82,34 @@ class DataArguments:
         metadata={"help": "Pack samples into rows of so many positions, noised copies included; 0 packs nothing."},
     )
     encoding_workers: int = field(default=1, metadata={"help": "Processes that encode audio to codes."})
+    max_broken: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of rows that may be left out because audio cannot be read; 0.01 by default, but at least "
+            "5 rows."
+        },
+    )
 
 
 @dataclass
 class ObjectiveArguments:
     """How the noise is drawn; the keys are those of `TtTDataCollator`, where they are explained."""
 
-    objective: str = field(default="two_stream", metadata={"help": "`two_stream` or `paper`."})
-    noise_copies: int = field(default=1, metadata={"help": "Noised copies of each span (`two_stream`)."})
+    objective: str = field(
+        default="two_stream",
+        metadata={
+            "help": "`two_stream`, `paper`, or a baseline: `ar` (audio code by code), `nar` (replies all diffused)."
+        },
+    )
+    noise_copies: int = field(
+        default=1, metadata={"help": "Noised copies of each span (`two_stream`) or reply (`nar`)."}
+    )
     complementary: bool = field(default=False, metadata={"help": "Noise in every second copy what the first kept."})
     noise_per: str = field(default="sample", metadata={"help": "What has one noise level: `sample` or `span`."})
     weighting: str = field(default="inverse", metadata={"help": "`inverse` to the noise level, or `flat`."})
-    block_canvas: bool = field(default=True, metadata={"help": "Cut copies like inference's canvas (`two_stream`)."})
+    block_canvas: bool = field(
+        default=True, metadata={"help": "Cut copies like inference's canvas (`two_stream`, `nar`)."}
+    )
     filler_weight: float = field(default=0.1, metadata={"help": "Weight of end markers behind a span's end."})
     clean_batch_probability: float = field(default=0.3, metadata={"help": "BANOM: share of clean batches (`paper`)."})
     prefix_preservation: float = field(
@@ -111,6 +134,12 @@ class RecipeTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Has to stay off."})
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Stop after so many evaluations without a better one; 0 goes on to the end."}
+    )
+    speak_steps: int = field(
+        default=0, metadata={"help": "Steps between replies that are written to OUTPUT_DIR/spoken; 0 makes none."}
+    )
+    speak_samples: int = field(
+        default=4, metadata={"help": "How many of the first samples of eval_data, or else train_data, are replied to."}
     )
 
 

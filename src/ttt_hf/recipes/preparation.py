@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import SampleBuilder, fit_samples, pack_samples, training_length
-from ..data.conversations import audio_source, row_items
-from ..data.encoding import check_fingerprint, encode_source
+from ..data.conversations import Row, audio_source, row_items
+from ..data.encoding import BROKEN_FILE, check_fingerprint, encode_source
+from ..data.samples import Sample
 from ..data.sources import ENCODING_FILE, load_source, open_source
 from ..modeling import TtTConfig
 from ..processing import TtTProcessor
 
 
 if TYPE_CHECKING:
-    from .arguments import DataArguments
+    from .arguments import DataArguments, ObjectiveArguments
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,13 @@ def parse_sources(text: str) -> list[dict[str, Any]]:
 
 
 def prepare_samples(
-    text: str, arguments: DataArguments, processor: TtTProcessor, config: TtTConfig, noise_copies: int, work: Path
+    text: str,
+    arguments: DataArguments,
+    objective: ObjectiveArguments,
+    processor: TtTProcessor,
+    config: TtTConfig,
+    work: Path,
+    facts: list[dict[str, Any]] | None = None,
 ) -> Any:
     """
     Prepares samples for `TtTTrainer`.
@@ -64,10 +71,12 @@ def prepare_samples(
     Args:
         text (`str`): The data, as the recipe names them.
         arguments (`DataArguments`): Spans, lengths, packing.
+        objective (`ObjectiveArguments`): How many positions a sample takes in training depends on it.
         processor (`TtTProcessor`): Writes the prompts; its codec encodes.
         config (`TtTConfig`): Names the audio ids.
-        noise_copies (`int`): Copies of each span that the collator makes; 0 for objectives without copies.
         work (`Path`): Folder for what is encoded.
+        facts (`list[dict]`, *optional*): Gets each source as the recipe names it, with its number of `rows` and of
+            `seconds` of audio where they are known.
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: Columns `input_ids`, `labels`, `length`, and `sample_lengths`
@@ -76,43 +85,57 @@ def prepare_samples(
     Raises:
         OSError, ValueError: If data cannot be read, were encoded by another codec, or nothing of them can be learned.
     """
-    sources = [_encoded(source, arguments, processor, work) for source in parse_sources(text)]
-    rows = load_source(sources, arguments.streaming)
+    sources = parse_sources(text)
+    encoded = [_encoded(source, arguments, processor, work) for source in sources]
+    if facts is not None:
+        facts += [{**source, **numbers} for source, (_, numbers) in zip(sources, encoded)]
+    rows = load_source([source for source, _ in encoded], arguments.streaming)
     if processor.codec is not None:
         check_fingerprint(rows, processor.codec)
     builder = SampleBuilder(processor, config, arguments.text_per_span, arguments.audio_per_span)
     counts: Counter[str] = Counter()
 
-    def build(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def build_one(row: Row, number: int) -> Sample:
+        try:
+            return builder(row)
+        except ValueError as error:
+            raise ValueError(f"Row {number} of the data: {error}") from error
+
+    def build(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
         batch_rows = [dict(zip(batch, values)) for values in zip(*batch.values())]
-        samples = list(fit_samples(map(builder, batch_rows), config, arguments.max_length, counts))
+        samples = list(fit_samples(map(build_one, batch_rows, numbers), config, arguments.max_length, counts))
         return {
             "input_ids": [sample["input_ids"] for sample in samples],
             "labels": [sample["labels"] for sample in samples],
-            "length": [training_length(sample["labels"], config, noise_copies) for sample in samples],
+            "length": [
+                training_length(sample["labels"], config, objective.noise_copies, objective.objective)
+                for sample in samples
+            ],
         }
 
-    samples = _map(rows, build, arguments.streaming)
+    samples = _map(rows, build, arguments.streaming, with_indices=True)
     if not arguments.streaming:
         if not len(samples):
             raise ValueError(f"No sample is left: all are longer than max_length ({arguments.max_length} tokens).")
         logger.info("%d samples: %s", len(samples), ", ".join(f"{what} {count}" for what, count in counts.items()))
     if arguments.row_length:
-        samples = _map(samples, pack_samples, arguments.streaming, row_length=arguments.row_length)
+        samples = _map(samples, pack_samples, arguments.streaming, fn_kwargs={"row_length": arguments.row_length})
     return samples
 
 
 def _encoded(
     source: Mapping[str, Any], arguments: DataArguments, processor: TtTProcessor, work: Path
-) -> dict[str, Any]:
-    """The source, or the folder that its audio was encoded into."""
-    if (Path(source["path"]) / ENCODING_FILE).is_file():
-        return dict(source)
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The source, or the folder that its audio was encoded into; and how many rows and seconds it has, if known."""
+    encoding_file = Path(source["path"]) / ENCODING_FILE
+    if encoding_file.is_file():
+        encoding = json.loads(encoding_file.read_text(encoding="utf-8"))
+        return dict(source), {key: encoding[key] for key in ("rows", "seconds") if key in encoding}
     options = {key: source[key] for key in ("task", "split", "name") if key in source}
     opened = open_source(source["path"], arguments.streaming, **options)
     first = opened.convert(next(iter(opened.rows)))
     if all(audio_source(item) is None for item in row_items(first)):
-        return dict(source)
+        return dict(source), {} if arguments.streaming else {"rows": len(opened.rows)}
     if arguments.streaming:
         raise ValueError(f"{source['path']} is streamed, but holds audio: run `ttt-hf encode` on it first.")
     if processor.codec is None:
@@ -122,15 +145,24 @@ def _encoded(
     with tempfile.TemporaryDirectory() as codec_folder:  # from which other processes load it
         processor.codec.save_pretrained(codec_folder)
         report = encode_source(
-            opened, codec_folder, folder, name=source["path"], workers=arguments.encoding_workers, show_progress=True
+            opened,
+            codec_folder,
+            folder,
+            name=source["path"],
+            workers=arguments.encoding_workers,
+            max_broken=arguments.max_broken,
+            show_progress=True,
         )
-    logger.info(
-        "%s: %d rows, %.0f s of audio, %d skipped", source["path"], report.rows, report.seconds, report.skipped
-    )
-    return {"path": str(folder), **({"ratio": source["ratio"]} if "ratio" in source else {})}
+    logger.info("%s: %d rows, %.0f s of audio", source["path"], report.rows, report.seconds)
+    if report.skipped:
+        left_out = "%s: rows left out because their audio cannot be read: %d, see %s"
+        logger.warning(left_out, source["path"], report.skipped, folder / BROKEN_FILE)
+    found = {"path": str(folder), **({"ratio": source["ratio"]} if "ratio" in source else {})}
+    return found, {"rows": report.rows, "seconds": report.seconds}
 
 
-def _map(rows: Any, function: Any, streaming: bool, **arguments: Any) -> Any:
+def _map(rows: Any, function: Any, streaming: bool, **settings: Any) -> Any:
     columns = rows.column_names or list(next(iter(rows)))
-    settings: dict[str, Any] = {} if streaming else {"load_from_cache_file": False}
-    return rows.map(function, batched=True, fn_kwargs=arguments, remove_columns=columns, **settings)
+    if not streaming:
+        settings["load_from_cache_file"] = False
+    return rows.map(function, batched=True, remove_columns=columns, **settings)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 
 RECIPES = Path(__file__).with_name("configs")
+DISTRIBUTED = RECIPES / "distributed"  # no recipes: accelerate's own files
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that this package ships, in order."""
-    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
+    recipes = (path.relative_to(RECIPES) for path in RECIPES.rglob("*.yaml") if path.parent != DISTRIBUTED)
+    return sorted(path.with_suffix("").as_posix() for path in recipes)
 
 
 def recipe_file(name: str) -> Path:

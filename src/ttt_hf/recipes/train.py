@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +16,19 @@ from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
 
 from .. import embedded_checkpoint
 from ..data import TtTDataCollator
+from ..data.files import check_folder
 from ..modeling import TtTForConditionalGeneration
 from ..processing import TtTProcessor
 from .adapters import add_adapter
-from .arguments import ModelArguments, Recipe, load_recipe
+from .arguments import ModelArguments, Recipe, RecipeTrainingArguments, load_recipe
+from .card import write_card
 from .preparation import prepare_samples
+from .saving import check_checkpoint, last_checkpoint, saving, whole_files
+from .speaking import SpeakingCallback
 from .trainer import TtTTrainer
 
 
@@ -59,17 +64,28 @@ def train(recipe: Recipe) -> dict[str, float]:
         raise ValueError(
             "early_stopping_patience needs eval_data, and load_best_model_at_end=true with eval_strategy=steps."
         )
-    set_seed(arguments.seed)
+    if arguments.speak_steps and _is_divided(arguments):
+        raise ValueError("speak_steps needs a whole model in one process: leave it out with FSDP and DeepSpeed.")
+    if arguments.eval_strategy != "no" and not recipe.data.eval_data:
+        raise ValueError("eval_strategy needs eval_data: name a folder, a file or a Hub id, eval_data=DIR.")
     out = Path(arguments.output_dir)
+    check_folder(out)
+    set_seed(arguments.seed)
     model, processor = load_base(recipe.model)
     config = model.config
-    copies = recipe.objective.noise_copies if recipe.objective.objective == "two_stream" else 0
-    prepared = [
-        prepare_samples(text, recipe.data, processor, config, copies, out / WORK_FOLDER) if text else None
-        for text in (recipe.data.train_data, recipe.data.eval_data)
-    ]
+    sources: list[dict[str, Any]] = []
+    with arguments.main_process_first():  # which encodes; the others find it done
+        prepared: list[Any] = [
+            prepare_samples(text, recipe.data, recipe.objective, processor, config, out / WORK_FOLDER, facts)
+            if text
+            else None
+            for text, facts in ((recipe.data.train_data, sources), (recipe.data.eval_data, None))
+        ]
     if recipe.model.lora_rank:
         model = add_adapter(model, recipe.model)
+    checkpoint = Path(arguments.resume_from_checkpoint) if arguments.resume_from_checkpoint else last_checkpoint(out)
+    if checkpoint is not None and not (arguments.fsdp or arguments.deepspeed):
+        check_checkpoint(checkpoint, model)
     collator = TtTDataCollator(
         config, processor.tokenizer.pad_token_id, seed=arguments.seed, **dataclasses.asdict(recipe.objective)
     )
@@ -84,10 +100,16 @@ def train(recipe: Recipe) -> dict[str, float]:
         data_collator=collator,
         callbacks=callbacks,
     )
+    if arguments.speak_steps:
+        samples = prepared[0] if prepared[1] is None else prepared[1]
+        count, every = arguments.speak_samples, arguments.speak_steps
+        trainer.add_callback(SpeakingCallback(processor, config, samples, count, every, trainer.log))
     logger.info("training %d of %d weights", _count(model, trained=True), _count(model))
     try:
-        result = trainer.train(resume_from_checkpoint=_last_checkpoint(out, arguments.resume_from_checkpoint))
-    except torch.OutOfMemoryError as error:
+        result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
         raise RuntimeError(
             "The device has too little memory for a step: halve per_device_train_batch_size and double "
             "gradient_accumulation_steps, or set gradient_checkpointing=true."
@@ -95,10 +117,18 @@ def train(recipe: Recipe) -> dict[str, float]:
     measures = dict(result.metrics)
     if prepared[1] is not None:
         measures |= trainer.evaluate()
+    is_divided = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if is_divided:  # all processes have to give their parts
+        trainer.save_model()
     if trainer.is_world_process_zero():
-        _save(trainer.model, processor, out, is_adapter=bool(recipe.model.lora_rank))
-        trainer.save_metrics("all", measures)
-        trainer.save_state()
+        if not is_divided:
+            _save(trainer.model, processor, out, is_adapter=bool(recipe.model.lora_rank))
+        elif not recipe.model.lora_rank:
+            processor.save_pretrained(out)
+        with saving(out):
+            trainer.save_metrics("all", measures)
+            trainer.save_state()
+            write_card(recipe, sources, trainer.state)
     return measures
 
 
@@ -125,6 +155,9 @@ def load_base(arguments: ModelArguments) -> tuple[TtTForConditionalGeneration, T
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, arguments.dtype)
         )
+    for key in ("audio_attention", "audio_block_length"):
+        if getattr(arguments, key) is not None:
+            settings[key] = getattr(arguments, key)
     processor = TtTProcessor.from_pretrained(name, codec=arguments.codec)
     model = TtTForConditionalGeneration.from_pretrained(
         name,
@@ -134,6 +167,10 @@ def load_base(arguments: ModelArguments) -> tuple[TtTForConditionalGeneration, T
         begin_audio_token_ids=processor.token_ids.begin_audio_token_ids,
         **settings,
     )
+    if arguments.audio_block_length is not None:  # what is trained in such blocks speaks in such blocks
+        model.generation_config.audio_block_length = arguments.audio_block_length
+    # What an adapter calls its base: the name in the recipe, which means the same on every computer.
+    model.name_or_path = model.config.name_or_path = arguments.model
     return model, processor
 
 
@@ -143,16 +180,24 @@ def _save(model: Any, processor: TtTProcessor, out: Path, is_adapter: bool) -> N
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
-        model.save_pretrained(out)
-    else:
-        model.save_pretrained(out)
-        processor.save_pretrained(out)
+    with whole_files(out) as part:
+        model.save_pretrained(part)
+        if is_adapter:  # how audio sees audio, and its blocks, may differ from those of the base
+            model.config.to_json_file(part / "config.json")
+            model.generation_config.save_pretrained(part)
+        else:
+            processor.save_pretrained(part)
 
 
-def _last_checkpoint(out: Path, asked: str | None) -> str | None:
-    if asked:
-        return asked
-    return get_last_checkpoint(str(out)) if out.is_dir() else None
+def _is_divided(arguments: RecipeTrainingArguments) -> bool:
+    """Whether processes hold parts of the model: by a key of the recipe, or by accelerate's launcher."""
+    launched = (os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() for name in ("FSDP", "DEEPSPEED"))
+    return bool(arguments.fsdp or arguments.deepspeed or "true" in launched)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU it is a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _count(model: torch.nn.Module, trained: bool = False) -> int:

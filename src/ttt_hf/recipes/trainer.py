@@ -2,20 +2,79 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 import time
-from collections import defaultdict
 from collections.abc import Sized
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..data import LengthGroupedSampler, NumberedDataset
 from ..modeling.loss_ttt import sample_ids
+from .saving import whole_checkpoint
 
+
+logger = logging.getLogger(__name__)
 
 NOISE_BINS = 5
+
+
+class Means:
+    """Running means by name."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, name: str, value: torch.Tensor | float, count: int) -> None:
+        """Adds a sum over `count` values; nothing when there are none."""
+        if count:
+            total, number = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + float(value), number + count
+
+    def take(self, every_process: bool = False) -> dict[str, float]:
+        """The means, which start anew; those over all processes if `every_process`."""
+        mine, self._sums = self._sums, {}
+        merged = Means()
+        for sums in gather_object([mine]) if every_process else [mine]:
+            for name, (total, number) in sums.items():
+                merged.add(name, total, number)
+        return {name: round(total / number, 4) for name, (total, number) in merged._sums.items()}
+
+
+class Interruption(TrainerCallback):
+    """
+    Ctrl-C ends the training behind the step that is being made: in the midst of it some weights are new and some are
+    not. Pressed again, it stops at once. Use it as a context manager.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._previous: Any = None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._previous = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        logger.warning("interrupted: this step is ended and saved; Ctrl-C again stops at once")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
 
 
 class TtTTrainer(Trainer):
@@ -28,9 +87,10 @@ class TtTTrainer(Trainer):
     Besides transformers' own log it reports, averaged since the last log: `text_loss`, `audio_loss`, `text_accuracy`,
     `audio_accuracy_0_20` ... `audio_accuracy_80_100` (how many masked positions were found, by the share of masked
     positions in percent), `end_accuracy` (the same for the markers that end a span), `tokens_per_second` (of this
-    process, noised copies included) and `padding` (its share of the computed positions). Batches hold samples of
-    similar length (column `length` of the dataset). Set `remove_unused_columns=False` in its arguments, since the
-    collator names the inputs of `forward`.
+    process, noised copies included) and `padding` (its share of the computed positions). An evaluation reports the
+    same losses and accuracies, as `eval_text_loss` and so on. Batches hold samples of similar length (column `length`
+    of the dataset). Set `remove_unused_columns=False` in its arguments, since the collator names the inputs of
+    `forward`.
     """
 
     # compute_loss divides by the samples of the whole step, so nothing is left to divide by the number of batches.
@@ -38,19 +98,33 @@ class TtTTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._sums: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, float] = defaultdict(float)
+        self._means = {True: Means(), False: Means()}  # in training, in evaluation
         self._positions = self._tokens = 0
         self._logged_at = time.monotonic()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; when interrupted (Ctrl-C), it saves a checkpoint, from which the next call goes on."""
-        try:
-            return super().train(*args, **kwargs)
-        except KeyboardInterrupt:
-            if self.state.global_step:
-                self._save_checkpoint(self.model, trial=None)
-            raise
+        """
+        As `Trainer.train`; when interrupted (Ctrl-C), it ends its step and saves a checkpoint, from which the next
+        call goes on.
+        """
+        with Interruption() as interruption:
+            self.add_callback(interruption)
+            try:
+                output = super().train(*args, **kwargs)
+            finally:
+                self.remove_callback(interruption)
+        if interruption.asked:
+            raise KeyboardInterrupt
+        return output
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step < self.state.max_steps:  # else it was finished: not one step more
+            super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with whole_checkpoint(Path(self._get_output_dir(trial), name)):
+            super()._save_checkpoint(model, trial)
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
@@ -70,7 +144,9 @@ class TtTTrainer(Trainer):
             )
         loss = outputs.loss * self._share_of_step(outputs, num_items_in_batch)
         if model.training:
-            self._record(outputs, inputs, levels)
+            self._tokens += int(inputs["attention_mask"].sum())
+            self._positions += inputs["attention_mask"].numel()
+        self._record(self._means[model.training], outputs, inputs, levels)
         return (loss, outputs) if return_outputs else loss
 
     def _sample_numbers(self, draws: torch.Tensor) -> str:
@@ -107,40 +183,41 @@ class TtTTrainer(Trainer):
     # -- log ----------------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs.update({name: round(self._sums[name] / count, 4) for name, count in self._counts.items() if count})
         now = time.monotonic()
         if self._positions:
+            logs.update(self._means[True].take())
             logs["tokens_per_second"] = round(self._tokens / (now - self._logged_at), 1)
             logs["padding"] = round(1 - self._tokens / self._positions, 4)
-        self._sums.clear()
-        self._counts.clear()
         self._positions = self._tokens = 0
         self._logged_at = now
         super().log(logs, start_time)
 
-    def _record(self, outputs: Any, inputs: dict[str, torch.Tensor], levels: torch.Tensor) -> None:
-        self._tokens += int(inputs["attention_mask"].sum())
-        self._positions += inputs["attention_mask"].numel()
-        self._add("text_loss", outputs.text_loss, 1)
-        self._add("text_accuracy", outputs.text_correct.sum(), outputs.text_correct.numel())
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """As `Trainer.evaluation_loop`, with losses and accuracies of text and audio apart."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        means = self._means[False].take(every_process=True)
+        if output.metrics is not None:
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        return output
+
+    def _record(self, means: Means, outputs: Any, inputs: dict[str, torch.Tensor], levels: torch.Tensor) -> None:
+        texts = outputs.text_correct.numel()
+        means.add("text_loss", outputs.text_loss.detach(), int(texts > 0))
+        means.add("text_accuracy", outputs.text_correct.sum(), texts)
         learned = inputs["audio_loss_weights"] > 0
         if not learned.any():
             return
-        self._add("audio_loss", outputs.audio_loss, 1)
+        means.add("audio_loss", outputs.audio_loss.detach(), 1)
         levels, targets = levels[learned], inputs["labels"][learned]
         counted = levels > 0  # not the end markers that fill up a canvas
         ends = torch.tensor(self._end_ids(), device=targets.device)
         is_end = counted & torch.isin(targets, ends)
-        self._add("end_accuracy", outputs.audio_correct[is_end].sum(), int(is_end.sum()))
+        means.add("end_accuracy", outputs.audio_correct[is_end].sum(), int(is_end.sum()))
         bins = (levels * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
         for number in range(NOISE_BINS):
             correct = outputs.audio_correct[counted & (bins == number)]
             low, high = (100 * edge // NOISE_BINS for edge in (number, number + 1))
-            self._add(f"audio_accuracy_{low}_{high}", correct.sum(), correct.numel())
+            means.add(f"audio_accuracy_{low}_{high}", correct.sum(), correct.numel())
 
     def _end_ids(self) -> list[int]:
         return self.accelerator.unwrap_model(self.model).config.end_audio_token_ids or []
-
-    def _add(self, name: str, value: torch.Tensor, count: int) -> None:
-        self._sums[name] += float(value.detach())
-        self._counts[name] += count

@@ -1,0 +1,97 @@
+"""What the pages in docs/ promise is run: every command and every Python example, in order, in a folder of its own."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from documents import blocks, commands
+from ttt_hf.cli.main import main
+
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINING, DATA = ROOT / "docs" / "training.md", ROOT / "docs" / "data.md"
+QUESTION = ROOT / "examples" / "question.wav"
+
+# What begins like this, or has this in it, is not run here, for a reason. All else is.
+NOT_RUN = {
+    "hf upload ": "needs the Hub",
+    "torchrun ": "needs several processes, see tests/recipes/test_distributed.py",
+    "CONFIGS=": "is part of the next command",
+    "accelerate launch ": "needs several GPUs",
+    '"Qwen/Qwen2.5-3B"': "needs the Hub, and 12 GB",
+}
+# What makes a documented training short.
+SHORT = {"ttt-hf train ": ["max_steps=2"], "python -m ttt_hf.recipes.ablation ": ["max_steps=1"]}
+
+
+def steps(page: Path) -> Iterator[tuple[str, str]]:
+    """Everything on a page that can be run: its language and itself."""
+    for block in blocks(page, "bash", "python"):
+        for part in commands(block) if block.language == "bash" else [block.text]:
+            yield block.language, part
+
+
+def is_run(part: str) -> bool:
+    return not any(part.startswith(reason) or reason in part for reason in NOT_RUN)
+
+
+def run_command(command: str) -> None:
+    program, *words = shlex.split(command)
+    words += [word for start, more in SHORT.items() if command.startswith(start) for word in more]
+    if program == "ttt-hf":
+        assert main(words) == 0, command
+    elif words[:2] == ["-m", "ttt_hf.recipes.ablation"]:
+        from ttt_hf.recipes import ablation
+
+        ablation.main(words[2:])
+    else:
+        pytest.fail(f"Nothing here runs this command, and NOT_RUN does not say why: {command}")
+
+
+def run_page(page: Path, folder: Path) -> None:
+    names: dict[str, object] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for language, part in steps(page):
+            if not is_run(part):
+                continue
+            if language == "bash":
+                run_command(part)
+            else:
+                exec(part, names)
+
+
+def test_every_reason_not_to_run_something_is_needed() -> None:
+    parts = [part for page in (TRAINING, DATA) for _, part in steps(page)]
+    for reason in NOT_RUN:
+        assert any(reason in part for part in parts), reason
+    assert sum(map(is_run, parts)) >= 6
+
+
+def test_page_on_data(tmp_path: Path) -> None:
+    shutil.copytree(QUESTION.parent, tmp_path / "examples")
+    shutil.copy(QUESTION, tmp_path)
+    run_page(DATA, tmp_path)
+    assert json.loads((tmp_path / "encoded" / "encoding.json").read_text())["rows"] == 1
+
+
+@pytest.mark.slow
+def test_page_on_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for name in ("001.wav", "002.wav"):
+        shutil.copy(QUESTION, folder / name)
+    # The table as the page has it.
+    tree = TRAINING.read_text(encoding="utf-8").partition("  metadata.csv")[2].partition("  001.wav\n")[0]
+    (folder / "metadata.csv").write_text("".join(f"{line.strip()}\n" for line in tree.splitlines()))
+    rows = [{"question": f"What is {number} plus one?", "answer": f"It is {number + 1}."} for number in range(4)]
+    for name in ("dialogues.jsonl", "held_out.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_page(TRAINING, tmp_path)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert (tmp_path / "ablation" / "ablation.md").is_file()
