@@ -104,8 +104,22 @@ def test_some_spoken_answers_end_where_the_speech_begins(out):
     cut = [sample for sample in spoken if sample["labels"][-1] in begins]
     assert 0 < len(cut) < len(spoken)
     assert all(len(sample["input_ids"]) == len(sample["labels"]) for sample in samples)
-    whole = [sample for sample in samples if sample not in cut]
+    whole = [sample for sample in samples if sample not in cut and sample["labels"][-1] != -100]
     assert all(sample["labels"][-1] == processor.tokenizer.eos_token_id for sample in whole)
+
+
+def test_of_some_spoken_sums_only_the_result_is_learned(out):
+    tokenizer = TtTProcessor.from_pretrained(out / "tokenizer").tokenizer
+    results = set()
+    for row in train_model.load_from_disk(str(out / "samples")):
+        ids = row["input_ids"]
+        if row["transcript_ids"] and row["labels"][-1] == -100:
+            learned = [label for label in row["labels"] if label != -100]
+            reply = tokenizer.decode(ids[row["labels"].index(learned[0]) :], skip_special_tokens=True)
+            results.add(tokenizer.decode(learned))
+            assert reply == tokenizer.decode(learned)
+            assert tokenizer.decode(ids).partition(reply)[0].endswith(" is")
+    assert results and all(result.endswith(".") for result in results)
 
 
 def test_length_counts_the_noised_copies(out, settings):

@@ -248,7 +248,7 @@ def _build_samples(
     for row, transcript, given in tqdm(examples.draw(count), total=count, desc="samples", unit="sample"):
         sample: dict[str, Any] = builder(row)
         if given:
-            sample["labels"] = _without_beginning(sample["labels"], len(tokenizer(given)["input_ids"]))
+            sample["labels"] = _middle(sample["labels"], len(tokenizer(given)["input_ids"]))
         elif row["task"] == "chat" and transcript and rng.random() < examples.UNSPOKEN:
             sample = _up_to_speech(sample, builder.config)
         sample["length"] = training_length(sample["labels"], builder.config, noise_copies)
@@ -271,10 +271,11 @@ def _up_to_speech(sample: dict[str, Any], config: TtTConfig) -> dict[str, Any]:
     return {"input_ids": sample["input_ids"][:end], "labels": sample["labels"][:end]}
 
 
-def _without_beginning(labels: list[int], count: int) -> list[int]:
-    """Leaves the first `count` learned positions out."""
+def _middle(labels: list[int], count: int) -> list[int]:
+    """Leaves the first `count` learned positions out, and the last: whether speech follows is not learned here."""
     learned = [place for place, label in enumerate(labels) if label != IGNORE]
-    return [IGNORE if place in learned[:count] else label for place, label in enumerate(labels)]
+    kept = set(learned[count:-1])
+    return [label if place in kept else IGNORE for place, label in enumerate(labels)]
 
 
 # -- model ------------------------------------------------------------------------------------------------------------
