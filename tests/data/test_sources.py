@@ -130,6 +130,15 @@ def test_folder_of_files(tmp_path):
     assert texts_of(load_source(tmp_path)) == ["a", "b"]
 
 
+def test_the_same_relative_name_elsewhere_is_another_folder(tmp_path, make_audio, monkeypatch):
+    for place in ("first", "second"):
+        audio = make_audio(f"{place}/recordings/a.wav")
+        os.utime(audio, (0, 0))  # nothing but the place tells them apart
+        monkeypatch.chdir(tmp_path / place)
+        (row,) = load_source("recordings")
+        assert str(tmp_path / place) in json.dumps(row)
+
+
 def test_a_changed_file_is_read_anew(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", [{"text": "old"}])
     assert texts_of(load_source(path)) == ["old"]

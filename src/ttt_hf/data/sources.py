@@ -141,7 +141,8 @@ def _open(
     spec: str, streaming: bool, task: str | None, split: str, name: str | None, seed: int
 ) -> tuple[Any, Path | None]:
     """Rows of one source, and the folder where relative paths in them begin."""
-    path = Path(spec).expanduser()
+    # What is prepared is found again by this name, which must not mean another folder elsewhere.
+    path = Path(spec).expanduser().absolute()
     if path.is_dir():
         return _open_folder(path, streaming, task, split), path
     if path.is_file():
