@@ -375,17 +375,33 @@ def device_name(device: str) -> str:
     return f"{name} ({os.cpu_count()} CPUs)"
 
 
+def machine(device: str) -> dict[str, Any]:
+    """What was measured on, and with."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options that both benchmarks have."""
+    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--readme", type=Path, help="also put the table between its marks in this file")
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=["embedded", "random"], default=["embedded", "random"])
     parser.add_argument("--repeat", type=int, default=3, help="runs; the best time of each counts (default: 3)")
     parser.add_argument("--batch-size", type=int, default=8, help="rows of the batch (default: 8)")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    parser.add_argument("--readme", type=Path, help="also put the table between the speed marks of this file")
+    add_common_options(parser)
     args = parser.parse_args()
 
     if args.threads:
@@ -402,14 +418,7 @@ def main() -> None:
     options += [f"--dtype {args.dtype}"] if args.dtype != "float32" else []
     report = {
         "command": " ".join(["python benchmarks/generation.py", *options]),
-        "machine": {
-            "device": device_name(args.device),
-            "threads": torch.get_num_threads(),
-            "gigabytes_per_second": bandwidth / 1e9,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "machine": {**machine(args.device), "gigabytes_per_second": bandwidth / 1e9},
         "scenarios": scenarios,
     }
     print(json.dumps(report, indent=2) if args.json else table(report))

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import resource
 import subprocess
@@ -29,7 +28,7 @@ from typing import Any
 
 import torch
 import transformers
-from generation import device_name, fill, synchronize, timed
+from generation import add_common_options, fill, machine, synchronize, timed
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -351,12 +350,12 @@ def table(report: dict[str, Any]) -> str:
         ),
     ]
     lines += [f"| {what} | {plain} | {ours} | **{ratio:.2f} x** | {aim} |" for what, plain, ours, ratio, aim in rows]
-    machine, facts = report["machine"], report["speed"]
+    device, facts = report["machine"], report["speed"]
     lines += [
         "",
         f"{facts['rows']} samples of the embedded model's domain, {facts['mean_length']:.0f} tokens on average, "
-        f"batches of {facts['batch_size']}; {facts['padded_rows']} of them the official way. {machine['device']}, "
-        f"{machine['threads']} threads; torch {machine['torch']}, transformers {machine['transformers']}. "
+        f"batches of {facts['batch_size']}; {facts['padded_rows']} of them the official way. {device['device']}, "
+        f"{device['threads']} threads; torch {device['torch']}, transformers {device['transformers']}. "
         f"Command: `{report['command']}`.",
     ]
     return "\n".join(lines)
@@ -374,11 +373,7 @@ def main() -> None:
     parser.add_argument("--memory-rows", type=int, default=4, help="rows there (default: 4)")
     parser.add_argument("--memory-length", type=int, default=512, help="their length (default: 512)")
     parser.add_argument("--memory-of", choices=["plain", "ours"], help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    parser.add_argument("--readme", type=Path, help="also put the table between the training marks of this file")
+    add_common_options(parser)
     args = parser.parse_args()
 
     if args.threads:
@@ -396,13 +391,7 @@ def main() -> None:
     ]
     report = {
         "command": " ".join(["python benchmarks/training.py", *options]),
-        "machine": {
-            "device": device_name(args.device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "machine": machine(args.device),
         **measure(args),
     }
     print(json.dumps(report, indent=2) if args.json else table(report))

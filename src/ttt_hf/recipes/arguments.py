@@ -15,12 +15,15 @@ from .overrides import nearest, read_yaml, split_override
 from .shipped import recipe_file
 
 
+EMBEDDED = "embedded"
+
+
 @dataclass
 class ModelArguments:
     """What is trained: a checkpoint, whole or through an adapter."""
 
     model: str = field(
-        default="embedded", metadata={"help": "Folder or Hub id of the model; `embedded` is the one in this package."}
+        default=EMBEDDED, metadata={"help": "Folder or Hub id of the model; `embedded` is the one in this package."}
     )
     codec: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of the codec, for models that come without."}
@@ -57,6 +60,11 @@ class ModelArguments:
     load_in_4bit: bool = field(
         default=False, metadata={"help": "Hold the frozen weights in 4 bits (QLoRA); needs CUDA and bitsandbytes."}
     )
+
+    def audio_settings(self) -> dict[str, Any]:
+        """The keys of the model's own configuration that the recipe changes."""
+        given = {"audio_attention": self.audio_attention, "audio_block_length": self.audio_block_length}
+        return {key: value for key, value in given.items() if value is not None}
 
 
 @dataclass

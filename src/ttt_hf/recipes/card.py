@@ -19,14 +19,14 @@ from huggingface_hub import ModelCardData
 
 from .. import __version__
 from ..data.files import whole_file
-from .arguments import Recipe, parse_recipe
+from .arguments import EMBEDDED, Recipe, parse_recipe
 
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 CARD_FILE, CURVES_FILE = "README.md", "curves.png"
-EMBEDDED, EMBEDDED_NAME = "embedded", "ttt-tiny"
+EMBEDDED_NAME = "ttt-tiny"
 # What is drawn, one panel a unit.
 CURVES = {
     "loss": ("text_loss", "audio_loss", "eval_loss"),
@@ -61,7 +61,6 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
         logger.info("the model card has no curves without %s: pip install 'ttt-hf[train]'", error.name)
         has_curves = False
     model = recipe.model
-    blocks = {key: getattr(model, key) for key in ("audio_attention", "audio_block_length") if getattr(model, key)}
     scores = {words: last_value(state.log_history, name) for name, words in SCORES.items()}
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -72,7 +71,9 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
         embedded=model.model == EMBEDDED,
         base=EMBEDDED_NAME if model.model == EMBEDDED else _public(model.model),
         is_adapter=bool(model.lora_rank),
-        loading="".join(f", {key}={json.dumps(value)}" for key, value in {"dtype": model.dtype, **blocks}.items()),
+        loading="".join(
+            f", {key}={json.dumps(value)}" for key, value in {"dtype": model.dtype, **model.audio_settings()}.items()
+        ),
         codec=_public(model.codec),
         block_length=model.audio_block_length,
         sources=sources,

@@ -24,7 +24,7 @@ from ..data.files import check_folder
 from ..modeling import TtTForConditionalGeneration
 from ..processing import TtTProcessor
 from .adapters import add_adapter
-from .arguments import ModelArguments, Recipe, RecipeTrainingArguments, load_recipe
+from .arguments import EMBEDDED, ModelArguments, Recipe, RecipeTrainingArguments, load_recipe
 from .card import write_card
 from .preparation import prepare_samples
 from .saving import check_checkpoint, last_checkpoint, saving, whole_files
@@ -64,7 +64,8 @@ def train(recipe: Recipe) -> dict[str, float]:
         raise ValueError(
             "early_stopping_patience needs eval_data, and load_best_model_at_end=true with eval_strategy=steps."
         )
-    if arguments.speak_steps and _is_divided(arguments):
+    is_divided = _is_divided(arguments)
+    if arguments.speak_steps and is_divided:
         raise ValueError("speak_steps needs a whole model in one process: leave it out with FSDP and DeepSpeed.")
     if arguments.eval_strategy != "no" and not recipe.data.eval_data:
         raise ValueError("eval_strategy needs eval_data: name a folder, a file or a Hub id, eval_data=DIR.")
@@ -84,7 +85,7 @@ def train(recipe: Recipe) -> dict[str, float]:
     if recipe.model.lora_rank:
         model = add_adapter(model, recipe.model)
     checkpoint = Path(arguments.resume_from_checkpoint) if arguments.resume_from_checkpoint else last_checkpoint(out)
-    if checkpoint is not None and not (arguments.fsdp or arguments.deepspeed):
+    if checkpoint is not None and not is_divided:
         check_checkpoint(checkpoint, model)
     collator = TtTDataCollator(
         config, processor.tokenizer.pad_token_id, seed=arguments.seed, **dataclasses.asdict(recipe.objective)
@@ -117,7 +118,6 @@ def train(recipe: Recipe) -> dict[str, float]:
     measures = dict(result.metrics)
     if prepared[1] is not None:
         measures |= trainer.evaluate()
-    is_divided = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if is_divided:  # all processes have to give their parts
         trainer.save_model()
     if trainer.is_world_process_zero():
@@ -145,7 +145,7 @@ def load_base(arguments: ModelArguments) -> tuple[TtTForConditionalGeneration, T
     Raises:
         OSError, ValueError: If it cannot be loaded, or 4 bits are asked for where there is no CUDA.
     """
-    name = embedded_checkpoint() if arguments.model == "embedded" else arguments.model
+    name = embedded_checkpoint() if arguments.model == EMBEDDED else arguments.model
     settings: dict[str, Any] = {}
     if arguments.load_in_4bit:
         if not torch.cuda.is_available():
@@ -155,9 +155,7 @@ def load_base(arguments: ModelArguments) -> tuple[TtTForConditionalGeneration, T
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, arguments.dtype)
         )
-    for key in ("audio_attention", "audio_block_length"):
-        if getattr(arguments, key) is not None:
-            settings[key] = getattr(arguments, key)
+    settings |= arguments.audio_settings()
     processor = TtTProcessor.from_pretrained(name, codec=arguments.codec)
     model = TtTForConditionalGeneration.from_pretrained(
         name,
