@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 
 class JudgeServer:
@@ -70,15 +72,16 @@ def evaluate(run: Callable[..., object], checkpoint: Path, tmp_path: Path) -> Ca
 
 
 def test_a_run_with_a_judge_gives_its_score_and_cost(evaluate: Callable[..., object], judge: JudgeServer) -> None:
-    result = evaluate("--judge-url", judge.url, "--judge-model", "some-judge")
+    # 30 tokens read at 10 the million and one written at 100, for each of twelve replies.
+    result = evaluate("--judge-url", judge.url, "--judge-model", "some-judge", "--judge-price", "10", "100")
     assert result.code == 0, result.err
     (results,) = json.loads(result.out)
     assert results["headline"] == "score" and results["metrics"]["score"]["value"] == 100.0
     assert results["judge"]["model"] == "some-judge" and len(results["judge"]["prompt_sha256"]) == 64
-    assert results["judge_cost"] == {"judgements": 12, "prompt_tokens": 360, "completion_tokens": 12}
+    assert results["judge_cost"] == {"judgements": 12, "prompt_tokens": 360, "completion_tokens": 12, "price": 0.0048}
     assert len(judge.questions) == 12 and all("Hi." in question for question in judge.questions)
     # Scoring again, and running again, asks nobody.
-    again = evaluate("--judge-url", judge.url, "--judge-model", "some-judge")
+    again = evaluate("--judge-url", judge.url, "--judge-model", "some-judge", "--judge-price", "10", "100")
     assert json.loads(again.out) == [results] and len(judge.questions) == 12
 
 
@@ -103,3 +106,17 @@ def test_a_judge_where_none_is_needed_is_said(run: Callable[..., object], checkp
     run("eval", "run", "tiny_qa", "--limit", 2, "--model", checkpoint, "--out", tmp_path / "out")
     result = run("eval", "judge", tmp_path / "out", "--judge-url", "http://127.0.0.1:9", "--judge-model", "some-judge")
     assert result.code == 1 and "needs a judge" in result.err
+
+
+def test_a_scorer_of_a_judge_needs_no_more_than_its_name(
+    run: Callable[..., object], checkpoint: Path, judge: JudgeServer, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "asked.wav", np.zeros(8000), 16000)
+    (tmp_path / "mine.jsonl").write_text('{"audio": "asked.wav", "question": "Question?", "text": "Hi."}\n')
+    words = (f"path={tmp_path / 'mine.jsonl'}", "columns.question=question", "prompt=chat")
+    asked = ("--judge-url", judge.url, "--judge-model", "some-judge")
+    out = ("--model", checkpoint, "--out", tmp_path / "mine", "--json")
+    result = run("eval", "run", "local", "scorer=openaudiobench_judge", *words, *asked, *out)
+    assert result.code == 0, result.err
+    (results,) = json.loads(result.out)
+    assert results["judge"]["prompt"] == "openaudiobench_verdict"

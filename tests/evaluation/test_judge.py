@@ -323,5 +323,6 @@ def test_a_task_chooses_prompt_samples_and_temperature(server: Server) -> None:
     assert len(description["prompt_sha256"]) == 64
     with pytest.raises(ValueError, match="no setting 'promt'"):
         load_judge(task(prompt="voicebench", promt=1), server.url, "m")
-    with pytest.raises(ValueError, match="names no judge's prompt"):
-        load_judge(task(), server.url, "m")
+    assert load_judge(task(), server.url, "m").prompt.name == "voicebench"
+    with pytest.raises(ValueError, match="task t needs no judge: its scorer is 'wer'"):
+        load_judge(Task("t", 1, DatasetSource("x", {}), "asr", "text", "wer"), server.url, "m")

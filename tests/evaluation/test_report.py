@@ -56,7 +56,7 @@ def test_table_shows_metrics_with_interval_samples_and_failures(run: Path) -> No
     interval = f"[{metric['low']:.2f}, {metric['high']:.2f}]"
     assert line == ["reading", "wer (%)", f"{metric['value']:.2f}", interval, "5", "1", "0", "0", "0"]
     assert "some/model" in table.splitlines()[0]
-    assert "reading: 1 failed, counted in the denominator." in table
+    assert "reading: 1 failed, counted in the denominator. The first failure: " in table
 
 
 def test_columns_of_the_table_are_aligned(run: Path) -> None:

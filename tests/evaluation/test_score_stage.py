@@ -228,7 +228,7 @@ def test_a_judge_is_asked_once_and_its_answers_are_kept(tmp_path: Path, folder: 
     results = score_task(folder, task_to_score(folder))
     assert results["headline"] == "score" and results["metrics"]["score"]["value"] == 90.0
     assert results["judge"] == {"model": "scripted"}
-    assert results["judge_cost"] == {"judgements": 10, "prompt_tokens": 200, "completion_tokens": 10}
+    assert results["judge_cost"] == {"judgements": 10, "prompt_tokens": 200, "completion_tokens": 10, "price": None}
 
 
 def test_an_unreadable_judgement_is_no_score_and_asked_for_again(tmp_path: Path, folder: TaskFolder) -> None:

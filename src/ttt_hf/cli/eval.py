@@ -254,6 +254,13 @@ def _add_judge(parser: Any, is_required: bool) -> None:
         "--judge-url", metavar="URL", required=is_required, help="OpenAI-compatible API; key in OPENAI_API_KEY"
     )
     parser.add_argument("--judge-model", metavar="NAME", required=is_required, help="model that judges")
+    parser.add_argument(
+        "--judge-price",
+        type=float,
+        nargs=2,
+        metavar=("READ", "WRITTEN"),
+        help="price of a million tokens that the judge reads and writes: what it cost is in the results",
+    )
 
 
 def _add_json(parser: Any) -> None:

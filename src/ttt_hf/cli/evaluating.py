@@ -162,7 +162,7 @@ def judge_folders(args: argparse.Namespace, folders: Sequence[TaskFolder]) -> in
     Has replies judged, where the scorer of a task needs it.
 
     Args:
-        args (`argparse.Namespace`): With `judge_url` and `judge_model`.
+        args (`argparse.Namespace`): With `judge_url`, `judge_model` and `judge_price`.
         folders (`Sequence[TaskFolder]`): The tasks.
 
     Returns:
@@ -178,7 +178,7 @@ def judge_folders(args: argparse.Namespace, folders: Sequence[TaskFolder]) -> in
     for folder in folders:
         task = task_to_score(folder)
         if SCORERS[task.scorer].needs_judge:
-            judge_task(folder, load_judge(task, args.judge_url, args.judge_model))
+            judge_task(folder, load_judge(task, args.judge_url, args.judge_model), args.judge_price)
             judged += 1
     return judged
 

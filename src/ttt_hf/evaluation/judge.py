@@ -15,6 +15,7 @@ from .concepts import Judgement, Record, Task
 from .endpoint import Endpoint, RequestFailed
 from .judge_prompts import load_prompt
 from .reply_checks import is_empty
+from .scorers import SCORERS
 
 
 TASK_KEYS = ("prompt", "parser", "samples", "temperature")
@@ -170,7 +171,8 @@ def load_judge(task: Task, url: str, model: str, **settings: Any) -> Judge:
     Makes the judge that a task asks for.
 
     Args:
-        task (`Task`): Its `judge` names the prompt, and may have `parser`, `samples` and `temperature`.
+        task (`Task`): Its `judge` may have `prompt` (by default that of the scorer), `parser`, `samples` and
+            `temperature`.
         url (`str`), model (`str`): Where it is and what it is called there.
         settings: Further arguments of [`Judge`].
 
@@ -181,12 +183,13 @@ def load_judge(task: Task, url: str, model: str, **settings: Any) -> Judge:
         ValueError: The task needs no judge, or asks for what there is not.
         FileNotFoundError: If there is no such prompt file.
     """
-    if "prompt" not in task.judge:
-        raise ValueError(f"The task {task.name} names no judge's prompt: its scorer {task.scorer!r} needs no judge.")
+    prompt = task.judge.get("prompt", SCORERS[task.scorer].judge_prompt)
+    if prompt is None:
+        raise ValueError(f"The task {task.name} needs no judge: its scorer is {task.scorer!r}.")
     for key in task.judge:
         if key not in TASK_KEYS:
             raise ValueError(f"The judge of task {task.name} has no setting {key!r}: it has {', '.join(TASK_KEYS)}.")
-    return Judge(url, model, **task.judge, **settings)
+    return Judge(url, model, **{**task.judge, "prompt": prompt}, **settings)
 
 
 def _replies(record: Record) -> Sequence[tuple[Literal["text", "transcript"], str]]:

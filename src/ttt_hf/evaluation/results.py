@@ -105,6 +105,7 @@ def make_results(
         "n_expected": settings["n_expected"],
         "n_scored": n_scored,
         "n_failed": sum(row["finish_reason"] == "error" for row in replies),
+        "first_failure": next((row["error"] for row in replies if row["finish_reason"] == "error"), None),
         # A reply that failed is empty, too; each is counted under one name.
         "n_empty": sum(row["finish_reason"] != "error" and is_empty(row["text"]) for row in replies),
         "n_truncated": sum(row["finish_reason"] == "length" for row in replies),
@@ -114,7 +115,7 @@ def make_results(
         "metrics": metrics,
         "counts": dict(sorted(counts.items())),
         "speed": speed(task, replies),
-        "judge_cost": judge_cost(judgements) if entry.needs_judge else None,
+        "judge_cost": judge_cost(judgements, settings.get("judge_price")) if entry.needs_judge else None,
     }
 
 
@@ -168,20 +169,25 @@ def speed(task: Task, replies: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def judge_cost(judgements: Sequence[Judgement]) -> dict[str, int]:
+def judge_cost(judgements: Sequence[Judgement], price: Sequence[float] | None = None) -> dict[str, float | None]:
     """
     Adds up what judgements cost.
 
     Args:
         judgements (`Sequence[Judgement]`): Recorded answers, those that could not be read included.
+        price (`Sequence[float]`, *optional*): What a million tokens cost that were read, and that were written.
 
     Returns:
-        `dict[str, int]`: `judgements`, and `prompt_tokens` and `completion_tokens`: 0 for servers that do not count.
+        `dict`: `judgements`; `prompt_tokens` and `completion_tokens`, 0 for servers that do not count; and `price` in
+        the unit of the prices, null where they are not known.
     """
+    read = sum(judgement.prompt_tokens for judgement in judgements)
+    written = sum(judgement.completion_tokens for judgement in judgements)
     return {
         "judgements": len(judgements),
-        "prompt_tokens": sum(judgement.prompt_tokens for judgement in judgements),
-        "completion_tokens": sum(judgement.completion_tokens for judgement in judgements),
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "price": None if price is None else round((price[0] * read + price[1] * written) / 1e6, 6),
     }
 
 

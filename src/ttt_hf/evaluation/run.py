@@ -76,6 +76,7 @@ def answer_task(
                 # What later stages wrote is still right: their rows know what they were made from.
                 "transcriber": kept.get("transcriber"),
                 "judge": kept.get("judge"),
+                "judge_price": kept.get("judge_price"),
             },
         )
     known = latest_rows(folder.predictions, settings["fingerprint"])

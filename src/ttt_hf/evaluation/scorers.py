@@ -68,13 +68,19 @@ class ScorerEntry:
         function (`Callable`): Scores one record; its other parameters are the options of a task.
         metrics (`Mapping[str, MetricInfo]`): All metrics it can give, by name.
         headline (`str`): The one that counts, for replies in text.
-        needs_judge (`bool`): Whether records need judgements.
+        judge_prompt (`str`, *optional*): What a judge is asked where a task does not say it; none for scorers that
+            need no judge.
     """
 
     function: Callable[..., SampleScore]
     metrics: Mapping[str, MetricInfo]
     headline: str
-    needs_judge: bool = False
+    judge_prompt: str | None = None
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether records need judgements."""
+        return self.judge_prompt is not None
 
     def headline_of(self, output: Literal["text", "speech"]) -> str:
         """The metric that counts: for spoken replies, that of what was heard."""
@@ -139,9 +145,14 @@ SCORERS: dict[str, ScorerEntry] = {
     "same_answer": ScorerEntry(score_same_answer, _ACCURACY, "accuracy"),
     "dpr_contains": ScorerEntry(score_dpr_contains, _ACCURACY, "accuracy"),
     "choice": ScorerEntry(score_choice, _ACCURACY, "accuracy"),
-    "openaudiobench_judge": ScorerEntry(score_openaudiobench_judge, _FULL_MARKS, "score", needs_judge=True),
-    "voicebench_judge": ScorerEntry(
-        score_voicebench_judge, _metrics("score", higher_is_better=True, unit="of 5", scale=1.0), "score", True
+    "openaudiobench_judge": ScorerEntry(
+        score_openaudiobench_judge, _FULL_MARKS, "score", judge_prompt="openaudiobench_verdict"
     ),
-    "clair_a": ScorerEntry(score_clair_a, _FULL_MARKS, "score", needs_judge=True),
+    "voicebench_judge": ScorerEntry(
+        score_voicebench_judge,
+        _metrics("score", higher_is_better=True, unit="of 5", scale=1.0),
+        "score",
+        judge_prompt="voicebench",
+    ),
+    "clair_a": ScorerEntry(score_clair_a, _FULL_MARKS, "score", judge_prompt="clair_a"),
 }

@@ -62,20 +62,21 @@ def transcribe_task(folder: TaskFolder, transcriber: SpeechRecognizer, processes
     processes.wait()
 
 
-def judge_task(folder: TaskFolder, judge: Judge) -> None:
+def judge_task(folder: TaskFolder, judge: Judge, price: tuple[float, float] | None = None) -> None:
     """
     Has the replies of a task judged that have not been yet. What the judge could not answer is asked once more.
 
     Args:
         folder (`TaskFolder`): Where the replies, and for spoken ones their transcripts, are.
         judge (`Judge`): Who judges.
+        price (`tuple[float, float]`, *optional*): What a million tokens cost that it reads, and that it writes.
 
     Raises:
         ValueError: If spoken replies have not been transcribed.
         OSError: If the judge cannot be reached. What it has answered is kept.
     """
     records = [dataclasses.replace(record, judgements=()) for record in folder.records()]
-    folder.update_settings(judge=judge.description)
+    folder.update_settings(judge=judge.description, judge_price=price)
     known = {
         key for key, answers in folder.judgements_of(records, judge.description).items() if not _has_error(answers)
     }

@@ -36,6 +36,7 @@ def facts_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Transcriber": _described(results["transcriber"]),
         "Judge": _described(results["judge"]),
         "Judge's tokens": f"{cost['prompt_tokens']} read, {cost['completion_tokens']} written" if cost else "",
+        "Judge's price": f"{cost['price']:g}" if cost and cost["price"] is not None else "",
         "Real-time factor": _known(speed["real_time_factor"]),
         "Passes per second of speech": _known(speed["forward_passes_per_audio_second"]),
         "Time": f"{speed['seconds']:.1f} s" if speed["seconds"] else "",

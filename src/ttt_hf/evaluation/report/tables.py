@@ -107,7 +107,7 @@ def note_of(results: Mapping[str, Any]) -> str | None:
         results (`Mapping`): Content of `results.json`.
 
     Returns:
-        `str`, *optional*: One sentence; none if all went well.
+        `str`, *optional*: One sentence, and why the first of failed samples failed; none if all went well.
     """
     expected, scored = results["n_expected"], results["n_scored"]
     of_all = f"{scored} of {expected}" if expected else str(scored)
@@ -125,7 +125,10 @@ def note_of(results: Mapping[str, Any]) -> str | None:
     if any(wrong.values()):
         listed = ", ".join(f"{count} {what}" for what, count in wrong.items() if count)
         parts.append(f"{listed}, counted in the denominator")
-    return f"{results['task']['name']}: {'; '.join(parts)}." if parts else None
+    if not parts:
+        return None
+    first = f" The first failure: {without_paths(results['first_failure'])}" if results["n_failed"] else ""
+    return f"{results['task']['name']}: {'; '.join(parts)}.{first}"
 
 
 def notes_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
