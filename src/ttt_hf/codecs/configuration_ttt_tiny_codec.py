@@ -64,7 +64,7 @@ class TtTTinyCodecConfig(PreTrainedConfig):
     decoder_frame_size: int = 192
     decoder_code_size: int = 288
     decoder_frame_layers: int = 2
-    decoder_code_layers: int = 3
+    decoder_code_layers: int = 5
     vocoder_size: int = 256
     vocoder_layers: int = 6
     expansion: int = 2

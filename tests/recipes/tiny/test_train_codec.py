@@ -20,9 +20,7 @@ from ttt_hf.recipes.tiny.train_codec import (
 )
 
 
-SETTINGS = CodecTraining(
-    codec_steps=4, vocoder_steps=2, joint_steps=2, batch_seconds=4.0, vocoder_batch_seconds=2.0, segment_codes=4
-)
+SETTINGS = CodecTraining(codec_steps=4, vocoder_steps=2, joint_steps=2, batch_seconds=4.0, vocoder_batch_seconds=2.0)
 
 
 def small_config():

@@ -38,9 +38,10 @@ class CodecTraining:
         reply_share: share of clips of the reply voice in the stage `codec`.
         recognition_weight: weight of the auxiliary loss that reads the words from the codes.
         listener_weight: weight of what a listener, which learned from recordings alone, misses in the decoded replies.
+        joint_listener_weight: weight of what the listener finds changed when mel decoder and vocoder are trained
+            together.
         question_weight: weight of the mel spectrograms of other voices than the reply voice.
         spread_weight: weight of the auxiliary loss that keeps all quantiser dimensions in use.
-        segment_codes: length of the vocoder's training segments, in codes.
         processes: processes that train together on a CPU, each on batches of the size given.
     """
 
@@ -56,9 +57,9 @@ class CodecTraining:
     reply_share: float = 0.6
     recognition_weight: float = 0.6
     listener_weight: float = 1.0
+    joint_listener_weight: float = 3.0
     question_weight: float = 0.05
     spread_weight: float = 0.3
-    segment_codes: int = 16
     processes: int = 2
 
 
@@ -173,17 +174,19 @@ class CodecTrainer(nn.Module):
             [text for text, row in zip(batch["texts"].split(batch["text_lengths"].tolist()), rows) if row]
         )
 
-        def joined(frames: Tensor) -> Tensor:
-            return frames[rows].unflatten(1, (-1, LISTENER_FRAMES)).flatten(2)
-
-        read, states = self.listener(joined(target))
+        read, states = self.listener(join_frames(target[rows]))
         learned = letter_loss(read, counts, texts, batch["text_lengths"][rows])
         # With weights that this pass does not change.
         fixed = {name: weight.detach() for name, weight in self.listener.named_parameters()}
-        heard, heard_states = torch.func.functional_call(self.listener, fixed, (joined(mel),))
+        heard, heard_states = torch.func.functional_call(self.listener, fixed, (join_frames(mel[rows]),))
         missed = letter_loss(heard, counts, texts, batch["text_lengths"][rows])
         inside = torch.arange(states.shape[2], device=mel.device) < counts[:, None]
         return learned, missed, (heard_states - states.detach())[:, inside].abs().mean()
+
+
+def join_frames(mel: Tensor) -> Tensor:
+    """Mel frames as the listener takes them: float (batch, frames, bins) -> (batch, frames / n, n * bins)."""
+    return mel.unflatten(1, (-1, LISTENER_FRAMES)).flatten(2)
 
 
 def voice_index(name: str) -> int:

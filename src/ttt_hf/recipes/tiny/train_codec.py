@@ -29,7 +29,7 @@ from ...codecs import TtTTinyCodec, TtTTinyCodecConfig, load_codec
 from ...data.augmentation import change_speed, degrade
 from .codec_clips import Utterance, read_wave, training_utterances
 from .codec_losses import mel_distance, waveform_distance
-from .codec_objective import CHARACTERS, CodecTrainer, CodecTraining, voice_index
+from .codec_objective import CHARACTERS, CodecTrainer, CodecTraining, LetterReader, join_frames, voice_index
 from .parallel import (
     any_process,
     average_gradients,
@@ -111,34 +111,34 @@ def _stack(rows: list[Tensor], codec: TtTTinyCodec) -> Tensor:
     return F.pad(stacked, (0, -stacked.shape[1] % codec.config.samples_per_code))
 
 
-class SegmentBatches(Dataset):
-    """Batches of segments of the reply voice: codes, mel decoded from them, and the waveform.
+class ReplyBatches(Dataset):
+    """Batches of whole clips of the reply voice, of similar length; batch `step` depends on the seed and the step.
 
     Args:
-        clips: for each clip codes (n,), decoded mel (n * frames_per_code, bins), waveform (n * samples_per_code,).
-        codec: for the sizes.
+        utterances: clips of the reply voice.
+        codec: for its level normalisation.
         settings: batch size and seed.
     """
 
-    def __init__(self, clips: list[tuple[Tensor, Tensor, Tensor]], codec: TtTTinyCodec, settings: CodecTraining):
-        self.clips = [clip for clip in clips if len(clip[0]) >= settings.segment_codes]
-        self.sizes = codec.config.frames_per_code, codec.config.samples_per_code
-        self.count = round(settings.vocoder_batch_seconds * codec.config.frame_rate / settings.segment_codes)
+    def __init__(self, utterances: list[Utterance], codec: TtTTinyCodec, settings: CodecTraining):
+        self.clips = sorted(utterances, key=lambda clip: clip.seconds)
+        self.codec = codec
         self.settings = settings
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        rng = np.random.default_rng([self.settings.seed, 2, step])
-        segments = []
-        for _ in range(self.count):
-            codes, mel, waveform = self.clips[rng.integers(len(self.clips))]
-            start = int(rng.integers(len(codes) - self.settings.segment_codes + 1))
-            end = start + self.settings.segment_codes
-            frames, samples = self.sizes
-            segments.append(
-                (codes[start:end], mel[start * frames : end * frames], waveform[start * samples : end * samples])
-            )
-        parts = [torch.stack(tensors) for tensors in zip(*segments, strict=True)]
-        return parts[0], parts[1], parts[2]
+    def __getitem__(self, step: int) -> Tensor:
+        # As in `CodecBatches`, batches that are computed at the same time hold similar lengths.
+        rng = np.random.default_rng([self.settings.seed, 2, step // self.settings.processes])
+        anchor = int(rng.integers(len(self.clips)))
+        rng = np.random.default_rng([self.settings.seed, 3, step])
+        count = max(2, round(self.settings.vocoder_batch_seconds / self.clips[anchor].seconds))
+        places = anchor + rng.integers(-4 * count, 4 * count + 1, count)
+        waveforms = []
+        for place in places.clip(0, len(self.clips) - 1):
+            waveform = self.codec.normalise(torch.from_numpy(read_wave(self.clips[place].path)))
+            # Half of them lie in the grid of codes as they do when a reply is spoken, the others anywhere.
+            lead = int(rng.integers(0, self.codec.config.samples_per_code)) if rng.random() < 0.5 else 0
+            waveforms.append(F.pad(waveform, (lead, 0)))
+        return _stack(waveforms, self.codec)
 
 
 # -- stages --------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def train(
 def _moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {name: tensor.to(device) for name, tensor in batch.items()}
-    return tuple(tensor.to(device) for tensor in batch)
+    return batch.to(device)
 
 
 def _one_thread(_: int) -> None:
@@ -301,10 +301,9 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
     codec.encoder.requires_grad_(False)
     codec.to(training_device())
     voice = [clip for clip in training_utterances(out / "data") if clip.voice == REPLY_VOICE]
-    if dist.is_initialized():  # each process analyses and hears its own share
-        voice = voice[dist.get_rank() :: dist.get_world_size()]
     states = folder / "training_state"
-    batches = SegmentBatches(_analyse(codec, voice), codec, settings)
+    batches = ReplyBatches(voice, codec, settings)
+    listener = _trained_listener(codec, settings, states / "codec.pt")
 
     def publish() -> None:
         published = TtTTinyCodec(codec.config)
@@ -312,20 +311,30 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
         _round_weights(published)
         _save_codec(published, folder)
 
-    def vocoder_loss(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        _, mel, target = batch
-        # Half of the segments come from the true mel spectrogram, which is sharper than a decoded one.
+    def codebook_vectors(waveform: Tensor) -> Tensor:
+        with torch.no_grad():
+            return codec.quantise(codec.encoder(codec.mel(waveform)))
+
+    def vocoder_loss(target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            mel = codec.decoder(codebook_vectors(target))
+        # Half of the clips come from the true mel spectrogram, which is sharper than a decoded one.
         half = len(mel) // 2
         mel = torch.cat([codec.mel(target[:half]), mel[half:]])
         return waveform_distance(codec.vocoder(mel), target, codec)
 
-    def joint_loss(batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        codes, _, target = batch
-        mel = codec.decoder(codec.codes_to_vectors(codes))
-        loss, parts = waveform_distance(codec.vocoder(mel), target, codec)
+    def joint_loss(target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        mel = codec.decoder(codebook_vectors(target))
+        waveform = codec.vocoder(mel)
+        loss, parts = waveform_distance(waveform, target, codec)
+        target_mel = codec.mel(target)
         # The mel decoder keeps its meaning, so that the vocoder's input stays a spectrogram.
-        weight = torch.ones_like(mel[..., :1])
-        return loss + mel_distance(mel, codec.mel(target), weight), parts
+        loss = loss + mel_distance(mel, target_mel, torch.ones_like(mel[..., :1]))
+        _, heard = listener(join_frames(codec.mel(waveform)))
+        with torch.no_grad():
+            _, expected = listener(join_frames(target_mel))
+        changed = (heard - expected).abs().mean()
+        return loss + settings.joint_listener_weight * changed, {**parts, "changed": changed.detach()}
 
     parts = [
         ("vocoder", codec.vocoder.parameters(), vocoder_loss, settings.vocoder_steps, settings.vocoder_learning_rate),
@@ -340,19 +349,30 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
     for name, parameters, loss_function, steps, rate in parts:
         state_file = states / f"{name}.pt"
         if not train(
-            name, state_file, codec, list(parameters), batches, loss_function, steps, rate, max_minutes, 0, publish
+            name,
+            state_file,
+            codec,
+            list(parameters),
+            batches,
+            loss_function,
+            steps,
+            rate,
+            max_minutes,
+            loader_workers(),
+            publish,
         ):
             return
 
 
-@torch.no_grad()
-def _analyse(codec: TtTTinyCodec, utterances: list[Utterance]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    clips = []
-    for utterance in tqdm(utterances, desc="analysing", mininterval=10.0):
-        waveform = codec.normalise(torch.from_numpy(read_wave(utterance.path)))
-        codes = codec.encode(waveform[None].to(codec.device))
-        clips.append((codes[0].cpu(), codec.decoder(codec.codes_to_vectors(codes))[0].cpu(), waveform))
-    return clips
+def _trained_listener(codec: TtTTinyCodec, settings: CodecTraining, state_file: Path) -> LetterReader:
+    """The listener of the stage `codec`, which does not change any more."""
+    trainer = CodecTrainer(TtTTinyCodec(codec.config), settings)
+    modules = torch.load(state_file, map_location="cpu", weights_only=True)["modules"]
+    prefix = "listener."
+    trainer.listener.load_state_dict(
+        {name.removeprefix(prefix): weight for name, weight in modules.items() if name.startswith(prefix)}
+    )
+    return trainer.listener.requires_grad_(False).to(codec.device)
 
 
 def _round_weights(codec: TtTTinyCodec) -> None:
