@@ -54,10 +54,9 @@ class Glm4VoiceRelativeAttention(nn.Module):
         order = torch.arange(length, device=hidden.device)
         index = length - 1 - order[:, None] + order
         by_position = by_distance.gather(-1, index.expand(*by_distance.shape[:2], length, length))
-        bias = (by_position / math.sqrt(head_size)).masked_fill(~mask, -torch.inf)
-        attended = F.scaled_dot_product_attention(
-            (query + self.pos_bias_u).transpose(1, 2), key, value, attn_mask=bias
-        )
+        by_content = (query + self.pos_bias_u).transpose(1, 2) @ key.transpose(-1, -2)
+        scores = (by_content + by_position) / math.sqrt(head_size)
+        attended = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value
         return self.linear_out(attended.transpose(1, 2).flatten(2))
 
 
@@ -295,7 +294,8 @@ def _convolution(input_size: int, size: int, groups: int = NORM_GROUPS) -> nn.Se
 def _sinusoids(values: Tensor, size: int, interleaved: bool) -> Tensor:
     """Encodes numbers (n,) by sines and cosines of falling frequency, alternating or one after the other: (n, size)."""
     half = size // 2
-    frequency = torch.arange(half, device=values.device) / (half if interleaved else half - 1)
-    angles = values[:, None].float() * torch.exp(-math.log(10000.0) * frequency)
+    # In this order, as angles of a thousand radians show every rounding.
+    frequency = torch.exp(torch.arange(half, device=values.device) * -(math.log(10000.0) / (half - (not interleaved))))
+    angles = values[:, None].float() * frequency
     waves = torch.stack([angles.sin(), angles.cos()], dim=-1 if interleaved else -2)
     return waves.flatten(-2)
