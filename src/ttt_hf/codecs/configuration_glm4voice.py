@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -35,7 +35,10 @@ class Glm4VoiceTokenizerConfig(PreTrainedConfig):
     """
 
     model_type = "glm4voice_tokenizer"
-    attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+    }
 
     sampling_rate: int = 16000
     hop_length: int = 160
@@ -199,7 +202,10 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
     """
 
     model_type = "glm4voice"
-    sub_configs = {"tokenizer_config": Glm4VoiceTokenizerConfig, "decoder_config": Glm4VoiceDecoderConfig}
+    sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {
+        "tokenizer_config": Glm4VoiceTokenizerConfig,
+        "decoder_config": Glm4VoiceDecoderConfig,
+    }
 
     tokenizer_config: dict[str, Any] | PreTrainedConfig | None = None
     decoder_config: dict[str, Any] | PreTrainedConfig | None = None

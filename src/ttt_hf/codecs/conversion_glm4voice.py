@@ -44,6 +44,11 @@ FLOW_NAMES = (
     (r"\.ff\.net\.2\.", ".ff.2."),
     (r"^(estimator\.final_block|.*\.block[12])\.block\.", r"\1."),
 )
+# PyTorch's newer names for weight normalisation, and its older ones.
+WEIGHT_NORM_NAMES = (
+    (r"(^|\.)parametrizations\.weight\.original0$", r"\1weight_g"),
+    (r"(^|\.)parametrizations\.weight\.original1$", r"\1weight_v"),
+)
 VOCODER_NAMES = ((r"^m_source\.l_linear\.", "source_linear."),)
 # Settings of the published configurations that our code has built in. Others were never published.
 TOKENIZER_CONSTANTS = {
@@ -271,16 +276,13 @@ def convert_vocoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the published vocoder under our names, weight normalisation multiplied out.
 
     Salimans and Kingma, "Weight Normalization", 2016: a weight is g v / |v|, the norm taken over all but the first
-    dimension. PyTorch has had two pairs of names for g and v.
+    dimension.
     """
-    modern = {
-        re.sub(r"\.parametrizations\.weight\.original([01])$", lambda hit: f".weight_{'gv'[int(hit[1])]}", name): tensor
-        for name, tensor in weights.items()
-    }
-    merged = {name: tensor for name, tensor in modern.items() if not name.endswith((".weight_g", ".weight_v"))}
+    modern = _rename(weights, WEIGHT_NORM_NAMES)
+    merged = {name: tensor for name, tensor in modern.items() if not name.endswith(("weight_g", "weight_v"))}
     for name, direction in modern.items():
         base = name.removesuffix("_v")
-        if name.endswith(".weight_v") and f"{base}_g" in modern:
+        if name.endswith("weight_v") and f"{base}_g" in modern:
             # The very operation of the original, so that the weights are bit for bit what they were.
             merged[base] = torch._weight_norm(direction, modern[f"{base}_g"], 0)
     return _rename(merged, VOCODER_NAMES)
@@ -328,16 +330,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _load(
-    module: torch.nn.Module, path: Path, convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-) -> None:
+def _load(module: torch.nn.Module, path: Path, convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> None:
     """Fills a module on the meta device; every name and every shape has to be right."""
     weights = {name: tensor.float() for name, tensor in convert(read_weights(path)).items()}
     expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    shared = expected.keys() & weights.keys()
     for problem, names in (
-        ("lacks", expected.keys() - weights.keys()),
-        ("also has", weights.keys() - expected.keys()),
-        ("has another size of", {name for name in expected if name in weights and weights[name].shape != expected[name]}),
+        ("lacks", expected.keys() - shared),
+        ("also has", weights.keys() - shared),
+        ("has another size of", {name for name in shared if weights[name].shape != expected[name]}),
     ):
         if names:
             first = min(names)

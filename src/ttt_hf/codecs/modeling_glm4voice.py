@@ -42,7 +42,7 @@ class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
     base_model_prefix = "codec"
     main_input_name = "waveform"
     input_modalities = ("audio",)
-    _no_split_modules = ["WhisperEncoderLayer"]
+    _no_split_modules = ("WhisperEncoderLayer",)
     _supports_sdpa = True
 
     def __init__(self, config: Glm4VoiceCodecConfig):
@@ -84,11 +84,12 @@ class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
             voice: the voice to speak with, by default that of the codec.
 
         Returns:
-            float32 (batch, samples) in [-1, 1] at `config.output_sampling_rate`; 1764 samples a code, but for a part of
-            a mel frame at the end; zero behind the end of a row.
+            float32 (batch, samples) in [-1, 1] at `config.output_sampling_rate`; 1764 samples a code, but for a part
+            of a mel frame at the end; zero behind the end of a row.
 
         Raises:
-            ValueError: if there are no codes, or codes, lengths or voice have a wrong shape or type or are out of range.
+            ValueError: if there are no codes, or codes, lengths or voice have a wrong shape or type or are out of
+                range.
         """
         rows = code_rows(codes, lengths, self.config.codebook_size)
         if not codes.numel():

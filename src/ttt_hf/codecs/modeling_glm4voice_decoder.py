@@ -32,8 +32,8 @@ class Glm4VoiceVoice:
 
     Args:
         codes: long (codes,), the recording as the tokenizer encodes it.
-        mel: float (frames, mel bins), the recording as `mel_spectrogram` gives it; at most as long as the codes. Speech
-            begins where it ends.
+        mel: float (frames, mel bins), the recording as `mel_spectrogram` gives it; at most as long as the codes.
+            Speech begins where it ends.
         speaker: float (speaker size,), a speaker vector.
     """
 
@@ -53,8 +53,8 @@ class Glm4VoiceDecoder(PreTrainedModel):
     config: Glm4VoiceDecoderConfig
     base_model_prefix = "decoder"
     main_input_name = "audio_codes"
-    # Half a phase is lost in half precision.
-    _keep_in_fp32_modules_strict = ["vocoder"]
+    # In half precision the phase would be lost.
+    _keep_in_fp32_modules_strict = ("vocoder",)
 
     def __init__(self, config: Glm4VoiceDecoderConfig):
         super().__init__(config)
@@ -186,9 +186,7 @@ class Glm4VoiceStream:
         frames, known, tentative = config.num_frames(len(self._codes)), self._known, self._mel.shape[1]
         self._mel_noise = _draw(self._mel_generator, self._mel_noise, frames)
         certain = self._mel[:, :known]
-        mel = self._decoder.flow(
-            self._codes[None], self._mel_noise.T[None], certain[None], self._speaker[None]
-        )[0]
+        mel = self._decoder.flow(self._codes[None], self._mel_noise.T[None], certain[None], self._speaker[None])[0]
         # The first frames stay as they are: on them depends the pitch, and so the phase, of what was given out.
         blended = _blend(self._mel[:, known:], mel[:, known:tentative], unchanged=PITCH_LAYERS)
         self._mel = torch.cat([certain, blended, mel[:, tentative:]], dim=1)

@@ -1,7 +1,8 @@
 """The flow of the GLM-4-Voice decoder: codes to mel spectrogram, by a block conformer and a flow-matching U-Net.
 
-Sources: Du et al., "CosyVoice: A Scalable Multilingual Zero-shot Text-to-speech Synthesizer based on Supervised Semantic
-Tokens", 2024, section 2.3; Mehta et al., "Matcha-TTS: A fast TTS architecture with conditional flow matching", 2024 (U-Net).
+Sources: Du et al., "CosyVoice: A Scalable Multilingual Zero-shot Text-to-speech Synthesizer based on Supervised
+Semantic Tokens", 2024, section 2.3; for the U-Net Mehta et al., "Matcha-TTS: A fast TTS architecture with conditional
+flow matching", 2024.
 """
 
 import math
@@ -166,7 +167,7 @@ class Glm4VoiceFrameLayer(nn.Module):
 
 
 class Glm4VoiceUNetBlock(nn.Module):
-    """A residual block, Transformer layers, and, but for the middle of the U-Net, a change of resolution."""
+    """A residual block and Transformer layers; the change of resolution behind them is left to the caller."""
 
     def __init__(self, config: Glm4VoiceDecoderConfig, input_size: int, resample: nn.Module | None = None):
         super().__init__()
@@ -175,7 +176,7 @@ class Glm4VoiceUNetBlock(nn.Module):
         self.resample = resample if resample is not None else nn.Identity()
 
     def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
-        """float (batch, input size, frames), float (batch, time size) -> float (batch, size, frames), not resampled."""
+        """float (batch, input size, frames), float (batch, time size) -> float (batch, size, frames)."""
         hidden = self.resnet(hidden, time).transpose(1, 2)
         for layer in self.layers:
             hidden = layer(hidden)
@@ -292,7 +293,7 @@ def _convolution(input_size: int, size: int, groups: int = NORM_GROUPS) -> nn.Se
 
 
 def _sinusoids(values: Tensor, size: int, interleaved: bool) -> Tensor:
-    """Encodes numbers (n,) by sines and cosines of falling frequency, alternating or one after the other: (n, size)."""
+    """Encodes numbers (n,) by sines and cosines of falling frequency, alternating or not: float (n, size)."""
     half = size // 2
     # In this order, as angles of a thousand radians show every rounding.
     frequency = torch.exp(torch.arange(half, device=values.device) * -(math.log(10000.0) / (half - (not interleaved))))

@@ -53,7 +53,7 @@ class Glm4VoiceTokenizer(PreTrainedModel):
     base_model_prefix = "tokenizer"
     main_input_name = "input_features"
     input_modalities = ("audio",)
-    _no_split_modules = ["WhisperEncoderLayer"]
+    _no_split_modules = ("WhisperEncoderLayer",)
     _supports_sdpa = True
 
     def __init__(self, config: Glm4VoiceTokenizerConfig):
@@ -158,7 +158,7 @@ class Glm4VoiceTokenizer(PreTrainedModel):
         )
 
     def _attention_bias(self, valid: Tensor, block_size: int) -> Tensor:
-        """What is added to attention scores so that a frame sees its past and its block: (batch, 1, frames, frames)."""
+        """Added to scores, lets a frame see its past and its block: float (batch, 1, frames, frames)."""
         frames = torch.arange(valid.shape[1], device=valid.device)
         block = frames // block_size
         seen = (block <= block[:, None]) & valid[:, None, None, :]
