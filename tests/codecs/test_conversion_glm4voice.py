@@ -214,6 +214,7 @@ def test_configuration_that_disagrees_with_the_weights(published, tmp_path, name
             "solver: midpoint",
             "solver: 'midpoint', and .* with 'euler' only",
         ),
+        ("config.yaml", "num_blocks: 2", "num_blocks: many", "not those of GLM-4-Voice: .*num_hidden_layers"),
         ("config.yaml", "n_blocks:", "blocks:", "no decoder.estimator.n_blocks"),
         ("config.yaml", "flow:", "flow: [", "config.yaml is damaged"),
         ("config.json", '"avg"', '"max"', "pooling_type: 'max'"),

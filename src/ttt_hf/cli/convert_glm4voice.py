@@ -46,11 +46,12 @@ def run(args: argparse.Namespace) -> None:
         OSError, ValueError: If a file is missing, damaged, holds code or does not fit its configuration, or the target
             cannot be written.
     """
-    from .quiet import silence
+    from .quiet import silence, silence_transformers
 
     with silence():
         from ..codecs.conversion_glm4voice import convert_glm4voice
 
+        silence_transformers()
         config = convert_glm4voice(args.tokenizer, args.decoder, args.target)
     facts = {
         "codec": str(args.target),

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -96,10 +97,16 @@ def convert_glm4voice(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists already: name a folder that is not there yet.")
     settings = read_tagged_yaml(decoder_folder / "config.yaml")
-    config = Glm4VoiceCodecConfig(
-        tokenizer_config=read_tokenizer_config(tokenizer_folder / "config.json"),
-        decoder_config=read_decoder_config(settings, decoder_folder / "config.yaml"),
-    )
+    try:
+        config = Glm4VoiceCodecConfig(
+            tokenizer_config=read_tokenizer_config(tokenizer_folder / "config.json"),
+            decoder_config=read_decoder_config(settings, decoder_folder / "config.yaml"),
+        )
+    except (StrictDataclassError, TypeError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(
+            f"The configurations in {tokenizer_folder} and {decoder_folder} are not those of GLM-4-Voice: {reason}"
+        ) from error
     with torch.device("meta"):
         codec = Glm4VoiceCodec(config)
     for module, path, convert in (

@@ -321,8 +321,9 @@ class TtTTinyCodec(PreTrainedAudioTokenizerBase):
         Raises:
             ValueError: if the codes have a wrong shape or type or are out of range, or the lengths do not fit.
         """
-        waveform = torch.zeros(codes.shape[0], codes.shape[1] * self.config.samples_per_code, device=self.device)
-        for row, row_codes in enumerate(code_rows(codes, lengths, self.config.codebook_size)):
+        rows = code_rows(codes, lengths, self.config.codebook_size)
+        waveform = torch.zeros(len(rows), codes.shape[1] * self.config.samples_per_code, device=self.device)
+        for row, row_codes in enumerate(rows):
             waveform[row, : len(row_codes) * self.config.samples_per_code] = self._decode_row(row_codes)
         return waveform
 
