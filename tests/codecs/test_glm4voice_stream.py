@@ -79,9 +79,9 @@ def test_pieces_differ_from_one_waveform_at_the_overlaps_only(codec):
     ends = torch.tensor([len(piece) for piece in pieces]).cumsum(0)[:-1] // HOP
     # Before a seam lie frames that saw what was blended later; at it, one frame is blended itself.
     near = ((torch.arange(len(frames))[:, None] >= ends - 8) & (torch.arange(len(frames))[:, None] <= ends)).any(1)
-    assert frames[~near].max() <= 1e-4
+    assert frames[~near].max() <= 3e-4  # a sum of phases: rounding alone may make 2e-4
     assert whole.std() > 0.05
-    assert frames[near].max() <= 0.05
+    assert frames[near].max() <= 0.01
 
 
 def test_phase_goes_on_across_pieces(codec):

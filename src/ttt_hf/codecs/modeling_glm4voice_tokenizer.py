@@ -6,6 +6,7 @@ Source: Zeng et al., "GLM-4-Voice: Towards Intelligent and Human-Like End-to-End
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -145,7 +146,7 @@ class Glm4VoiceTokenizer(PreTrainedModel):
         return extracted.input_features[0].to(self.device)
 
     @cached_property
-    def _feature_extractor(self):  # type: ignore[no-untyped-def]  # as above, imported late
+    def _feature_extractor(self) -> Any:  # imported late, as above
         from transformers import WhisperFeatureExtractor
 
         config = self.config
