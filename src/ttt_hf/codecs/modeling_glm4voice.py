@@ -47,8 +47,9 @@ class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
 
     def __init__(self, config: Glm4VoiceCodecConfig):
         super().__init__(config)
-        self.tokenizer = Glm4VoiceTokenizer(config.tokenizer_config)
-        self.decoder = Glm4VoiceDecoder(config.decoder_config)
+        # Dictionaries have become configurations.
+        self.tokenizer = Glm4VoiceTokenizer(config.tokenizer_config)  # type: ignore[arg-type]
+        self.decoder = Glm4VoiceDecoder(config.decoder_config)  # type: ignore[arg-type]
         self.voice: Glm4VoiceVoice | None = None
         self.post_init()
 

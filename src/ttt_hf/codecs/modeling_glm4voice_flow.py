@@ -167,7 +167,7 @@ class Glm4VoiceFrameLayer(nn.Module):
 
 
 class Glm4VoiceUNetBlock(nn.Module):
-    """A residual block and Transformer layers; the change of resolution behind them is left to the caller."""
+    """A residual block, Transformer layers, and, but for the middle of the U-Net, a change of resolution."""
 
     def __init__(self, config: Glm4VoiceDecoderConfig, input_size: int, resample: nn.Module | None = None):
         super().__init__()
@@ -175,12 +175,21 @@ class Glm4VoiceUNetBlock(nn.Module):
         self.layers = nn.ModuleList(Glm4VoiceFrameLayer(config) for _ in range(config.unet_layers))
         self.resample = resample if resample is not None else nn.Identity()
 
-    def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
-        """float (batch, input size, frames), float (batch, time size) -> float (batch, size, frames)."""
+    def forward(self, hidden: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Transforms frames.
+
+        Args:
+            hidden: float (batch, input size, frames).
+            time: float (batch, time size).
+
+        Returns:
+            float (batch, size, frames) in front of the change of resolution, and behind it.
+        """
         hidden = self.resnet(hidden, time).transpose(1, 2)
         for layer in self.layers:
             hidden = layer(hidden)
-        return hidden.transpose(1, 2)
+        hidden = hidden.transpose(1, 2)
+        return hidden, self.resample(hidden)
 
 
 class Glm4VoiceUNet(nn.Module):
@@ -222,16 +231,14 @@ class Glm4VoiceUNet(nn.Module):
         time = self.time_mlp(encoded.to(dtype))
         skipped = []
         for block in self.down_blocks:
-            hidden = block(hidden, time)
-            skipped.append(hidden)
-            hidden = block.resample(hidden)
+            skip, hidden = block(hidden, time)
+            skipped.append(skip)
         for block in self.mid_blocks:
-            hidden = block(hidden, time)
+            hidden, _ = block(hidden, time)
         for block in self.up_blocks:
             skip = skipped.pop()
             # Of an odd number of frames, halving and doubling makes one more.
-            hidden = block(torch.cat([hidden[..., : skip.shape[-1]], skip], dim=1), time)
-            hidden = block.resample(hidden)
+            _, hidden = block(torch.cat([hidden[..., : skip.shape[-1]], skip], dim=1), time)
         return self.final_proj(self.final_block(hidden[..., :frames]))
 
 

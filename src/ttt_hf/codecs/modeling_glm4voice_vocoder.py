@@ -4,6 +4,8 @@ Source: Li et al., "HiFTNet: A Fast High-Quality Neural Vocoder with Harmonic-pl
 Fourier Transform", 2023.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +35,7 @@ class Glm4VoiceSnake(nn.Module):
 class Glm4VoiceDilatedBlock(nn.Module):
     """Residual pairs of convolutions, the first of each pair dilated."""
 
-    def __init__(self, size: int, kernel_size: int, dilations: list[int] | tuple[int, ...]):
+    def __init__(self, size: int, kernel_size: int, dilations: Sequence[int]):
         super().__init__()
         self.convs1 = nn.ModuleList(
             nn.Conv1d(size, size, kernel_size, dilation=dilation, padding=dilation * (kernel_size - 1) // 2)
