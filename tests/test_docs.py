@@ -13,12 +13,16 @@ from ttt_hf.cli.main import main
 
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING, DATA, EVALUATION = (ROOT / "docs" / f"{name}.md" for name in ("training", "data", "evaluation"))
+PAGES = TRAINING, DATA, EVALUATION, CODECS = [
+    ROOT / "docs" / f"{name}.md" for name in ("training", "data", "evaluation", "codecs")
+]
 QUESTION = ROOT / "examples" / "question.wav"
 
 # What begins like this, or has this in it, is not run here, for a reason. All else is.
 NOT_RUN = {
     "hf upload ": "needs the Hub",
+    "hf download ": "needs the Hub",
+    '"organisation/model"': "needs the Hub",
     "torchrun ": "needs several processes, see tests/recipes/test_distributed.py, tests/cli/test_eval_processes.py",
     "CONFIGS=": "is part of the next command",
     "accelerate launch ": "needs several GPUs",
@@ -73,7 +77,7 @@ def run_page(page: Path, folder: Path) -> None:
 
 
 def test_every_reason_not_to_run_something_is_needed() -> None:
-    parts = [part for page in (TRAINING, DATA, EVALUATION) for _, part in steps(page)]
+    parts = [part for page in PAGES for _, part in steps(page)]
     for reason in NOT_RUN:
         assert any(reason in part for part in parts), reason
     assert sum(map(is_run, parts)) >= 6
@@ -121,3 +125,13 @@ def test_page_on_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert results["n_scored"] == 2 and results["headline"] == "wer"
     assert (tmp_path / "scores" / "report.html").is_file()
     assert "significant" in (printed := capsys.readouterr().out) or "may be chance" in printed
+
+
+def test_page_on_codecs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tests" / "codecs")
+    from published_glm4voice import write_published
+
+    for folder in write_published(tmp_path):  # the commands name them as they are published
+        folder.rename(tmp_path / f"glm-4-voice-{folder.name}")
+    run_page(CODECS, tmp_path)
+    assert (tmp_path / "codec" / "model.safetensors").is_file()

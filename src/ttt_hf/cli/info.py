@@ -131,12 +131,13 @@ def _describe_codec(folder: Path) -> dict[str, Any] | None:
         return None
     from transformers import AutoConfig
 
-    from .. import codecs  # noqa: F401, registers our codecs
+    from .. import codecs  # registers ours, too
 
     config = AutoConfig.from_pretrained(folder / CODEC_FOLDER)
     return {
         "name": config.model_type,
         "sampling_rate": config.sampling_rate,
+        "output_sampling_rate": codecs.output_sampling_rate(config),
         "frame_rate": config.frame_rate,
         "codes": config.codebook_size,
         "parameters": _count_parameters(folder / CODEC_FOLDER)[0],

@@ -90,6 +90,11 @@ class TtTTinyCodecConfig(PreTrainedConfig):
         return prod(self.fsq_levels)
 
     @property
+    def output_sampling_rate(self) -> int:
+        """Samples a second of every waveform that comes out: those of what goes in."""
+        return self.sampling_rate
+
+    @property
     def samples_per_code(self) -> int:
         """Samples of waveform that one code stands for."""
         return self.hop_length * self.frames_per_code

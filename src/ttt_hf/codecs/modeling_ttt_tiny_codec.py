@@ -11,6 +11,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
+from .checks import check_codes, check_waveform, code_rows
 from .configuration_ttt_tiny_codec import TtTTinyCodecConfig
 from .features_ttt_tiny_codec import log_mel, normalise_level, overlap_add
 
@@ -296,18 +297,7 @@ class TtTTinyCodec(PreTrainedAudioTokenizerBase):
             ValueError: if the waveform has a wrong shape or type, is empty or holds values that are not finite, or if
                 the lengths do not fit it.
         """
-        if waveform.ndim != 2 or not waveform.is_floating_point():
-            raise ValueError(
-                f"The waveform must be a float tensor of shape (batch, samples), not {waveform.dtype} of shape "
-                f"{tuple(waveform.shape)}."
-            )
-        row_lengths = _row_lengths(lengths, waveform.shape, "samples")
-        if not row_lengths or min(row_lengths) == 0:
-            raise ValueError("The waveform is empty: every row must have at least one sample.")
-        if not torch.isfinite(waveform).all():
-            raise ValueError(
-                "The waveform holds values that are not finite; replace NaN and infinity before encoding."
-            )
+        row_lengths = check_waveform(waveform, lengths)
         rows = []
         for row, length in zip(waveform, row_lengths, strict=True):
             normalised = self.normalise(row[:length].to(device=self.device, dtype=torch.float32))
@@ -331,19 +321,10 @@ class TtTTinyCodec(PreTrainedAudioTokenizerBase):
         Raises:
             ValueError: if the codes have a wrong shape or type or are out of range, or the lengths do not fit.
         """
-        if codes.ndim != 2:
-            raise ValueError(f"The codes must have the shape (batch, frames), not {tuple(codes.shape)}.")
-        _check_integer(codes)
-        if lengths is None:
-            filled = codes != -1
-            positions = torch.arange(1, codes.shape[1] + 1, device=codes.device)
-            row_lengths = (filled * positions).amax(1).tolist() if codes.numel() else [0] * codes.shape[0]
-        else:
-            row_lengths = _row_lengths(lengths, codes.shape, "codes")
-        waveform = torch.zeros(codes.shape[0], codes.shape[1] * self.config.samples_per_code, device=self.device)
-        for row, length in enumerate(row_lengths):
-            self._check_range(codes[row, :length])
-            waveform[row, : length * self.config.samples_per_code] = self._decode_row(codes[row, :length])
+        rows = code_rows(codes, lengths, self.config.codebook_size)
+        waveform = torch.zeros(len(rows), codes.shape[1] * self.config.samples_per_code, device=self.device)
+        for row, row_codes in enumerate(rows):
+            waveform[row, : len(row_codes) * self.config.samples_per_code] = self._decode_row(row_codes)
         return waveform
 
     def decode_stream(self) -> "TtTTinyCodecStream":
@@ -378,13 +359,6 @@ class TtTTinyCodec(PreTrainedAudioTokenizerBase):
         """Frames on each side whose synthesis window overlaps a frame's own hop."""
         margin = (self.config.n_fft - self.config.hop_length) // 2
         return -(-margin // self.config.hop_length)
-
-    def _check_range(self, codes: Tensor) -> None:
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size:
-            raise ValueError(
-                f"Codes must lie between 0 and {self.config.codebook_size - 1}, but these lie between "
-                f"{int(codes.min())} and {int(codes.max())}; were they made by another codec?"
-            )
 
     def _decode_row(self, codes: Tensor) -> Tensor:
         """Checked codes (frames,) -> float32 (frames * samples_per_code,)."""
@@ -427,8 +401,7 @@ class TtTTinyCodecStream:
             raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
         if codes.ndim != 1:
             raise ValueError(f"A stream takes codes of the shape (n,), not {tuple(codes.shape)}.")
-        _check_integer(codes)
-        self._codec._check_range(codes)
+        check_codes(codes, self._codec.config.codebook_size)
         self._codes = torch.cat([self._codes, codes.to(self._codes)])
         return self._advance(len(self._codes) - self._codec.look_ahead)
 
@@ -450,21 +423,3 @@ class TtTTinyCodecStream:
         self._codes = self._codes[surplus:]
         self._emitted = end - surplus
         return samples
-
-
-def _check_integer(codes: Tensor) -> None:
-    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        raise ValueError(f"Codes must be integers, not {codes.dtype}.")
-
-
-def _row_lengths(lengths: Tensor | None, shape: Sequence[int], unit: str) -> list[int]:
-    """Lengths of the rows as Python numbers, checked against the shape (batch, size)."""
-    batch, size = shape
-    if lengths is None:
-        return [size] * batch
-    if lengths.shape != (batch,):
-        raise ValueError(f"lengths must have the shape ({batch},), one for each row, not {tuple(lengths.shape)}.")
-    values = [int(length) for length in lengths.tolist()]
-    if any(not 0 <= value <= size for value in values):
-        raise ValueError(f"lengths must lie between 0 and the {size} {unit} of a row, not {values}.")
-    return values

@@ -16,7 +16,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from ..codecs import load_codec
+from ..codecs import load_codec, output_sampling_rate
 from ..modeling.growing_ttt import AUDIO_TOKEN
 from .audio import load_audio
 from .conversation import AUDIO_KEYS, SYSTEM_PROMPTS, Conversation, normalise_conversation
@@ -215,7 +215,7 @@ class TtTProcessor(ProcessorMixin):
             codes (`torch.Tensor`): int64 of shape `(frames,)`.
 
         Returns:
-            `np.ndarray`: float32 of shape `(samples,)` at the codec's sampling rate.
+            `np.ndarray`: float32 of shape `(samples,)` at the rate at which the codec speaks.
 
         Raises:
             ValueError: If the processor has no codec, or a code is not in its codebook.
@@ -382,7 +382,7 @@ class TtTProcessor(ProcessorMixin):
         return Reply(
             text="".join(segment.get("text", "") for segment in segments).strip(),
             audio=self.decode_audio(torch.cat(spans)) if spans else np.zeros(0, dtype=np.float32),
-            sampling_rate=self.codec.config.sampling_rate if self.codec is not None else 0,
+            sampling_rate=output_sampling_rate(self.codec.config) if self.codec is not None else 0,
             segments=segments,
         )
 

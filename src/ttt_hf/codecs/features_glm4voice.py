@@ -1,0 +1,37 @@
+"""The mel spectrogram that the GLM-4-Voice decoder predicts, for recordings of a voice."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.audio_utils import mel_filter_bank
+
+
+N_FFT = 1024
+MAX_FREQUENCY = 8000.0
+MEL_FLOOR = 1e-5
+
+
+def mel_spectrogram(waveform: Tensor, sampling_rate: int, hop_length: int, num_mel_bins: int) -> Tensor:
+    """Logarithm of mel magnitudes (Kong et al., "HiFi-GAN", 2020).
+
+    Args:
+        waveform: float (samples,).
+        sampling_rate: samples a second.
+        hop_length: samples between two frames.
+        num_mel_bins: bands between 0 and 8000 Hz.
+
+    Returns:
+        float (samples // hop_length, num_mel_bins), at least one frame.
+    """
+    padded = F.pad(waveform, (0, max(0, hop_length - len(waveform))))
+    # A frame's window is centred on its hop. Reflection needs as many samples as it adds.
+    margin = (N_FFT - hop_length) // 2
+    mode = "reflect" if len(padded) > margin else "constant"
+    padded = F.pad(padded[None], (margin, margin), mode=mode)
+    window = torch.hann_window(N_FFT, device=waveform.device)
+    spectrum = torch.stft(padded, N_FFT, hop_length, window=window, center=False, return_complex=True)[0].abs()
+    filters = mel_filter_bank(
+        N_FFT // 2 + 1, num_mel_bins, 0.0, MAX_FREQUENCY, sampling_rate, norm="slaney", mel_scale="slaney"
+    )
+    bands = spectrum.T @ torch.from_numpy(filters).to(spectrum)
+    return bands.clamp(min=MEL_FLOOR).log()

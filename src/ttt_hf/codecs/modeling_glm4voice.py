@@ -1,0 +1,139 @@
+"""The GLM-4-Voice codec: its tokenizer and its decoder as one."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.utils import ModelOutput
+
+from .checks import check_waveform, code_rows
+from .configuration_glm4voice import Glm4VoiceCodecConfig
+from .features_glm4voice import mel_spectrogram
+from .modeling_glm4voice_decoder import Glm4VoiceDecoder, Glm4VoiceStream, Glm4VoiceVoice
+from .modeling_glm4voice_tokenizer import Glm4VoiceTokenizer
+
+
+@dataclass
+class Glm4VoiceCodecOutput(ModelOutput):
+    """What a pass through tokenizer and decoder gives.
+
+    Args:
+        audio_codes: long (batch, frames), -1 behind the end of a row.
+        audio_values: float (batch, samples) at `config.output_sampling_rate`.
+    """
+
+    audio_codes: Tensor | None = None
+    audio_values: Tensor | None = None
+
+
+class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
+    """The speech codec of GLM-4-Voice: a single codebook of 16384 codes, 12.5 a second.
+
+    It hears at `config.sampling_rate` (16 kHz) and speaks at `config.output_sampling_rate` (22.05 kHz). It speaks with
+    `voice`, unless it is told another one.
+
+    Args:
+        config: settings; weights are random until `from_pretrained` sets them.
+    """
+
+    config_class = Glm4VoiceCodecConfig
+    config: Glm4VoiceCodecConfig
+    base_model_prefix = "codec"
+    main_input_name = "waveform"
+    input_modalities = ("audio",)
+    _no_split_modules = ("WhisperEncoderLayer",)
+    _supports_sdpa = True
+
+    def __init__(self, config: Glm4VoiceCodecConfig):
+        super().__init__(config)
+        # Dictionaries have become configurations.
+        self.tokenizer = Glm4VoiceTokenizer(config.tokenizer_config)  # type: ignore[arg-type]
+        self.decoder = Glm4VoiceDecoder(config.decoder_config)  # type: ignore[arg-type]
+        self.voice: Glm4VoiceVoice | None = None
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        self.decoder._init_weights(module)
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Turns waveforms into codes.
+
+        Args:
+            waveform: float (batch, samples) at `config.sampling_rate`.
+            lengths: long (batch,), samples of each row; by default all samples count.
+
+        Returns:
+            long (batch, frames) with frames = ceil(samples / 1280) of the longest row; -1 behind the end of a row.
+
+        Raises:
+            ValueError: if the waveform has a wrong shape or type, is empty or holds values that are not finite, or if
+                the lengths do not fit it.
+        """
+        return self.tokenizer.encode(waveform, check_waveform(waveform, lengths))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, lengths: Tensor | None = None, voice: Glm4VoiceVoice | None = None) -> Tensor:
+        """Turns codes into waveforms.
+
+        Rows are decoded one after the other: the decoder normalises over all frames of a row.
+
+        Args:
+            codes: long (batch, frames) in [0, config.codebook_size); -1 is allowed behind the end of a row only.
+            lengths: long (batch,), codes of each row; by default a row ends before its trailing -1.
+            voice: the voice to speak with, by default that of the codec.
+
+        Returns:
+            float32 (batch, samples) in [-1, 1] at `config.output_sampling_rate`; 1764 samples a code, but for a part
+            of a mel frame at the end; zero behind the end of a row.
+
+        Raises:
+            ValueError: if there are no codes, or codes, lengths or voice have a wrong shape or type or are out of
+                range.
+        """
+        rows = code_rows(codes, lengths, self.config.codebook_size)
+        if not codes.numel():
+            raise ValueError("There are no codes to decode: give at least one.")
+        decoded = [self.decoder(row, voice or self.voice) for row in rows]
+        size = self.config.decoder_config.num_frames(codes.shape[1]) * self.config.decoder_config.samples_per_frame
+        waveform = torch.zeros(len(rows), max(size, *map(len, decoded)), device=self.device)
+        for row, samples in zip(waveform, decoded):
+            row[: len(samples)] = samples
+        return waveform
+
+    def decode_stream(self, voice: Glm4VoiceVoice | None = None) -> Glm4VoiceStream:
+        """Opens a stream that decodes codes as they arrive; see [`Glm4VoiceStream`].
+
+        Args:
+            voice: the voice to speak with, by default that of the codec.
+        """
+        return self.decoder.decode_stream(voice or self.voice)
+
+    @torch.no_grad()
+    def make_voice(self, waveform: Tensor, output_waveform: Tensor, speaker: Tensor | None = None) -> Glm4VoiceVoice:
+        """Makes a voice out of a recording, some seconds of one person.
+
+        Args:
+            waveform: float (samples,) at `config.sampling_rate`.
+            output_waveform: float (samples,), the same at `config.output_sampling_rate`.
+            speaker: float (speaker size,), a speaker vector.
+
+        Returns:
+            The voice, to be given to `decode` or assigned to `voice`.
+
+        Raises:
+            ValueError: if a waveform has a wrong shape or type, is empty or holds values that are not finite.
+        """
+        codes = self.encode(waveform[None])[0]
+        check_waveform(output_waveform[None], None)
+        config = self.config.decoder_config
+        mel = mel_spectrogram(
+            output_waveform.float(), config.sampling_rate, config.samples_per_frame, config.num_mel_bins
+        )
+        return Glm4VoiceVoice(codes, mel[: config.num_frames(len(codes))], speaker)
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Glm4VoiceCodecOutput:
+        """Encodes and decodes; arguments as for `encode`."""
+        codes = self.encode(waveform, lengths)
+        return Glm4VoiceCodecOutput(audio_codes=codes, audio_values=self.decode(codes))

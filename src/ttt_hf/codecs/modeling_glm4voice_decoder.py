@@ -1,0 +1,265 @@
+"""The decoder of GLM-4-Voice, codes to waveform, at once or piece by piece, in a voice that may be given."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+
+from .checks import check_codes
+from .configuration_glm4voice import Glm4VoiceDecoderConfig
+from .modeling_glm4voice_flow import Glm4VoiceFlow, Glm4VoiceRelativeAttention
+from .modeling_glm4voice_vocoder import PITCH_LAYERS, Glm4VoiceSnake, Glm4VoiceVocoder
+
+
+# Codes that a stream waits for before it decodes: what sees each other in the conformer.
+MIN_CODES = 10
+# Codes at the end of a piece whose spectrogram is blended with that of the next piece.
+OVERLAP_CODES = 5
+# Frames behind the overlap whose waveform is blended, too.
+FADE_FRAMES = 1
+# Frames on either side on which the vocoder's waveform depends, generously.
+CONTEXT_FRAMES = 20
+# Codes that a stream keeps, about; older ones no longer guide what comes, and a piece costs the same ever after.
+HISTORY_CODES = 256
+
+
+@dataclass
+class Glm4VoiceVoice:
+    """A voice to speak with: a recording in three forms, none of which is needed.
+
+    Args:
+        codes: long (codes,), the recording as the tokenizer encodes it.
+        mel: float (frames, mel bins), the recording as `mel_spectrogram` gives it; at most as long as the codes.
+            Speech begins where it ends.
+        speaker: float (speaker size,), a speaker vector.
+    """
+
+    codes: Tensor | None = None
+    mel: Tensor | None = None
+    speaker: Tensor | None = None
+
+
+class Glm4VoiceDecoder(PreTrainedModel):
+    """Codes to waveforms.
+
+    Args:
+        config: settings; weights are random until `from_pretrained` sets them.
+    """
+
+    config_class = Glm4VoiceDecoderConfig
+    config: Glm4VoiceDecoderConfig
+    base_model_prefix = "decoder"
+    main_input_name = "audio_codes"
+    # In half precision the phase would be lost.
+    _keep_in_fp32_modules_strict = ("vocoder",)
+
+    def __init__(self, config: Glm4VoiceDecoderConfig):
+        super().__init__(config)
+        self.flow = Glm4VoiceFlow(config)
+        self.vocoder = Glm4VoiceVocoder(config)
+        self.post_init()
+
+    def _init_weights(self, module: Any) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Glm4VoiceRelativeAttention):
+            init.zeros_(module.pos_bias_u)
+            init.zeros_(module.pos_bias_v)
+        elif isinstance(module, Glm4VoiceSnake):
+            init.ones_(module.alpha)
+
+    def forward(self, audio_codes: Tensor, voice: Glm4VoiceVoice | None = None) -> Tensor:
+        """Decodes one row of codes.
+
+        Args:
+            audio_codes: long (codes,) in [0, codebook_size).
+            voice: a voice to speak with.
+
+        Returns:
+            float32 (samples,), `config.num_frames(codes) * config.samples_per_frame` of them without a voice.
+
+        Raises:
+            ValueError: if codes or voice have a wrong shape or type or are out of range.
+        """
+        stream = self.decode_stream(voice)
+        stream.take(audio_codes)
+        return stream.finish()
+
+    def decode_stream(self, voice: Glm4VoiceVoice | None = None) -> "Glm4VoiceStream":
+        """Opens a stream that decodes codes piece by piece; see [`Glm4VoiceStream`]."""
+        return Glm4VoiceStream(self, voice)
+
+
+class Glm4VoiceStream:
+    """Decodes codes piece by piece.
+
+    The spectrogram of a piece is predicted with what came before as its known beginning. Its last frames, which do not
+    know yet how the speech goes on, are held back and blended with what the next piece makes of them. The vocoder
+    keeps its source, so that its phase goes on, and sees frames on both sides of a piece.
+
+    Noise is drawn frame by frame from generators of the stream's own: a frame has the same noise however the codes are
+    cut into pieces, and the caller's random state stays as it is.
+
+    Args:
+        decoder: the decoder.
+        voice: a voice to speak with.
+
+    Raises:
+        ValueError: if the voice does not fit the decoder.
+    """
+
+    def __init__(self, decoder: Glm4VoiceDecoder, voice: Glm4VoiceVoice | None = None):
+        config, device = decoder.config, decoder.device
+        self._decoder = decoder
+        self._overlap = config.num_frames(OVERLAP_CODES)
+        voice = _checked_voice(voice or Glm4VoiceVoice(), config)
+        self._codes = voice.codes.to(device)
+        self._mel = voice.mel.to(device).T
+        self._speaker = voice.speaker.to(device)
+        self._pending = self._codes[:0]
+        self._is_finished = False
+        # Frames are counted from the first one kept, that of the voice at first.
+        self._known = self._begin = self._emitted = self._mel.shape[1]
+        self._mel_generator = torch.Generator().manual_seed(config.seed)
+        self._mel_noise = torch.zeros(0, config.num_mel_bins, device=device)
+        self._source_generator = torch.Generator().manual_seed(config.seed)
+        # The fundamental begins at zero, each harmonic anywhere.
+        turns = torch.rand(1, config.num_harmonics + 1, 1, generator=self._source_generator) - 0.5
+        turns[:, 0] = 0.0
+        self._phases = (2 * torch.pi * turns).to(device)
+        self._source_noise = torch.zeros(0, config.num_harmonics + 1, device=device)
+        self._source = torch.zeros(1, 1, 0, device=device)
+        self._cycles = torch.zeros(1, 1, dtype=torch.float64, device=device)
+        self._tail = torch.zeros(0, device=device)
+
+    def push(self, codes: Tensor) -> Tensor:
+        """Takes the next codes.
+
+        Args:
+            codes: long (n,) in [0, codebook_size), n may be zero.
+
+        Returns:
+            float32 (samples,): with at least 10 codes waiting, what they say but for the last 35 frames (0.41 s);
+            without, nothing.
+
+        Raises:
+            ValueError: if the codes have a wrong shape or type or are out of range.
+            RuntimeError: if the stream is finished.
+        """
+        self.take(codes)
+        return self._advance(is_last=False) if len(self._pending) >= MIN_CODES else self._tail[:0]
+
+    def finish(self) -> Tensor:
+        """Ends the stream and returns the samples that were held back, float32 (samples,)."""
+        self.take(self._pending[:0])
+        self._is_finished = True
+        return self._advance(is_last=True)
+
+    def take(self, codes: Tensor) -> None:
+        """As `push`, but decodes nothing yet."""
+        if self._is_finished:
+            raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
+        if codes.ndim != 1:
+            raise ValueError(f"A stream takes codes of the shape (n,), not {tuple(codes.shape)}.")
+        check_codes(codes, self._decoder.config.codebook_size)
+        self._pending = torch.cat([self._pending, codes.to(self._pending)])
+
+    @torch.no_grad()
+    def _advance(self, is_last: bool) -> Tensor:
+        """Predicts the spectrogram of the codes that wait, and gives out what is certain of the waveform."""
+        if len(self._pending):
+            self._extend_mel()
+        frames = self._mel.shape[1]
+        if frames == self._emitted:
+            return self._tail[:0]
+        self._known = frames if is_last else frames - self._overlap
+        samples = self._vocode(self._known if is_last else self._known - FADE_FRAMES)
+        self._forget()
+        return samples
+
+    def _extend_mel(self) -> None:
+        config = self._decoder.config
+        self._codes = torch.cat([self._codes, self._pending])
+        self._pending = self._pending[:0]
+        frames, known, tentative = config.num_frames(len(self._codes)), self._known, self._mel.shape[1]
+        self._mel_noise = _draw(self._mel_generator, self._mel_noise, frames)
+        certain = self._mel[:, :known]
+        mel = self._decoder.flow(self._codes[None], self._mel_noise.T[None], certain[None], self._speaker[None])[0]
+        # The first frames stay as they are: on them depends the pitch, and so the phase, of what was given out.
+        blended = _blend(self._mel[:, known:], mel[:, known:tentative], unchanged=PITCH_LAYERS)
+        self._mel = torch.cat([certain, blended, mel[:, tentative:]], dim=1)
+
+    def _vocode(self, end: int) -> Tensor:
+        """Samples from the frame that was not given out yet up to the frame `end`."""
+        vocoder, samples_per_frame = self._decoder.vocoder, self._decoder.config.samples_per_frame
+        start = max(self._begin, self._emitted - CONTEXT_FRAMES)
+        mel = self._mel[None, :, start:].float()
+        pitch = vocoder.pitch(mel)[:, self._emitted - start :]
+        cycles = vocoder.cycles(pitch, self._cycles)
+        noise = _draw(self._source_generator, self._source_noise, cycles.shape[1])
+        source = torch.cat([self._source, vocoder.source(pitch, cycles, self._phases, noise.T[None])], dim=2)
+        waveform = vocoder(mel, source)[0, (self._emitted - start) * samples_per_frame :]
+        overlap = len(self._tail)
+        waveform = torch.cat([_blend(self._tail, waveform[:overlap]), waveform[overlap:]])
+
+        count = (end - self._emitted) * samples_per_frame
+        self._tail = waveform[count : count + FADE_FRAMES * samples_per_frame]
+        self._cycles = cycles[:, count - 1 : count]
+        self._source_noise = noise[count:]
+        context = min(end - self._begin, CONTEXT_FRAMES) * samples_per_frame
+        stop = (end - start) * samples_per_frame
+        self._source = source[..., stop - context : stop]
+        self._emitted = end
+        return waveform[:count]
+
+    def _forget(self) -> None:
+        """Drops the oldest codes, as many as make whole frames."""
+        ratio = self._decoder.config.frames_per_code
+        groups = max(0, len(self._codes) - HISTORY_CODES) // ratio.denominator
+        codes, frames = groups * ratio.denominator, groups * ratio.numerator
+        self._codes = self._codes[codes:]
+        self._mel = self._mel[:, frames:]
+        self._mel_noise = self._mel_noise[frames:]
+        self._known -= frames
+        self._emitted -= frames
+        self._begin = max(0, self._begin - frames)
+
+
+def _checked_voice(voice: Glm4VoiceVoice, config: Glm4VoiceDecoderConfig) -> Glm4VoiceVoice:
+    """The voice with all its parts."""
+    codes = torch.zeros(0, dtype=torch.long) if voice.codes is None else voice.codes
+    mel = torch.zeros(0, config.num_mel_bins) if voice.mel is None else voice.mel
+    speaker = torch.zeros(config.speaker_size) if voice.speaker is None else voice.speaker
+    if codes.ndim != 1:
+        raise ValueError(f"The codes of a voice must have the shape (codes,), not {tuple(codes.shape)}.")
+    check_codes(codes, config.codebook_size)
+    if mel.ndim != 2 or mel.shape[1] != config.num_mel_bins:
+        raise ValueError(
+            f"The mel spectrogram of a voice must have the shape (frames, {config.num_mel_bins}), not "
+            f"{tuple(mel.shape)}."
+        )
+    if len(mel) > config.num_frames(len(codes)):
+        raise ValueError(
+            f"The mel spectrogram of a voice must not be longer than its codes: {len(codes)} codes are "
+            f"{config.num_frames(len(codes))} frames, not {len(mel)}."
+        )
+    if speaker.shape != (config.speaker_size,):
+        raise ValueError(f"A speaker vector must have the shape ({config.speaker_size},), not {tuple(speaker.shape)}.")
+    return Glm4VoiceVoice(codes.long(), mel.float(), speaker.float())
+
+
+def _draw(generator: torch.Generator, drawn: Tensor, count: int) -> Tensor:
+    """Draws rows of normal noise until there are `count`: float32 (rows, size) -> float32 (count, size)."""
+    if count <= len(drawn):
+        return drawn[:count]
+    fresh = torch.randn(count - len(drawn), drawn.shape[1], generator=generator)
+    return torch.cat([drawn, fresh.to(drawn.device)])
+
+
+def _blend(old: Tensor, new: Tensor, unchanged: int = 0) -> Tensor:
+    """Goes over from the old values (..., n) to the new ones by a raised cosine, behind the first, unchanged ones."""
+    count = old.shape[-1] - unchanged
+    position = (torch.arange(-unchanged, count, device=old.device) + 0.5).clamp(min=0) / max(count, 1)
+    return torch.lerp(old, new, 0.5 - 0.5 * torch.cos(torch.pi * position))

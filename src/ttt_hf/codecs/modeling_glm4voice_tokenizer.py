@@ -1,0 +1,168 @@
+"""The tokenizer of GLM-4-Voice: a Whisper encoder, block-causal, averaged and quantised; waveform to codes.
+
+Source: Zeng et al., "GLM-4-Voice: Towards Intelligent and Human-Like End-to-End Spoken Chatbot", 2024, section 2.1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_glm4voice import Glm4VoiceTokenizerConfig
+
+
+# Chunks that go through the encoder together.
+BATCH_SIZE = 8
+
+
+@dataclass
+class Glm4VoiceTokenizerOutput(ModelOutput):
+    """What the tokenizer makes of features.
+
+    Args:
+        hidden: float32 (batch, codes, d_model), what is quantised.
+        audio_codes: long (batch, codes).
+    """
+
+    hidden: Tensor | None = None
+    audio_codes: Tensor | None = None
+
+
+class Glm4VoiceCausalConv(nn.Conv1d):
+    """A convolution of width 3 that sees the past only."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """float (batch, channels, frames) -> float (batch, channels, ceil(frames / stride))."""
+        return super().forward(F.pad(hidden, (self.kernel_size[0] - 1, 0)))
+
+
+class Glm4VoiceTokenizer(PreTrainedModel):
+    """Waveforms to codes, 12.5 a second.
+
+    Args:
+        config: settings; weights are random until `from_pretrained` sets them.
+    """
+
+    config_class = Glm4VoiceTokenizerConfig
+    config: Glm4VoiceTokenizerConfig
+    base_model_prefix = "tokenizer"
+    main_input_name = "input_features"
+    input_modalities = ("audio",)
+    _no_split_modules = ("WhisperEncoderLayer",)
+    _supports_sdpa = True
+
+    def __init__(self, config: Glm4VoiceTokenizerConfig):
+        super().__init__(config)
+        # Importing Whisper takes longer than all else of this package: only who has this codec waits for it.
+        from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
+
+        self.conv1 = Glm4VoiceCausalConv(config.num_mel_bins, config.d_model, 3)
+        self.conv2 = Glm4VoiceCausalConv(config.d_model, config.d_model, 3, stride=2)
+        self.embed_positions = nn.Embedding(config.max_source_positions, config.d_model)
+        self.layers = nn.ModuleList(WhisperEncoderLayer(config) for _ in range(config.encoder_layers))
+        self.codebook = nn.Embedding(config.codebook_size, config.d_model)
+        self.post_init()
+
+    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> Glm4VoiceTokenizerOutput:
+        """Encodes features.
+
+        Args:
+            input_features: float (batch, mel bins, frames), log-mel as of `WhisperFeatureExtractor`.
+            attention_mask: long or bool (batch, frames), 0 behind the end of a row; by default all frames count.
+
+        Returns:
+            Vectors and codes; those behind the end of a row mean nothing.
+        """
+        config = self.config
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_features[:, 0])
+        hidden = F.gelu(self.conv1(input_features.to(self.dtype)))
+        hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)
+        hidden = hidden + self.embed_positions.weight[: hidden.shape[1]]
+        valid, block_size = attention_mask[:, ::2].bool(), config.block_size
+        mask = self._attention_bias(valid, block_size)
+        for number, layer in enumerate(self.layers, start=1):
+            hidden = layer(hidden, mask)
+            if number == config.pooling_position:
+                size = config.pooling_kernel_size
+                # What is missing of the last code counts as zeros; `encode` gives whole codes only.
+                hidden = F.pad(hidden, (0, 0, 0, -hidden.shape[1] % size)).unflatten(1, (-1, size)).mean(2)
+                mask = self._attention_bias(valid[:, ::size], block_size // size)
+        hidden = hidden.float()
+        return Glm4VoiceTokenizerOutput(hidden=hidden, audio_codes=self.quantise(hidden))
+
+    def quantise(self, hidden: Tensor) -> Tensor:
+        """Nearest codebook vectors: float (batch, codes, d_model) -> long (batch, codes)."""
+        codebook = self.codebook.weight.float()
+        return (codebook.square().sum(1) - 2 * hidden.float() @ codebook.T).argmin(-1)
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Turns waveforms into codes.
+
+        Each 30 s of a row are encoded by themselves, as are their features, so that codes do not depend on the batch.
+
+        Args:
+            waveform: float (batch, samples) at `config.sampling_rate`.
+            lengths: samples of each row, at least one.
+
+        Returns:
+            long (batch, frames), frames = ceil(samples / config.samples_per_code) of the longest row; -1 behind the
+            end of a row.
+        """
+        config = self.config
+        chunks = [
+            (row, chunk)
+            for row, length in enumerate(lengths)
+            for chunk in waveform[row, :length].float().split(config.chunk_length * config.sampling_rate)
+        ]
+        codes: list[list[Tensor]] = [[] for _ in lengths]
+        for start in range(0, len(chunks), BATCH_SIZE):
+            part = chunks[start : start + BATCH_SIZE]
+            # Time first, for pad_sequence.
+            features = [self.features(chunk).T for _, chunk in part]
+            frames = torch.tensor([-(-len(chunk) // config.hop_length) for _, chunk in part], device=self.device)
+            batch = nn.utils.rnn.pad_sequence(features, batch_first=True).transpose(1, 2)
+            mask = torch.arange(batch.shape[2], device=self.device) < frames[:, None]
+            for (row, chunk), found in zip(part, self(batch, mask).audio_codes, strict=True):
+                codes[row].append(found[: -(-len(chunk) // config.samples_per_code)])
+        return nn.utils.rnn.pad_sequence([torch.cat(row) for row in codes], batch_first=True, padding_value=-1)
+
+    def features(self, samples: Tensor) -> Tensor:
+        """Log-mel features of whole codes: float (samples,) -> float32 (mel bins, frames)."""
+        extracted = self._feature_extractor(
+            samples.cpu().numpy(),
+            sampling_rate=self.config.sampling_rate,
+            padding="longest",
+            pad_to_multiple_of=self.config.samples_per_code,
+            return_tensors="pt",
+        )
+        return extracted.input_features[0].to(self.device)
+
+    @cached_property
+    def _feature_extractor(self) -> Any:  # imported late, as above
+        from transformers import WhisperFeatureExtractor
+
+        config = self.config
+        return WhisperFeatureExtractor(
+            feature_size=config.num_mel_bins,
+            sampling_rate=config.sampling_rate,
+            hop_length=config.hop_length,
+            chunk_length=config.chunk_length,
+            n_fft=config.n_fft,
+        )
+
+    def _attention_bias(self, valid: Tensor, block_size: int) -> Tensor:
+        """Added to scores, lets a frame see its past and its block: float (batch, 1, frames, frames)."""
+        frames = torch.arange(valid.shape[1], device=valid.device)
+        block = frames // block_size
+        seen = (block <= block[:, None]) & valid[:, None, None, :]
+        return torch.zeros(seen.shape, dtype=self.dtype, device=valid.device).masked_fill(
+            ~seen, torch.finfo(self.dtype).min
+        )
