@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import encode, eval, info, talk, train
+from . import convert, encode, eval, info, talk, train
 from .errors import UsageError, one_line
 
 
@@ -51,6 +51,7 @@ def build_parser() -> Parser:
     encode.add_parser(verbs)
     train.add_parser(verbs)
     eval.add_parser(verbs)
+    convert.add_parser(verbs)
     info.add_parser(verbs)
     return parser
 

@@ -10,6 +10,7 @@ from typing import TextIO
 
 import torch
 
+from ..codecs import output_sampling_rate
 from ..modeling.streamers_ttt import TtTStreamer
 from ..processing.processing_ttt import CUT_CHARACTER, TtTProcessor
 from .files import WavFile
@@ -79,6 +80,6 @@ class AnswerStreamer(TtTStreamer):
             print(f"ttt-hf: first audio after {time.perf_counter() - self.start:.2f} s", file=sys.stderr, flush=True)
         if self.path is not None:
             if self._file is None:
-                rate = self.processor.codec.config.sampling_rate
+                rate = output_sampling_rate(self.processor.codec.config)
                 self._file = self.files.enter_context(WavFile(self.path, rate))
             self._file.write(samples.float().cpu().numpy())

@@ -1,32 +1,78 @@
-"""Audio codecs, waveform to codes and back; importing registers them with the Auto classes of transformers."""
+"""Audio codecs, waveform to codes and back; importing registers ours with the Auto classes of transformers."""
 
 from __future__ import annotations
 
-from os import PathLike
+import importlib
+from os import PathLike, fspath
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForAudioTokenization
+from transformers import AutoConfig, AutoModelForAudioTokenization, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from .configuration_ttt_tiny_codec import TtTTinyCodecConfig
-from .modeling_ttt_tiny_codec import TtTTinyCodec, TtTTinyCodecOutput, TtTTinyCodecStream
+from .modeling_ttt_tiny_codec import TtTTinyCodec
+from .rowwise import CodecOutput, CodecStream, RowwiseCodec, output_sampling_rate
 
 
-__all__ = ["TtTTinyCodec", "TtTTinyCodecConfig", "TtTTinyCodecOutput", "TtTTinyCodecStream", "load_codec"]
+__all__ = [
+    "CODEC_IDS",
+    "CodecOutput",
+    "CodecStream",
+    "RowwiseCodec",
+    "TtTTinyCodec",
+    "TtTTinyCodecConfig",
+    "load_codec",
+    "load_codec_config",
+    "output_sampling_rate",
+]
 
 AutoConfig.register(TtTTinyCodecConfig.model_type, TtTTinyCodecConfig)
 AutoModelForAudioTokenization.register(TtTTinyCodecConfig, TtTTinyCodec)
+
+# Codecs of transformers that are used through a class of ours, by the model type of their configuration.
+_ADAPTERS = {
+    "mimi": ("mimi", "MimiCodec"),
+    "neucodec": ("xcodec2", "NeuCodecCodec"),
+    "xcodec2": ("xcodec2", "Xcodec2Codec"),
+}
+# Short names of released codecs.
+CODEC_IDS = {"mimi": "kyutai/mimi", "neucodec": "neuphonic/neucodec", "xcodec2": "HKUSTAudio/xcodec2-hf"}
 
 
 def load_codec(path: str | PathLike[str], **kwargs: Any) -> PreTrainedAudioTokenizerBase:
     """Loads any codec that transformers or this package knows, ready for inference.
 
     Args:
-        path: folder or Hub id of the codec.
+        path: folder or Hub id of the codec, or a short name, a key of `CODEC_IDS`.
         kwargs: passed on to `from_pretrained` (`dtype`, `device_map`, `subfolder`, ...).
 
     Returns:
-        The codec in evaluation mode; its `config` has `sampling_rate` and `codebook_size`.
+        The codec in evaluation mode; its `config` has `sampling_rate`, `frame_rate` and `codebook_size`.
     """
-    codec: PreTrainedAudioTokenizerBase = AutoModelForAudioTokenization.from_pretrained(path, **kwargs)
+    path = CODEC_IDS.get(fspath(path), path)
+    adapter = _adapter(path, kwargs)
+    codec: PreTrainedAudioTokenizerBase = (adapter or AutoModelForAudioTokenization).from_pretrained(path, **kwargs)
     return codec.eval()
+
+
+def load_codec_config(path: str | PathLike[str], **kwargs: Any) -> PreTrainedConfig:
+    """Reads the configuration of a codec without loading it; arguments as of `load_codec`."""
+    path = CODEC_IDS.get(fspath(path), path)
+    adapter = _adapter(path, kwargs)
+    return (adapter.config_class if adapter is not None else AutoConfig).from_pretrained(path, **kwargs)
+
+
+def _adapter(path: str | PathLike[str], kwargs: dict[str, Any]) -> Any:
+    """Our class for a codec of transformers, or `None` where the Auto class gives the right one."""
+    model_type = PreTrainedConfig.get_config_dict(path, **kwargs)[0].get("model_type")
+    if model_type not in _ADAPTERS:
+        return None
+    module, name = _ADAPTERS[model_type]
+    try:
+        # On use: their parts take seconds to import.
+        return getattr(importlib.import_module(f".{module}", __name__), name)
+    except ImportError as error:
+        raise ImportError(
+            f"The codec in {path} is of the kind {model_type}, which this version of transformers does not have: pip "
+            "install -U transformers."
+        ) from error

@@ -1,0 +1,25 @@
+"""`ttt-hf convert`: models of other projects as folders of this one; each kind has a module of its own."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from . import convert_from_text, convert_official
+
+
+KINDS = (convert_official, convert_from_text)
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "convert",
+        help="turn a model of another project into a folder of this one",
+        description="Turns a model of another project into a folder that every verb takes.",
+        epilog="examples:\n" + "".join(kind.EXAMPLE for kind in KINDS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    for kind in KINDS:
+        kind.add_parser(kinds)
