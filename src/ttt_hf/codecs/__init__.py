@@ -6,12 +6,13 @@ import importlib
 from os import PathLike, fspath
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForAudioTokenization, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from .configuration_ttt_tiny_codec import TtTTinyCodecConfig
 from .modeling_ttt_tiny_codec import TtTTinyCodec
-from .rowwise import CodecOutput, CodecStream, RowwiseCodec, output_sampling_rate
+from .rowwise import CodecOutput, CodecStream, RowwiseCodec
 
 
 __all__ = [
@@ -48,11 +49,35 @@ def load_codec(path: str | PathLike[str], **kwargs: Any) -> PreTrainedAudioToken
 
     Returns:
         The codec in evaluation mode; its `config` has `sampling_rate`, `frame_rate` and `codebook_size`.
+
+    Raises:
+        ImportError: if transformers is too old for the codec.
+        ValueError: if the weights do not fit the configuration.
     """
     path = CODEC_IDS.get(fspath(path), path)
     adapter = _adapter(path, kwargs)
-    codec: PreTrainedAudioTokenizerBase = (adapter or AutoModelForAudioTokenization).from_pretrained(path, **kwargs)
+    try:
+        codec: PreTrainedAudioTokenizerBase = (adapter or AutoModelForAudioTokenization).from_pretrained(
+            path, **kwargs
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        # transformers raises it for weights of a wrong shape, with a table of all of them.
+        raise ValueError(f"The weights of the codec {path} do not fit its config.json: fetch it again.") from error
     return codec.eval()
+
+
+def output_sampling_rate(config: PreTrainedConfig) -> int:
+    """Samples a second of what a codec decodes.
+
+    Args:
+        config: that of the codec.
+
+    Returns:
+        Its `output_sampling_rate`; codecs without one speak at the `sampling_rate` at which they listen.
+    """
+    return int(getattr(config, "output_sampling_rate", config.sampling_rate))
 
 
 def load_codec_config(path: str | PathLike[str], **kwargs: Any) -> PreTrainedConfig:

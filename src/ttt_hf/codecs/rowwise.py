@@ -1,15 +1,15 @@
-"""What codecs have in common: checked waveforms and codes, one row after the other, and decoding piece by piece."""
+"""Codecs that handle one row after the other, and decoding piece by piece."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
+
+from .checks import check_codes, check_waveform, code_rows
 
 
 @dataclass
@@ -23,11 +23,6 @@ class CodecOutput(ModelOutput):
 
     audio_codes: Tensor | None = None
     audio_values: Tensor | None = None
-
-
-def output_sampling_rate(config: Any) -> int:
-    """Samples a second of what a codec decodes, which may differ from `sampling_rate`, the rate that it listens at."""
-    return int(getattr(config, "output_sampling_rate", config.sampling_rate))
 
 
 class RowwiseCodec(PreTrainedAudioTokenizerBase):
@@ -72,18 +67,7 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
             ValueError: if the waveform has a wrong shape or type, is empty or holds values that are not finite, or if
                 the lengths do not fit it.
         """
-        if waveform.ndim != 2 or not waveform.is_floating_point():
-            raise ValueError(
-                f"The waveform must be a float tensor of shape (batch, samples), not {waveform.dtype} of shape "
-                f"{tuple(waveform.shape)}."
-            )
-        row_lengths = _row_lengths(lengths, waveform.shape, "samples")
-        if not row_lengths or min(row_lengths) == 0:
-            raise ValueError("The waveform is empty: every row must have at least one sample.")
-        if not torch.isfinite(waveform).all():
-            raise ValueError(
-                "The waveform holds values that are not finite; replace NaN and infinity before encoding."
-            )
+        row_lengths = check_waveform(waveform, lengths)
         rows = [
             self._encode_row(row[:length].to(device=self.device, dtype=torch.float32))
             for row, length in zip(waveform, row_lengths, strict=True)
@@ -104,19 +88,11 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
         Raises:
             ValueError: if the codes have a wrong shape or type or are out of range, or the lengths do not fit.
         """
-        if codes.ndim != 2:
-            raise ValueError(f"The codes must have the shape (batch, frames), not {tuple(codes.shape)}.")
-        _check_integer(codes)
-        if lengths is None:
-            filled = codes != -1
-            positions = torch.arange(1, codes.shape[1] + 1, device=codes.device)
-            row_lengths = (filled * positions).amax(1).tolist() if codes.numel() else [0] * codes.shape[0]
-        else:
-            row_lengths = _row_lengths(lengths, codes.shape, "codes")
-        waveform = torch.zeros(codes.shape[0], codes.shape[1] * self.config.samples_per_code, device=self.device)
-        for row, length in enumerate(row_lengths):
-            self._check_range(codes[row, :length])
-            waveform[row, : length * self.config.samples_per_code] = self._decode_checked(codes[row, :length])
+        rows = code_rows(codes, lengths, self.config.codebook_size)
+        samples_per_code = self.config.samples_per_code
+        waveform = torch.zeros(codes.shape[0], codes.shape[1] * samples_per_code, device=self.device)
+        for row, row_codes in enumerate(rows):
+            waveform[row, : len(row_codes) * samples_per_code] = self._decode_checked(row_codes)
         return waveform
 
     def decode_stream(self) -> CodecStream:
@@ -127,13 +103,6 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
         """Encodes and decodes; arguments as for `encode`."""
         codes = self.encode(waveform, lengths)
         return CodecOutput(audio_codes=codes, audio_values=self.decode(codes))
-
-    def _check_range(self, codes: Tensor) -> None:
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size:
-            raise ValueError(
-                f"Codes must lie between 0 and {self.config.codebook_size - 1}, but these lie between "
-                f"{int(codes.min())} and {int(codes.max())}; were they made by another codec?"
-            )
 
     def _decode_checked(self, codes: Tensor) -> Tensor:
         """Checked codes (frames,) -> float32 (frames * samples_per_code,) in [-1, 1]."""
@@ -176,8 +145,7 @@ class CodecStream:
             raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
         if codes.ndim != 1:
             raise ValueError(f"A stream takes codes of the shape (n,), not {tuple(codes.shape)}.")
-        _check_integer(codes)
-        self._codec._check_range(codes)
+        check_codes(codes, self._codec.config.codebook_size)
         self._codes = torch.cat([self._codes, codes.to(self._codes)])
         return self._advance(len(self._codes) - self._codec.look_ahead)
 
@@ -199,21 +167,3 @@ class CodecStream:
         self._codes = self._codes[surplus:]
         self._emitted = end - surplus
         return samples
-
-
-def _check_integer(codes: Tensor) -> None:
-    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        raise ValueError(f"Codes must be integers, not {codes.dtype}.")
-
-
-def _row_lengths(lengths: Tensor | None, shape: Sequence[int], unit: str) -> list[int]:
-    """Lengths of the rows as Python numbers, checked against the shape (batch, size)."""
-    batch, size = shape
-    if lengths is None:
-        return [size] * batch
-    if lengths.shape != (batch,):
-        raise ValueError(f"lengths must have the shape ({batch},), one for each row, not {tuple(lengths.shape)}.")
-    values = [int(length) for length in lengths.tolist()]
-    if any(not 0 <= value <= size for value in values):
-        raise ValueError(f"lengths must lie between 0 and the {size} {unit} of a row, not {values}.")
-    return values
