@@ -70,30 +70,43 @@ def find_codec(folder: Path, name: str | None = None) -> Path | None:
 
     Args:
         folder (`Path`): The folder of a whole model.
-        name (`str`, *optional*): Folder, Hub id or short name of a codec (`codecs.CODEC_IDS`) to take in the place of
-            the model's own.
+        name (`str`, *optional*): A codec to take in the place of the model's own, as of `find_named_codec`.
 
     Returns:
         `Path`: Folder of the named codec; or the model's sub-folder `codec`; or that of the codec which its
         processor_config.json names; `None` if there is none of them.
 
     Raises:
-        OSError: If a codec is named and cannot be found or fetched.
-        ValueError: If the folder does not hold a codec that can be read.
+        OSError, ValueError: As of `find_named_codec`, if a codec is named.
     """
     if name is None and (folder / CODEC_FOLDER).is_dir():
         return folder / CODEC_FOLDER
     if name is None and (folder / PROCESSOR_FILE).is_file():
         name = read_json(folder, PROCESSOR_FILE).get(CODEC_FOLDER)
-    if name is None:
-        return None
+    return find_named_codec(name) if name is not None else None
+
+
+def find_named_codec(name: str) -> Path:
+    """
+    Finds a codec by its name, or fetches it from the Hub, and checks it by its files' headers.
+
+    Args:
+        name (`str`): Folder, Hub id or short name: a key of `codecs.CODEC_IDS`, or the embedded checkpoint's.
+
+    Returns:
+        `Path`: Its folder.
+
+    Raises:
+        OSError: If it cannot be found or fetched.
+        ValueError: If the folder does not hold a codec that can be read.
+    """
     if name in EMBEDDED_NAMES:
         return find_folder(name) / CODEC_FOLDER
     from .codecs import CODEC_IDS
 
-    found = find_folder(CODEC_IDS.get(name, name))
-    check_codec_folder(found)
-    return found
+    folder = find_folder(CODEC_IDS.get(name, name))
+    check_codec_folder(folder)
+    return folder
 
 
 def check_codec_folder(folder: Path) -> None:

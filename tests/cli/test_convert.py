@@ -97,7 +97,6 @@ def test_official_checkpoint_without_codec_says_how_to_name_one(run: Callable, o
     result = run("talk", "--text", "Hello", "--model", official)
     assert result.code == 1
     assert "has no codec" in result.err and "name it with --codec" in result.err
-    assert run("talk", "--text", "Hello", "--task", "text", "--model", official, *ANSWER).code == 0
 
 
 def test_converted_official_checkpoint(
@@ -163,7 +162,7 @@ def test_parts_that_do_not_fit(refuse: Callable, official: Path, codec: Path, tm
     write_official_config(copied, tokenizer, vocab_size=300)
     refuse("does not fit a vocabulary of 300 tokens", "official", copied)
     write_official_config(copied, tokenizer, vocab_size=360, mask_token=350)
-    refuse("number the audio tokens differently", "official", copied)
+    refuse("number the audio tokens differently: <|mask_token|> is 341 there and 350 here", "official", copied)
     shutil.copy(official / "config.json", copied)
     official_tokenizer(without=("<|mask_token|>",)).save_pretrained(copied)
     refuse("The tokenizer has no token <|mask_token|>", "official", copied)

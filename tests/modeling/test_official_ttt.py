@@ -87,14 +87,24 @@ def test_it_speaks(official):
     assert any(isinstance(segment, ttt_hf.AudioSegment) for segment in out.segments[0])
 
 
-def test_spread_over_places(official):
-    """As `device_map="auto"` does where a model is too large for one device: layers may not be cut."""
-    model = TtTForConditionalGeneration.from_pretrained(official, device_map="auto", dtype=torch.float32).eval()
+def test_layers_are_not_cut_when_it_is_spread(official):
+    model = TtTForConditionalGeneration.from_pretrained(official, device_map="auto", dtype=torch.float32)
     assert model._no_split_modules == {"Qwen2DecoderLayer"}
+
+
+def test_it_speaks_the_same_from_several_places(official, tmp_path):
+    """As a model that is too large for a device does: some of its layers lie elsewhere, here on the disk."""
+    places = dict.fromkeys(
+        ("model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head"), "cpu"
+    )
+    places["model.layers.1"] = "disk"
+    settings = {"device_map": places, "offload_folder": tmp_path, "dtype": torch.float32}
+    spread = TtTForConditionalGeneration.from_pretrained(official, **settings).eval()
     whole = TtTForConditionalGeneration.from_pretrained(official, dtype=torch.float32).eval()
-    ids = torch.tensor([[40, 41, 257, 10]])
-    with torch.no_grad():
-        assert torch.equal(model(ids).logits, whole(ids).logits)
+    assert next(spread.model.layers[1].parameters()).device.type == "meta"
+    prompt = torch.tensor([[40, 41, 257, 10]])
+    replies = [model.generate(prompt, max_new_tokens=12, seed=0) for model in (spread, whole)]
+    assert torch.equal(*replies)
 
 
 def test_released_ids_in_a_small_model(tmp_path):

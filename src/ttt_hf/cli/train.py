@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_places(recipe: Recipe) -> None:
     """Finds model and codec, and says what is wrong with them, before anything is loaded."""
-    from ..loading import find_checkpoint, find_codec, is_adapter
+    from ..loading import find_checkpoint, find_named_codec, is_adapter
 
     folder = find_checkpoint(recipe.model.model)
     if is_adapter(folder):
@@ -80,4 +80,4 @@ def _check_places(recipe: Recipe) -> None:
             "adapter into it first, see docs/training.md."
         )
     if recipe.model.codec:
-        find_codec(folder, recipe.model.codec)
+        find_named_codec(recipe.model.codec)

@@ -45,9 +45,9 @@ def convert_official(source: str, out: Path, codec: str | None = None) -> Conver
             "becomes a TtT by `ttt-hf convert from-text`."
         )
     find_checkpoint(str(folder))
-    # From cheap to dear: ids against the vocabulary, tokens by their names, the codec, and then the weights.
-    TtTConfig.from_pretrained(folder)
+    # From cheap to dear: tokens by their names, ids against the vocabulary, the codec, and then the weights.
     TtTProcessor.from_pretrained(folder)
+    TtTConfig.from_pretrained(folder)
     model, processor = load_checkpoint(folder, find_codec(folder, codec), device="cpu", dtype="auto")
     processor.codec_reference = codec_reference(codec)
     return save(model, processor, out)

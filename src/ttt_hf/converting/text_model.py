@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from ..codecs import load_codec
-from ..loading import check_weights, find_codec, find_folder, read_json
+from ..loading import check_weights, find_folder, find_named_codec, read_json
 from ..modeling import TtTConfig, TtTForConditionalGeneration
 from ..modeling.growing_ttt import TURN_END_TOKEN, TURN_START_TOKEN
 from ..modeling.official_ttt import OFFICIAL_MASK_KEY
@@ -44,10 +44,7 @@ def convert_text_model(base: str, out: Path, codec: str, seed: int = 0, **config
     """
     check_new_folder(out)
     folder, gguf_file = _find_text_model(base)
-    codec_folder = find_codec(folder, codec)
-    if codec_folder is None:
-        raise ValueError("A TtT needs a codec: name one with --codec.")
-    speech = load_codec(codec_folder)
+    speech = load_codec(find_named_codec(codec))
     place = {"local_files_only": True, **({"gguf_file": gguf_file} if gguf_file else {})}
     tokenizer = AutoTokenizer.from_pretrained(folder, **place)
     text_model = _load_text_model(folder, **place)

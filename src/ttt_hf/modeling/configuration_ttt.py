@@ -7,12 +7,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .official_ttt import OFFICIAL_MASK_KEY, added_token_ids, official_marker_ids
+from .official_ttt import OFFICIAL_MASK_KEY, OFFICIAL_START_KEY, added_token_ids, official_marker_ids
 
 
 # Further keys of the official implementation's flat config.json, and the value its code falls back to when
 # `audio_token_id_start` is absent.
-OFFICIAL_START_KEY = "audio_token_id_start"
 OFFICIAL_TRAINING_KEYS = ("unmasked_audio_prob", "prefix_preservation_ratio")
 OFFICIAL_AUDIO_TOKEN_START_ID = 151684
 
@@ -143,7 +142,7 @@ class TtTConfig(PreTrainedConfig):
         place = dict(kwargs)
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
-            marker_ids = official_marker_ids(added_token_ids(pretrained_model_name_or_path, **place))
+            marker_ids = official_marker_ids(added_token_ids(pretrained_model_name_or_path, **place), config_dict)
             config_dict = {**_from_flat_config(config_dict, kwargs), **marker_ids}
         return config_dict, kwargs
 

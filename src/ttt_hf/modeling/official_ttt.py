@@ -7,10 +7,11 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.utils import cached_file
 
-from .growing_ttt import END_TOKENS, PAD_TOKEN, TEXT_SIDE_TOKENS, TURN_END_TOKEN
+from .growing_ttt import AUDIO_TOKEN, END_TOKENS, MASK_TOKEN, PAD_TOKEN, TEXT_SIDE_TOKENS, TURN_END_TOKEN
 
 
-# Key of the official flat config.json (https://github.com/ai4ed/TtT) that no text model has.
+# Keys of the official flat config.json (https://github.com/ai4ed/TtT) that no text model has.
+OFFICIAL_START_KEY = "audio_token_id_start"
 OFFICIAL_MASK_KEY = "mask_token"
 # Files in which tokenizers of different ages keep the tokens that were added to them.
 TOKEN_FILES = ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
@@ -75,15 +76,27 @@ def _tokens_of(file: str, content: dict[str, Any]) -> dict[str, int]:
     return {token["content"]: token["id"] for token in content.get("added_tokens", [])}
 
 
-def official_marker_ids(ids: dict[str, int]) -> dict[str, list[int]]:
+def official_marker_ids(ids: dict[str, int], config_dict: dict[str, Any]) -> dict[str, list[int]]:
     """The fields of `TtTConfig` that the official format lacks.
 
     Args:
         ids: as `added_token_ids` gives them.
+        config_dict: the flat config.json.
 
     Returns:
-        `begin_audio_token_ids` and `end_audio_token_ids`, each where all of its tokens have a name.
+        `begin_audio_token_ids` and `end_audio_token_ids`, each where the tokenizer knows all of its tokens.
+
+    Raises:
+        ValueError: the tokenizer numbers a token differently than the config.json.
     """
+    for key, name in ((OFFICIAL_START_KEY, AUDIO_TOKEN), (OFFICIAL_MASK_KEY, MASK_TOKEN)):
+        if key in config_dict and name in ids and config_dict[key] != ids[name]:
+            raise ValueError(
+                f"Tokenizer and config.json number the audio tokens differently: {name} is {ids[name]} there and "
+                f"{config_dict[key]} here; fetch the checkpoint again."
+            )
+    if MASK_TOKEN not in ids:  # not a tokenizer of TtT, whatever else it holds
+        return {}
     fields = {"begin_audio_token_ids": TEXT_SIDE_TOKENS[:2], "end_audio_token_ids": END_TOKENS}
     return {field: [ids[name] for name in names] for field, names in fields.items() if ids.keys() >= set(names)}
 

@@ -21,7 +21,7 @@ from transformers.trainer_utils import set_seed
 from .. import embedded_checkpoint
 from ..data import TtTDataCollator
 from ..data.files import check_folder
-from ..loading import quantization_config
+from ..loading import find_named_codec, quantization_config
 from ..modeling import TtTForConditionalGeneration
 from ..processing import TtTProcessor
 from .adapters import add_adapter
@@ -158,7 +158,8 @@ def load_base(arguments: ModelArguments) -> tuple[TtTForConditionalGeneration, T
             raise ValueError("load_in_4bit needs a CUDA device and bitsandbytes: train with lora_rank alone here.")
         settings["quantization_config"] = quantization_config(4, getattr(torch, arguments.dtype))
     settings |= arguments.audio_settings()
-    processor = TtTProcessor.from_pretrained(name, codec=arguments.codec)
+    codec = find_named_codec(arguments.codec) if arguments.codec else None
+    processor = TtTProcessor.from_pretrained(name, codec=codec)
     model = TtTForConditionalGeneration.from_pretrained(
         name,
         dtype=arguments.dtype,
