@@ -1,5 +1,7 @@
 """Codecs of transformers behind our interface, with small random weights: rates, lengths, batches, streams, saving."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import MimiModel, NeuCodecModel, Xcodec2Model
@@ -7,6 +9,8 @@ from transformers import MimiModel, NeuCodecModel, Xcodec2Model
 from ttt_hf.codecs import load_codec, load_codec_config, output_sampling_rate
 from ttt_hf.codecs.mimi import MimiCodec, MimiCodecConfig
 from ttt_hf.codecs.xcodec2 import NeuCodecCodec, NeuCodecCodecConfig, Xcodec2Codec, Xcodec2CodecConfig
+from ttt_hf.modeling import AudioSegment
+from ttt_hf.processing import TtTProcessor, train_tokenizer
 
 
 SEMANTIC = {
@@ -200,3 +204,15 @@ def test_bad_input_is_one_sentence(codec):
         codec.encode(torch.zeros(1, 0))
     with pytest.raises(ValueError, match="were they made by another codec"):
         codec.decode(torch.tensor([[codec.config.codebook_size]]))
+
+
+def test_processor_listens_at_one_rate_and_speaks_at_another(codecs):
+    processor = TtTProcessor(train_tokenizer(["Hello."], 260, 64), codecs["neucodec"])
+    sound = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(3)).numpy()
+    message = {"role": "user", "content": [{"type": "audio", "audio": sound, "sampling_rate": 8000}]}
+    ids = processor.apply_chat_template([message])["input_ids"]
+    assert (ids > processor.token_ids.audio_token_start_id).sum() == 50
+    out = SimpleNamespace(segments=[[AudioSegment(torch.arange(50), complete=True)]])
+    reply = processor.decode_reply(out)
+    assert (reply.sampling_rate, len(reply.audio)) == (24000, 24000)
+    assert reply.segments[0]["seconds"] == 1.0

@@ -102,6 +102,7 @@ class TtTGenerationMixin(GenerationMixin):
     """
 
     config: TtTConfig
+    generation_config: GenerationConfig
     model: nn.Module
     lm_head: nn.Module
 
@@ -125,17 +126,13 @@ class TtTGenerationMixin(GenerationMixin):
         super().adjust_generation_fn(
             generation_config, from_auto_class, from_pipeline, pretrained_model_name_or_path, **kwargs
         )
-        loaded = self.generation_config
-        if generation_config is not None or pretrained_model_name_or_path is None:
+        name, own = pretrained_model_name_or_path, self.generation_config
+        has_audio_keys = any(getattr(own, key, None) is not None for key in AUDIO_GENERATION_KEYS)
+        if generation_config is not None or name is None or has_audio_keys or not is_official(name, **kwargs):
             return
-        if any(
-            name.startswith("audio_") and getattr(loaded, name, None) is not None for name in AUDIO_GENERATION_KEYS
-        ):
-            return
-        if is_official(pretrained_model_name_or_path, **kwargs):
-            ids = added_token_ids(pretrained_model_name_or_path, **kwargs)
-            if ids:
-                self.generation_config = paper_generation_config(ids, loaded)
+        ids = added_token_ids(name, **kwargs)
+        if ids:
+            self.generation_config = paper_generation_config(ids, own)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
