@@ -3,6 +3,7 @@
     python benchmarks/memory.py
     python benchmarks/memory.py --length 4096 --json
     python benchmarks/memory.py --page docs/official.md
+    python benchmarks/memory.py --load TtT-3B --dtype bfloat16      # loads a checkpoint (Linux, on the CPU)
 
 Counted are weights and the key/value cache; what a forward needs besides is not. In 8 and 4 bits the matrices of the
 layers are held so, embeddings, norms and biases stay in bfloat16 (bitsandbytes; 4 bits are NF4 with a float32 scale
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +98,56 @@ def table(report: dict[str, dict[str, Any]], length: int, command: str) -> str:
     return "\n".join(lines)
 
 
+def own_memory() -> int:
+    """Bytes of this process that are no mapped files."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
+
+
+def measure_loading(folder: str, dtype: str) -> dict[str, int]:
+    """
+    Loads a checkpoint on the CPU and watches the memory.
+
+    Args:
+        folder: folder or Hub id.
+        dtype: type of the weights.
+
+    Returns:
+        Bytes: `weights`, and of memory `peak` while they were loaded and `after`, over what the process had before.
+    """
+    before, peak, is_loaded = own_memory(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not is_loaded.wait(0.002):
+            peak = max(peak, own_memory() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        model = TtTForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
+    finally:
+        is_loaded.set()
+        watcher.join()
+    after = own_memory() - before
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return {"weights": weights, "peak": max(peak, after), "after": after}
+
+
 def main() -> None:
     """Counts and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, default=2048, help="tokens in the cache (default: 2048)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, in bytes")
+    parser.add_argument("--load", metavar="FOLDER", help="load this checkpoint and measure, in the place of counting")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="its weights' type")
     parser.add_argument("--page", type=Path, help="page whose table is brought up to date")
     args = parser.parse_args()
+    if args.load:
+        loading = measure_loading(args.load, args.dtype)
+        text = ", ".join(f"{what} {size / 2**20:.0f} MiB" for what, size in loading.items())
+        print(json.dumps(loading) if args.json else f"{args.dtype}: {text}")
+        return
     report = {name: measure(name, args.length) for name in SIZES}
     option = f" --length {args.length}" if args.length != parser.get_default("length") else ""
     text = table(report, args.length, f"python benchmarks/memory.py{option}")

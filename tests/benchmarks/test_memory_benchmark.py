@@ -8,6 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from ttt_hf import TtTConfig, TtTForConditionalGeneration
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,3 +42,15 @@ def test_counts_follow_from_the_shapes(benchmark: ModuleType) -> None:
     assert counts["4 bits"] == pytest.approx(0.5625 * matrices + 2 * rest)
     # Keys and values of 2 heads of 128 channels in 36 layers, 2 bytes each.
     assert counts["cache"] == 1000 * 36 * 2 * 2 * 128 * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_loading_makes_no_second_copy(benchmark: ModuleType, tmp_path: Path, dtype: str) -> None:
+    config = TtTConfig(text_config={**benchmark.qwen2("1.5B"), "hidden_size": 128, "num_hidden_layers": 1})
+    with torch.random.fork_rng(devices=[]):
+        TtTForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="20MB")
+    benchmark.measure_loading(str(tmp_path), dtype)  # what is imported and allocated once
+    loading = benchmark.measure_loading(str(tmp_path), dtype)
+    assert loading["weights"] > 40e6
+    assert loading["peak"] < 1.3 * loading["weights"]
