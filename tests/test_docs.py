@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from documents import blocks, commands
+from official_layout import text_tokenizer, write_official
 from ttt_hf.cli.main import main
+from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = TRAINING, DATA, EVALUATION, CODECS = [
-    ROOT / "docs" / f"{name}.md" for name in ("training", "data", "evaluation", "codecs")
+PAGES = [
+    ROOT / "docs" / f"{name}.md" for name in ("training", "data", "evaluation", "codecs", "official", "add_a_codec")
 ]
+TRAINING, DATA, EVALUATION, CODECS, OFFICIAL, ADD_A_CODEC = PAGES
 QUESTION = ROOT / "examples" / "question.wav"
 
 # What begins like this, or has this in it, is not run here, for a reason. All else is.
@@ -27,6 +31,7 @@ NOT_RUN = {
     "CONFIGS=": "is part of the next command",
     "accelerate launch ": "needs several GPUs",
     '"Qwen/Qwen2.5-3B"': "needs the Hub, and 12 GB",
+    '"Stephen-Lee/TtT-3B"': "needs the Hub, and 7 GB",
     "ttt-hf eval run librispeech_clean ": "needs the Hub",
     "ttt-hf eval push ": "needs the Hub, see tests/evaluation/test_push.py",
     " --judge-url ": "needs a judge, see tests/cli/test_eval_judge.py",
@@ -36,6 +41,7 @@ SHORT = {
     "ttt-hf train ": ["max_steps=2"],
     "python -m ttt_hf.recipes.ablation ": ["max_steps=1"],
     "ttt-hf eval run tiny": ["--limit", "2"],
+    "ttt-hf talk question.wav": ["--max-new-tokens", "60"],
 }
 
 
@@ -99,6 +105,28 @@ def test_page_on_data(tmp_path: Path) -> None:
     run_page(DATA, tmp_path)
     assert json.loads((tmp_path / "encoded" / "encoding.json").read_text())["rows"] == 1
     assert json.loads((tmp_path / "varied" / "encoding.json").read_text())["variants"] == 8
+
+
+def test_page_on_a_codec_of_ones_own(tmp_path: Path) -> None:
+    run_page(ADD_A_CODEC, tmp_path)
+    example = blocks(ADD_A_CODEC, "python")[0].text
+    assert example.count("\n") <= 45
+    assert (tmp_path / "tone-codec" / "model.safetensors").is_file()
+
+
+def test_page_on_official_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folders that it names, small and random."""
+    write_official(tmp_path / "TtT-3B")
+    codec = TtTTinyCodecConfig(fsq_levels=[5, 5, 3], vocoder_layers=1)
+    TtTTinyCodec(codec).save_pretrained(tmp_path / "glm-4-voice")
+    text_model = Qwen2Config(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+                             num_attention_heads=2, num_key_value_heads=2, eos_token_id=7)  # fmt: skip
+    Qwen2ForCausalLM(text_model).save_pretrained(tmp_path / "Qwen2.5-0.5B-Instruct")
+    text_tokenizer().save_pretrained(tmp_path / "Qwen2.5-0.5B-Instruct")
+    shutil.copy(QUESTION, tmp_path)
+    run_page(OFFICIAL, tmp_path)
+    assert (tmp_path / "ttt-3b" / "codec" / "model.safetensors").is_file()
+    assert (tmp_path / "reply.wav").stat().st_size > 10_000
 
 
 @pytest.mark.slow

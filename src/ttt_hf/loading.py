@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+PROCESSOR_FILE = "processor_config.json"
 CODEC_FOLDER = "codec"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
@@ -58,9 +60,68 @@ def find_checkpoint(name: str | None, revision: str | None = None) -> Path:
     read_json(folder, "tokenizer_config.json")
     check_weights(folder)
     if (folder / CODEC_FOLDER).is_dir():
-        read_json(folder / CODEC_FOLDER, "config.json")
-        check_weights(folder / CODEC_FOLDER)
+        check_codec_folder(folder / CODEC_FOLDER)
     return folder
+
+
+def find_codec(folder: Path, name: str | None = None) -> Path | None:
+    """
+    Finds the codec of a model.
+
+    Args:
+        folder (`Path`): The folder of a whole model.
+        name (`str`, *optional*): A codec to take in the place of the model's own, as of `find_named_codec`.
+
+    Returns:
+        `Path`: Folder of the named codec; or the model's sub-folder `codec`; or that of the codec which its
+        processor_config.json names; `None` if there is none of them.
+
+    Raises:
+        OSError, ValueError: As of `find_named_codec`, if a codec is named.
+    """
+    if name is None and (folder / CODEC_FOLDER).is_dir():
+        return folder / CODEC_FOLDER
+    if name is None and (folder / PROCESSOR_FILE).is_file():
+        name = read_json(folder, PROCESSOR_FILE).get(CODEC_FOLDER)
+    return find_named_codec(name) if name is not None else None
+
+
+def find_named_codec(name: str) -> Path:
+    """
+    Finds a codec by its name, or fetches it from the Hub, and checks it by its files' headers.
+
+    Args:
+        name (`str`): Folder, Hub id or short name: a key of `codecs.CODEC_IDS`, or the embedded checkpoint's.
+
+    Returns:
+        `Path`: Its folder.
+
+    Raises:
+        OSError: If it cannot be found or fetched.
+        ValueError: If the folder does not hold a codec that can be read.
+    """
+    if name in EMBEDDED_NAMES:
+        return find_folder(name) / CODEC_FOLDER
+    from .codecs import CODEC_IDS
+
+    folder = find_folder(CODEC_IDS.get(name, name))
+    check_codec_folder(folder)
+    return folder
+
+
+def check_codec_folder(folder: Path) -> None:
+    """
+    Checks that a folder holds a codec, by its files' headers.
+
+    Args:
+        folder (`Path`): The codec.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If a file is damaged.
+    """
+    read_json(folder, "config.json")
+    check_weights(folder)
 
 
 def find_folder(name: str | None, revision: str | None = None) -> Path:
@@ -194,22 +255,35 @@ def check_weights(folder: Path) -> None:
 
 
 def load_checkpoint(
-    folder: Path, codec: Path | None = None, device: str | None = None, dtype: torch.dtype | None = None
+    folder: Path,
+    codec: Path | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    bits: int | None = None,
 ) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
     """
     Loads a model and its processor. An adapter is merged into its base.
 
+    Weights are read from their files into their place, one tensor after the other: there is never a second copy of
+    the model, neither in the memory of the CPU nor in that of a GPU.
+
     Args:
         folder (`Path`): As `find_checkpoint` gives it.
-        codec (`Path`, *optional*): Folder of a codec, for checkpoints that come without.
+        codec (`Path`, *optional*): Folder of a codec, in the place of the checkpoint's own.
         device (`str`, *optional*): Device of model and codec; the GPU if there is one.
-        dtype (`torch.dtype`, *optional*): Type of the weights; float32 on a CPU, the checkpoint's elsewhere.
+        dtype (`torch.dtype` or `"auto"`, *optional*): Type of the weights, `"auto"` for the checkpoint's own; by
+            default float32 on a CPU, the checkpoint's elsewhere.
+        device_map (`str` or `dict`, *optional*): Spreads the model over devices in the place of `device`, see
+            `PreTrainedModel.from_pretrained`: `"auto"` fills GPUs, then the CPU's memory.
+        bits (`int`, *optional*): 8 or 4, to hold the weights in so many bits (bitsandbytes on a GPU).
 
     Returns:
         `tuple`: The model, in evaluation mode, and the processor, whose codec may be missing.
 
     Raises:
-        ValueError: If parts are missing or do not fit together.
+        ImportError: If `bits` are asked for where bitsandbytes is not installed.
+        ValueError: If parts are missing or do not fit together, or `bits` are asked for where there is no CUDA.
     """
     import torch
     from transformers import AutoConfig
@@ -221,19 +295,22 @@ def load_checkpoint(
     # Known to the Auto classes, the model type is not taken for one whose code comes with the checkpoint.
     AutoConfig.register(TtTConfig.model_type, TtTConfig, exist_ok=True)
     base = base_folder(folder)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     settings: dict[str, Any] = {}
+    if device_map is not None or device != "cpu":
+        settings["device_map"] = device_map or {"": device}
+    if bits is not None:
+        compute_dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+        settings["quantization_config"] = quantization_config(bits, compute_dtype)
     if base != folder and (folder / "config.json").is_file():  # as the adapter was trained
         config = read_json(folder, "config.json")
-        settings = {name: config[name] for name in AUDIO_SETTINGS if name in config}
+        settings |= {name: config[name] for name in AUDIO_SETTINGS if name in config}
+    codec = codec or find_codec(base)
     processor = TtTProcessor.from_pretrained(base, codec=codec and str(codec), local_files_only=True)
-    # The official format does not say which ids open a span; the tokenizer does.
-    ids = processor.token_ids
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         model, loading = TtTForConditionalGeneration.from_pretrained(
             base,
             dtype=dtype or (torch.float32 if device == "cpu" else "auto"),
-            begin_audio_token_ids=ids.begin_audio_token_ids,
             local_files_only=True,
             output_loading_info=True,
             **settings,
@@ -246,8 +323,8 @@ def load_checkpoint(
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise ValueError(f"The weights in {folder} are incomplete ({missing} ...): fetch the checkpoint again.")
-    fields = {name: getattr(model.config, name) for name in ids.config_fields()}
-    if fields != ids.config_fields():
+    fields = {name: getattr(model.config, name) for name in processor.token_ids.config_fields()}
+    if fields != processor.token_ids.config_fields():
         raise ValueError(
             f"Tokenizer and model in {folder} number the audio tokens differently: fetch the checkpoint again."
         )
@@ -255,8 +332,38 @@ def load_checkpoint(
         model = _merge(model, folder, base)
     if processor.codec is not None:
         check_codec(model.config, processor.codec)
-        processor.codec.to(device)
-    return model.eval().to(device), processor
+        processor.codec.to(model.device)
+    return model.eval(), processor
+
+
+def quantization_config(bits: int, compute_dtype: torch.dtype) -> Any:
+    """
+    What transformers needs to know to hold weights in few bits.
+
+    Args:
+        bits (`int`): 8 (LLM.int8) or 4 (NF4, Dettmers et al., "QLoRA", 2023).
+        compute_dtype (`torch.dtype`): Type in which 4-bit weights are multiplied.
+
+    Returns:
+        `BitsAndBytesConfig`: For `from_pretrained(quantization_config=...)`.
+
+    Raises:
+        ImportError: If bitsandbytes is not installed.
+        ValueError: If there is no CUDA device, or the number of bits is another.
+    """
+    import torch
+
+    if bits not in (4, 8):
+        raise ValueError(f"Weights can be held in 8 or 4 bits, not in {bits}.")
+    if not torch.cuda.is_available():
+        raise ValueError(f"Weights in {bits} bits need a CUDA device, and there is none: load them in bfloat16.")
+    if find_spec("bitsandbytes") is None:
+        raise ImportError(f"Weights in {bits} bits need bitsandbytes: pip install bitsandbytes.")
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype)
 
 
 def _merge(model: TtTForConditionalGeneration, folder: Path, base: Path) -> TtTForConditionalGeneration:

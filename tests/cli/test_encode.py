@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def test_help_has_examples_and_tasks(run: Callable) -> None:
     assert result.code == 0
     assert "examples:\n  ttt-hf encode" in result.out
     assert "tts" in result.out and "--json" in result.out
+
+
+def test_codec_by_name(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(checkpoint, tmp_path / "model", ignore=shutil.ignore_patterns("codec"))
+    arguments = ("encode", recordings, "--task", "asr", "--out", tmp_path / "out", "--model", model, "--workers", "1")
+    assert_one_error(run(*arguments), "or name it with --codec")
+    assert run(*arguments, "--codec", checkpoint / "codec").code == 0
+    check_fingerprint(tmp_path / "out", TtTProcessor.from_pretrained(checkpoint).codec)
 
 
 def test_folder_of_recordings(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:

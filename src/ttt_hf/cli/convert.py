@@ -1,26 +1,25 @@
-"""`ttt-hf convert`: files that others published, converted into those of this package."""
+"""`ttt-hf convert`: models of other projects as folders of this one; each kind has a module of its own."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from . import convert_glm4voice
+from . import convert_from_text, convert_glm4voice, convert_official
 
 
-EXAMPLES = """example:
-  ttt-hf convert glm4voice glm-4-voice-tokenizer glm-4-voice-decoder codec
-"""
+KINDS = (convert_official, convert_glm4voice, convert_from_text)
 
 
 def add_parser(verbs: Any) -> None:
     """Adds the verb to the command line."""
     parser = verbs.add_parser(
         "convert",
-        help="convert published files into a checkpoint or codec of this package",
-        description="Converts files that others published. The target appears when it is complete.",
-        epilog=EXAMPLES,
+        help="turn a model of another project into a folder of this one",
+        description="Turns a model of another project into a folder that every verb takes.",
+        epilog="examples:\n" + "".join(kind.EXAMPLE for kind in KINDS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    convert_glm4voice.add_parser(kinds)
+    for kind in KINDS:
+        kind.add_parser(kinds)

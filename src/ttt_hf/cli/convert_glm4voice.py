@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 
-EXAMPLES = """example:
-  ttt-hf convert glm4voice glm-4-voice-tokenizer glm-4-voice-decoder codec
-
-The weights have a licence of their own: commercial use needs a registration and the notice "Built with glm-4".
-"""
+EXAMPLE = "  ttt-hf convert glm4voice glm-4-voice-tokenizer glm-4-voice-decoder glm-4-voice\n"
+LICENCE = (
+    'The weights have a licence of their own: commercial use needs a registration and the notice "Built with glm-4".'
+)
 
 
 def add_parser(kinds: Any) -> None:
@@ -21,7 +20,7 @@ def add_parser(kinds: Any) -> None:
         "glm4voice",
         help="the codec of GLM-4-Voice, from its tokenizer and its decoder",
         description="Converts the published tokenizer and decoder of GLM-4-Voice into a codec for from_pretrained.",
-        epilog=EXAMPLES,
+        epilog=f"example:\n{EXAMPLE}\n{LICENCE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -42,6 +42,8 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the codes")
     parser.add_argument("--model", metavar="ID", help="folder or Hub id of the model whose codec encodes (default: "
                         "the embedded checkpoint)")  # fmt: skip
+    parser.add_argument("--codec", metavar="ID", help="folder, Hub id or short name of a codec, in the place of the "
+                        "model's own")  # fmt: skip
     parser.add_argument("--task", choices=TASKS, help="what the columns mean, where the data do not say it")
     parser.add_argument("--split", default="train", metavar="NAME", help="split of a Hub data set (default: train)")
     parser.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
@@ -73,15 +75,16 @@ def run(args: argparse.Namespace) -> None:
         OSError, ValueError, ImportError: If the data, the model or the output cannot be used.
     """
     _check_arguments(args)
-    from ..loading import CODEC_FOLDER, base_folder, find_checkpoint
+    from ..loading import base_folder, find_checkpoint, find_codec
     from .quiet import silence
 
     with silence():
         folder = base_folder(find_checkpoint(args.model))
-        if not (folder / CODEC_FOLDER).is_dir():
+        codec = find_codec(folder, args.codec)
+        if codec is None:
             raise FileNotFoundError(
                 f"{folder} has no codec, so there is nothing to encode with: put the codec that it was trained with "
-                "into its sub-folder codec."
+                "into its sub-folder codec, or name it with --codec."
             )
         from ..data.encoding import BROKEN_FILE, encode_source
         from ..data.reading import require_datasets
@@ -97,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
         source = open_source(args.source, task=args.task, split=args.split, name=args.config)
         report = encode_source(
             source,
-            folder / CODEC_FOLDER,
+            codec,
             args.out,
             name=args.source,
             variants=args.variants,

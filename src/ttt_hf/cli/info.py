@@ -125,22 +125,20 @@ def _count_parameters(folder: Path) -> tuple[int, list[str]]:
 
 
 def _describe_codec(folder: Path) -> dict[str, Any] | None:
-    from ..loading import CODEC_FOLDER
+    from ..codecs import load_codec_config, output_sampling_rate
+    from ..loading import find_codec
 
-    if not (folder / CODEC_FOLDER).is_dir():
+    codec = find_codec(folder)
+    if codec is None:
         return None
-    from transformers import AutoConfig
-
-    from .. import codecs  # registers ours, too
-
-    config = AutoConfig.from_pretrained(folder / CODEC_FOLDER)
+    config = load_codec_config(codec)
     return {
         "name": config.model_type,
         "sampling_rate": config.sampling_rate,
-        "output_sampling_rate": codecs.output_sampling_rate(config),
+        "output_sampling_rate": output_sampling_rate(config),
         "frame_rate": config.frame_rate,
         "codes": config.codebook_size,
-        "parameters": _count_parameters(folder / CODEC_FOLDER)[0],
+        "parameters": _count_parameters(codec)[0],
     }
 
 

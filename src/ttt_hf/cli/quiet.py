@@ -7,7 +7,7 @@ import gc
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from ..processing.processing_ttt import TtTProcessor
 
 
-def load_quietly(folder: Path) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
-    """`loading.load_checkpoint`, as quietly and as soon as can be."""
+def load_quietly(folder: Path, **settings: Any) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
+    """`loading.load_checkpoint`, as quietly and as soon as can be; arguments as there."""
     with _no_garbage():
         from ..loading import load_checkpoint
 
         silence_transformers()
-        return load_checkpoint(folder)
+        return load_checkpoint(folder, **settings)
 
 
 def silence_transformers() -> None:

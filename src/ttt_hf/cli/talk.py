@@ -23,6 +23,7 @@ TASKS = {
     "tts": "read --text aloud",
     "text": "answer --text in text alone",
 }
+DTYPES = ("float32", "bfloat16", "float16")
 EXAMPLES = """examples:
   ttt-hf talk question.wav --out reply.wav
   ttt-hf talk question.wav --task asr
@@ -48,6 +49,16 @@ def add_parser(verbs: Any) -> None:
         "--model", metavar="ID", help="folder or Hub id of a model or adapter (default: the embedded checkpoint)"
     )
     parser.add_argument(
+        "--codec", metavar="ID", help="folder, Hub id or short name of a codec, in the place of the model's own"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: float32 on a CPU, as they are "
+                        "stored on a GPU)")  # fmt: skip
+    parser.add_argument(
+        "--bits", type=int, choices=(8, 4), help="hold the weights in so many bits (a GPU, bitsandbytes)"
+    )
+    parser.add_argument("--spread", action="store_true", help="spread a model that is too large for one GPU over all, "
+                        "and over the CPU's memory")  # fmt: skip
+    parser.add_argument(
         "--stream", action="store_true", help="print the text as it comes, and time to the first audio"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="make a sampled answer repeatable")
@@ -72,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     """
     _check_arguments(args)
     # In order of cost: what can be wrong without a model is found before one is loaded.
-    from ..loading import base_folder, find_checkpoint
+    from ..loading import base_folder, find_checkpoint, find_codec
     from ..processing.audio import read_audio
     from .files import WavFile, check_output
     from .quiet import load_quietly, silence
@@ -85,16 +96,17 @@ def run(args: argparse.Namespace) -> None:
         content = {"type": "audio", "audio": samples, "sampling_rate": rate}
     folder = find_checkpoint(args.model)
     base = base_folder(folder)
-    if args.task != "text" and not (base / "codec").is_dir():
+    codec = find_codec(base, args.codec)
+    if args.task != "text" and codec is None:
         raise FileNotFoundError(
             f"{base} has no codec, so the model can neither hear nor speak: put the codec that it was trained with "
-            "into its sub-folder codec, or use --task text."
+            "into its sub-folder codec, name it with --codec, or use --task text."
         )
 
     seconds = {}
     with silence():
         start = time.perf_counter()
-        model, processor = load_quietly(folder)
+        model, processor = load_quietly(folder, codec=codec, **_loading_arguments(args))
         seconds["load"] = time.perf_counter() - start
 
         start = time.perf_counter()
@@ -141,6 +153,15 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UsageError(f"--temperature must be 0 or more, not {args.temperature}.")
     if args.seed is not None and not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed must be 0 or more and below 2^63, not {args.seed}.")
+
+
+def _loading_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    arguments: dict[str, Any] = {"bits": args.bits, "device_map": "auto" if args.spread else None}
+    if args.dtype is not None:
+        arguments["dtype"] = getattr(torch, args.dtype)
+    return arguments
 
 
 def _encode(

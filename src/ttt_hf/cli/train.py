@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_places(recipe: Recipe) -> None:
     """Finds model and codec, and says what is wrong with them, before anything is loaded."""
-    from ..loading import check_weights, find_checkpoint, find_folder, is_adapter, read_json
+    from ..loading import find_checkpoint, find_named_codec, is_adapter
 
     folder = find_checkpoint(recipe.model.model)
     if is_adapter(folder):
@@ -80,6 +80,4 @@ def _check_places(recipe: Recipe) -> None:
             "adapter into it first, see docs/training.md."
         )
     if recipe.model.codec:
-        codec = find_folder(recipe.model.codec)
-        read_json(codec, "config.json")
-        check_weights(codec)
+        find_named_codec(recipe.model.codec)

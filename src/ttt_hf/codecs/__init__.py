@@ -1,8 +1,9 @@
-"""Audio codecs, waveform to codes and back; importing registers them with the Auto classes of transformers."""
+"""Audio codecs, waveform to codes and back; importing registers ours with the Auto classes of transformers."""
 
 from __future__ import annotations
 
-from os import PathLike
+import importlib
+from os import PathLike, fspath
 from typing import Any
 
 import torch
@@ -14,10 +15,14 @@ from .configuration_ttt_tiny_codec import TtTTinyCodecConfig
 from .modeling_glm4voice import Glm4VoiceCodec, Glm4VoiceCodecOutput
 from .modeling_glm4voice_decoder import Glm4VoiceDecoder, Glm4VoiceStream, Glm4VoiceVoice
 from .modeling_glm4voice_tokenizer import Glm4VoiceTokenizer, Glm4VoiceTokenizerOutput
-from .modeling_ttt_tiny_codec import TtTTinyCodec, TtTTinyCodecOutput, TtTTinyCodecStream
+from .modeling_ttt_tiny_codec import TtTTinyCodec
+from .rowwise import CodecOutput, CodecStream, RowwiseCodec
 
 
 __all__ = [
+    "CODEC_IDS",
+    "CodecOutput",
+    "CodecStream",
     "Glm4VoiceCodec",
     "Glm4VoiceCodecConfig",
     "Glm4VoiceCodecOutput",
@@ -28,11 +33,11 @@ __all__ = [
     "Glm4VoiceTokenizerConfig",
     "Glm4VoiceTokenizerOutput",
     "Glm4VoiceVoice",
+    "RowwiseCodec",
     "TtTTinyCodec",
     "TtTTinyCodecConfig",
-    "TtTTinyCodecOutput",
-    "TtTTinyCodecStream",
     "load_codec",
+    "load_codec_config",
     "output_sampling_rate",
 ]
 
@@ -46,22 +51,36 @@ for _config_class, _part_class in (
     AutoConfig.register(_config_class.model_type, _config_class)
     AutoModel.register(_config_class, _part_class)
 
+# Codecs of transformers that are used through a class of ours, by the model type of their configuration.
+_ADAPTERS = {
+    "mimi": ("mimi", "MimiCodec"),
+    "neucodec": ("xcodec2", "NeuCodecCodec"),
+    "xcodec2": ("xcodec2", "Xcodec2Codec"),
+}
+# Short names of released codecs.
+CODEC_IDS = {"mimi": "kyutai/mimi", "neucodec": "neuphonic/neucodec", "xcodec2": "HKUSTAudio/xcodec2-hf"}
+
 
 def load_codec(path: str | PathLike[str], **kwargs: Any) -> PreTrainedAudioTokenizerBase:
     """Loads any codec that transformers or this package knows, ready for inference.
 
     Args:
-        path: folder or Hub id of the codec.
+        path: folder or Hub id of the codec, or a short name, a key of `CODEC_IDS`.
         kwargs: passed on to `from_pretrained` (`dtype`, `device_map`, `subfolder`, ...).
 
     Returns:
-        The codec in evaluation mode; its `config` has `sampling_rate` and `codebook_size`.
+        The codec in evaluation mode; its `config` has `sampling_rate`, `frame_rate` and `codebook_size`.
 
     Raises:
+        ImportError: if transformers is too old for the codec.
         ValueError: if the weights do not fit the configuration.
     """
+    path = CODEC_IDS.get(fspath(path), path)
+    adapter = _adapter(path, kwargs)
     try:
-        codec: PreTrainedAudioTokenizerBase = AutoModelForAudioTokenization.from_pretrained(path, **kwargs)
+        codec: PreTrainedAudioTokenizerBase = (adapter or AutoModelForAudioTokenization).from_pretrained(
+            path, **kwargs
+        )
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -80,3 +99,26 @@ def output_sampling_rate(config: PreTrainedConfig) -> int:
         Its `output_sampling_rate`; codecs without one speak at the `sampling_rate` at which they listen.
     """
     return int(getattr(config, "output_sampling_rate", config.sampling_rate))
+
+
+def load_codec_config(path: str | PathLike[str], **kwargs: Any) -> PreTrainedConfig:
+    """Reads the configuration of a codec without loading it; arguments as of `load_codec`."""
+    path = CODEC_IDS.get(fspath(path), path)
+    adapter = _adapter(path, kwargs)
+    return (adapter.config_class if adapter is not None else AutoConfig).from_pretrained(path, **kwargs)
+
+
+def _adapter(path: str | PathLike[str], kwargs: dict[str, Any]) -> Any:
+    """Our class for a codec of transformers, or `None` where the Auto class gives the right one."""
+    model_type = PreTrainedConfig.get_config_dict(path, **kwargs)[0].get("model_type")
+    if model_type not in _ADAPTERS:
+        return None
+    module, name = _ADAPTERS[model_type]
+    try:
+        # On use: their parts take seconds to import.
+        return getattr(importlib.import_module(f".{module}", __name__), name)
+    except ImportError as error:
+        raise ImportError(
+            f"The codec in {path} is of the kind {model_type}, which this version of transformers does not have: pip "
+            "install -U transformers."
+        ) from error

@@ -1,35 +1,19 @@
 """The tiny codec: log-mel frames, convolutional encoder, finite scalar quantiser, mel decoder and iSTFT vocoder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.modeling_utils import PreTrainedAudioTokenizerBase
-from transformers.utils import ModelOutput
 
-from .checks import check_codes, check_waveform, code_rows
 from .configuration_ttt_tiny_codec import TtTTinyCodecConfig
 from .features_ttt_tiny_codec import log_mel, normalise_level, overlap_add
+from .rowwise import RowwiseCodec
 
 
 MAX_LOG_MAGNITUDE = 5.0
-
-
-@dataclass
-class TtTTinyCodecOutput(ModelOutput):
-    """What a pass through encoder and decoder gives.
-
-    Args:
-        audio_codes: long (batch, frames), -1 behind the end of a row.
-        audio_values: float (batch, frames * samples a code).
-    """
-
-    audio_codes: Tensor | None = None
-    audio_values: Tensor | None = None
 
 
 class TtTTinyCodecBlock(nn.Module):
@@ -179,7 +163,7 @@ def _with_neighbours(frames: Tensor) -> Tensor:
     return torch.cat([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], dim=-1)
 
 
-class TtTTinyCodec(PreTrainedAudioTokenizerBase):
+class TtTTinyCodec(RowwiseCodec):
     """A small single-codebook speech codec with 12.5 codes a second.
 
     It encodes any voice, and decodes everything in the one reply voice that it was trained to speak with.
@@ -279,62 +263,15 @@ class TtTTinyCodec(PreTrainedAudioTokenizerBase):
         scaled = normalise_level(waveform, config.reference_level, config.minimum_level, config.hop_length)
         return F.pad(scaled, (0, -scaled.shape[-1] % config.samples_per_code))
 
-    @torch.no_grad()
-    def encode(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Turns waveforms into codes.
-
-        Rows are encoded one after the other, so that a row's codes are the same in every batch.
-
-        Args:
-            waveform: float (batch, samples) at `config.sampling_rate`.
-            lengths: long (batch,), samples of each row; by default all samples count.
-
-        Returns:
-            long (batch, frames) with frames = ceil(samples / config.samples_per_code) of the longest row; -1 behind
-            the end of a row.
-
-        Raises:
-            ValueError: if the waveform has a wrong shape or type, is empty or holds values that are not finite, or if
-                the lengths do not fit it.
-        """
-        row_lengths = check_waveform(waveform, lengths)
-        rows = []
-        for row, length in zip(waveform, row_lengths, strict=True):
-            normalised = self.normalise(row[:length].to(device=self.device, dtype=torch.float32))
-            hidden = self.encoder(self.mel(normalised[None]).to(self.dtype))
-            rows.append(self.vectors_to_codes(self.quantise(hidden))[0])
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    def _encode_row(self, waveform: Tensor) -> Tensor:
+        hidden = self.encoder(self.mel(self.normalise(waveform)[None]).to(self.dtype))
+        return self.vectors_to_codes(self.quantise(hidden))[0]
 
     # -- codes to waveform ---------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def decode(self, codes: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Turns codes into waveforms.
-
-        Args:
-            codes: long (batch, frames) in [0, config.codebook_size); -1 is allowed behind the end of a row only.
-            lengths: long (batch,), codes of each row; by default a row ends before its trailing -1.
-
-        Returns:
-            float32 (batch, frames * config.samples_per_code) in [-1, 1]; zero behind the end of a row.
-
-        Raises:
-            ValueError: if the codes have a wrong shape or type or are out of range, or the lengths do not fit.
-        """
-        rows = code_rows(codes, lengths, self.config.codebook_size)
-        waveform = torch.zeros(len(rows), codes.shape[1] * self.config.samples_per_code, device=self.device)
-        for row, row_codes in enumerate(rows):
-            waveform[row, : len(row_codes) * self.config.samples_per_code] = self._decode_row(row_codes)
-        return waveform
-
-    def decode_stream(self) -> "TtTTinyCodecStream":
-        """Opens a stream that decodes codes as they arrive; see [`TtTTinyCodecStream`]."""
-        return TtTTinyCodecStream(self)
-
-    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> TtTTinyCodecOutput:
-        """Encodes and decodes; arguments as for `encode`."""
-        codes = self.encode(waveform, lengths)
-        return TtTTinyCodecOutput(audio_codes=codes, audio_values=self.decode(codes))
+    def _decode_row(self, codes: Tensor) -> Tensor:
+        vectors = self.codes_to_vectors(codes[None])
+        return self.vocoder(self.decoder(vectors.to(self.dtype)))[0]
 
     @property
     def look_ahead(self) -> int:
@@ -359,67 +296,3 @@ class TtTTinyCodec(PreTrainedAudioTokenizerBase):
         """Frames on each side whose synthesis window overlaps a frame's own hop."""
         margin = (self.config.n_fft - self.config.hop_length) // 2
         return -(-margin // self.config.hop_length)
-
-    def _decode_row(self, codes: Tensor) -> Tensor:
-        """Checked codes (frames,) -> float32 (frames * samples_per_code,)."""
-        if codes.numel() == 0:
-            return torch.zeros(0, device=self.device)
-        vectors = self.codes_to_vectors(codes.to(self.device)[None].long())
-        return self.vocoder(self.decoder(vectors.to(self.dtype)))[0].clamp(-1.0, 1.0)
-
-
-class TtTTinyCodecStream:
-    """Decodes codes piece by piece; the pieces together equal `decode` of all codes.
-
-    The samples of a code are given out once the `look_ahead` codes behind it are known. Only as many past codes as the
-    decoder can see are kept.
-
-    Args:
-        codec: the codec that decodes.
-    """
-
-    def __init__(self, codec: TtTTinyCodec):
-        self._codec = codec
-        self._codes = torch.zeros(0, dtype=torch.long, device=codec.device)
-        self._emitted = 0
-        self._finished = False
-
-    def push(self, codes: Tensor) -> Tensor:
-        """Takes the next codes.
-
-        Args:
-            codes: long (n,) in [0, codebook_size), n may be zero.
-
-        Returns:
-            float32 (samples,), all samples that can be computed by now and were not yet given out.
-
-        Raises:
-            ValueError: if the codes have a wrong shape or type or are out of range.
-            RuntimeError: if the stream is finished.
-        """
-        if self._finished:
-            raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
-        if codes.ndim != 1:
-            raise ValueError(f"A stream takes codes of the shape (n,), not {tuple(codes.shape)}.")
-        check_codes(codes, self._codec.config.codebook_size)
-        self._codes = torch.cat([self._codes, codes.to(self._codes)])
-        return self._advance(len(self._codes) - self._codec.look_ahead)
-
-    def finish(self) -> Tensor:
-        """Ends the stream and returns the samples that were held back, float32 (samples,)."""
-        if self._finished:
-            raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
-        self._finished = True
-        return self._advance(len(self._codes))
-
-    @torch.no_grad()
-    def _advance(self, end: int) -> Tensor:
-        """Samples of the kept codes from the first one not yet given out up to `end`."""
-        if end <= self._emitted:
-            return torch.zeros(0, device=self._codec.device)
-        samples_per_code = self._codec.config.samples_per_code
-        samples = self._codec._decode_row(self._codes)[self._emitted * samples_per_code : end * samples_per_code]
-        surplus = max(0, end - self._codec.look_behind)
-        self._codes = self._codes[surplus:]
-        self._emitted = end - surplus
-        return samples

@@ -7,11 +7,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .official_ttt import OFFICIAL_MASK_KEY, OFFICIAL_START_KEY, added_token_ids, official_marker_ids
 
-# Keys of the official implementation's flat config.json (https://github.com/ai4ed/TtT), and the value its code falls
-# back to when `audio_token_id_start` is absent.
-OFFICIAL_START_KEY = "audio_token_id_start"
-OFFICIAL_MASK_KEY = "mask_token"
+
+# Further keys of the official implementation's flat config.json, and the value its code falls back to when
+# `audio_token_id_start` is absent.
 OFFICIAL_TRAINING_KEYS = ("unmasked_audio_prob", "prefix_preservation_ratio")
 OFFICIAL_AUDIO_TOKEN_START_ID = 151684
 
@@ -135,10 +135,15 @@ class TtTConfig(PreTrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Reads config.json as `PreTrainedConfig.get_config_dict` does, the flat official format included."""
+        """Reads config.json as `PreTrainedConfig.get_config_dict` does, the flat official format included.
+
+        The flat format does not say which ids open and end a span; where there is a tokenizer, its names do.
+        """
+        place = dict(kwargs)
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
-            config_dict = _from_flat_config(config_dict, kwargs)
+            marker_ids = official_marker_ids(added_token_ids(pretrained_model_name_or_path, **place), config_dict)
+            config_dict = {**_from_flat_config(config_dict, kwargs), **marker_ids}
         return config_dict, kwargs
 
     @classmethod

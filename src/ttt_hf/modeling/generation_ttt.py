@@ -3,6 +3,7 @@ and denoising steps of all rows alike.
 """
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from .decoding_ttt import (
     TextSegment,
 )
 from .masking_ttt import NO_ORDER, AttentionKeys, AttentionQueries, audio_block_ids, build_attention_mask
+from .official_ttt import added_token_ids, is_official, paper_generation_config
 from .streamers_ttt import RawStreamer, TtTStreamer
 
 
@@ -100,8 +102,37 @@ class TtTGenerationMixin(GenerationMixin):
     """
 
     config: TtTConfig
+    generation_config: GenerationConfig
     model: nn.Module
     lm_head: nn.Module
+
+    def adjust_generation_fn(
+        self,
+        generation_config: GenerationConfig | None,
+        from_auto_class: bool,
+        from_pipeline: str | None,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        **kwargs: Any,
+    ) -> None:
+        """Loads the decoding defaults; an official checkpoint with its tokenizer gets those of the paper.
+
+        Args:
+            generation_config: given to `from_pretrained`; then it is taken.
+            from_auto_class: for `GenerationMixin.adjust_generation_fn`.
+            from_pipeline: for `GenerationMixin.adjust_generation_fn`.
+            pretrained_model_name_or_path: folder or Hub id.
+            **kwargs: where the files are.
+        """
+        super().adjust_generation_fn(
+            generation_config, from_auto_class, from_pipeline, pretrained_model_name_or_path, **kwargs
+        )
+        name, own = pretrained_model_name_or_path, self.generation_config
+        has_audio_keys = any(getattr(own, key, None) is not None for key in AUDIO_GENERATION_KEYS)
+        if generation_config is not None or name is None or has_audio_keys or not is_official(name, **kwargs):
+            return
+        ids = added_token_ids(name, **kwargs)
+        if ids:
+            self.generation_config = paper_generation_config(ids, own)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any

@@ -10,6 +10,10 @@ TEXT_SIDE_TOKENS = ("<|begin_of_audio|>", "<|begin_of_quad|>", "<|end_of_audio|>
 AUDIO_TOKEN = "<|audio|>"
 MASK_TOKEN = "<|mask_token|>"
 END_TOKENS = ("<|end_of_audio_new|>", "<|end_of_audio_span_last|>")
+# Tokens of the chat format (ChatML), and the one that pads.
+TURN_START_TOKEN = "<|im_start|>"
+TURN_END_TOKEN = "<|im_end|>"
+PAD_TOKEN = "<|endoftext|>"
 
 # New rows are drawn from a normal distribution with the old rows' mean and this share of their covariance. So close to
 # the mean, the new tokens take the probability of an average token from the text distribution and no more: see
@@ -39,7 +43,9 @@ class AudioTokens(NamedTuple):
     vocab_size: int
 
 
-def place_audio_tokens(audio_vocab_size: int, text_vocab_size: int, tokenizer: Any = None) -> AudioTokens:
+def place_audio_tokens(
+    audio_vocab_size: int, text_vocab_size: int, tokenizer: Any = None, text_tokens: Sequence[str] = ()
+) -> AudioTokens:
     """Decides the ids of the audio tokens and adds them to the tokenizer, if there is one.
 
     The order is that of the official TtT vocabulary: `<|begin_of_audio|>`, `<|begin_of_quad|>`, `<|end_of_audio|>` as
@@ -50,6 +56,7 @@ def place_audio_tokens(audio_vocab_size: int, text_vocab_size: int, tokenizer: A
         text_vocab_size: rows of the text model's embedding matrix; new ids follow them when there is no tokenizer.
         tokenizer: a transformers tokenizer, changed in place; new ids follow its own tokens, so that rows that only
             pad the text model's embedding matrix are used up first.
+        text_tokens: further special tokens that the tokenizer gets, before those of audio, where it lacks them.
 
     Returns:
         The ids.
@@ -67,11 +74,13 @@ def place_audio_tokens(audio_vocab_size: int, text_vocab_size: int, tokenizer: A
                 f"The tokenizer already has audio tokens ({present[0]}): pass the tokenizer of the text model, or "
                 "load a TtT checkpoint with from_pretrained."
             )
+        tokens = [token for token in text_tokens if token not in tokenizer.get_vocab()] + tokens
         first = _add_tokens(tokenizer, tokens)
-    start = first + len(TEXT_SIDE_TOKENS)
+    begin = first + tokens.index(TEXT_SIDE_TOKENS[0])
+    start = begin + len(TEXT_SIDE_TOKENS)
     mask = start + 1 + audio_vocab_size
     return AudioTokens(
-        begin_audio_token_ids=[first, first + 1],
+        begin_audio_token_ids=[begin, begin + 1],
         audio_token_start_id=start,
         mask_token_id=mask,
         end_audio_token_ids=[mask + 1, mask + 2],

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +108,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         audio_vocab_size: int | None = None,
         tokenizer: Any = None,
         seed: int = 0,
+        text_tokens: Sequence[str] = (),
         **config_kwargs: Any,
     ) -> "TtTForConditionalGeneration":
         """Grows a TtT out of a decoder-only text model: adds the audio tokens and leaves its text behaviour as it is.
@@ -118,6 +120,8 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             tokenizer: the text model's tokenizer; gets the audio tokens, in place. Without one the new ids follow the
                 model's vocabulary.
             seed: seeds the initial values of the new rows; no other random state is read or changed.
+            text_tokens: further special tokens that the tokenizer gets where it lacks them, e.g. those of the chat
+                format, `TURN_START_TOKEN` and `TURN_END_TOKEN`.
             **config_kwargs: further fields of `TtTConfig`, e.g. `audio_attention`.
 
         Returns:
@@ -141,7 +145,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             )
 
         old_rows = backbone.get_input_embeddings().weight
-        tokens = place_audio_tokens(audio_vocab_size, len(old_rows), tokenizer)
+        tokens = place_audio_tokens(audio_vocab_size, len(old_rows), tokenizer, text_tokens)
         text_config = copy.deepcopy(text_model.config)
         text_config.vocab_size = tokens.vocab_size
         config = TtTConfig(

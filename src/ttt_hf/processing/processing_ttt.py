@@ -24,6 +24,8 @@ from .tokenization import audio_token_ids, default_chat_template
 
 
 CODEC_FOLDER = "codec"
+# Key of processor_config.json that names a codec which lies elsewhere.
+CODEC_KEY = "codec"
 # Arguments of from_pretrained that say where files are, for the codec's files too.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "proxies")
 # Encloses the number of a text that must stay text. A Unicode noncharacter: it never occurs in proper text, and text
@@ -79,6 +81,10 @@ class TtTProcessor(ProcessorMixin):
         codec (`PreTrainedAudioTokenizerBase`, *optional*): Codec with as many codes as the tokenizer; without one
             there is text only.
         chat_template (`str`, *optional*): Jinja source; TtT's own by default.
+
+    Attributes:
+        codec_reference (`str`, *optional*): Folder or Hub id of the codec, if it is to be named when the processor is
+            saved, and not saved with it.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class TtTProcessor(ProcessorMixin):
         self.token_ids = audio_token_ids(tokenizer)
         self._control_ids = frozenset(tokenizer.added_tokens_decoder)
         self.codec = codec
+        self.codec_reference: str | None = None
 
     def __repr__(self) -> str:
         # Not the one of ProcessorMixin: it lists every audio token, and runs at each loading.
@@ -114,13 +121,15 @@ class TtTProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Content of processor_config.json; tokenizer, codec and template have files of their own."""
-        return {"processor_class": type(self).__name__}
+        reference = {CODEC_KEY: self.codec_reference} if self.codec_reference else {}
+        return {"processor_class": type(self).__name__, **reference}
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> list:
         """
-        Saves tokenizer and chat template into a folder, the codec into its sub-folder `codec`.
+        Saves tokenizer and chat template into a folder, the codec into its sub-folder `codec`, or its name alone if
+        there is a `codec_reference`.
 
         Args:
             save_directory (`str` or `os.PathLike`): Folder; made if missing.
@@ -131,7 +140,7 @@ class TtTProcessor(ProcessorMixin):
             `list[str]`: Path of processor_config.json.
         """
         files = super().save_pretrained(save_directory)
-        if self.codec is not None:
+        if self.codec is not None and self.codec_reference is None:
             self.codec.save_pretrained(os.path.join(save_directory, CODEC_FOLDER))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **kwargs)
@@ -151,15 +160,16 @@ class TtTProcessor(ProcessorMixin):
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
             codec (`PreTrainedAudioTokenizerBase`, `str` or `os.PathLike`, *optional*): A codec, or the folder or Hub
-                id of one, for checkpoints that come without. By default that of the sub-folder `codec`, if any.
+                id of one, for checkpoints that come without. By default that of the sub-folder `codec`, or the one
+                that processor_config.json names, if any.
             args, kwargs: As of `ProcessorMixin.from_pretrained` (`revision`, `token`, `cache_dir`, ...).
 
         Returns:
             `TtTProcessor`: The processor; its `codec` is `None` when the checkpoint has none.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         if codec is None:
-            hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
             config_file = cached_file(
                 pretrained_model_name_or_path,
                 "config.json",
@@ -169,6 +179,8 @@ class TtTProcessor(ProcessorMixin):
             )
             if config_file is not None:
                 codec = load_codec(pretrained_model_name_or_path, subfolder=CODEC_FOLDER, **hub)
+            elif processor.codec_reference is not None:
+                codec = load_codec(processor.codec_reference)
         elif isinstance(codec, (str, os.PathLike)):
             codec = load_codec(codec)
         processor.codec = codec
@@ -181,7 +193,12 @@ class TtTProcessor(ProcessorMixin):
             # Not saved by this class, e.g. an official checkpoint: its template is that of the text model it grew from
             # and knows no audio.
             processor_dict = {key: value for key, value in processor_dict.items() if key != "chat_template"}
-        return super().from_args_and_dict(args, processor_dict, **kwargs)
+        reference = processor_dict.get(CODEC_KEY)
+        processor_dict = {key: value for key, value in processor_dict.items() if key != CODEC_KEY}
+        made = super().from_args_and_dict(args, processor_dict, **kwargs)
+        # With return_unused_kwargs it comes in a tuple.
+        (made[0] if isinstance(made, tuple) else made).codec_reference = reference
+        return made
 
     # -- audio and codes -------------------------------------------------------------------------------------------
 
@@ -215,7 +232,7 @@ class TtTProcessor(ProcessorMixin):
             codes (`torch.Tensor`): int64 of shape `(frames,)`.
 
         Returns:
-            `np.ndarray`: float32 of shape `(samples,)` at the rate at which the codec speaks.
+            `np.ndarray`: float32 of shape `(samples,)` at the codec's output sampling rate.
 
         Raises:
             ValueError: If the processor has no codec, or a code is not in its codebook.

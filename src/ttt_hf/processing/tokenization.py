@@ -14,12 +14,17 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..modeling.growing_ttt import AUDIO_TOKEN, END_TOKENS, MASK_TOKEN, TEXT_SIDE_TOKENS, place_audio_tokens
+from ..modeling.growing_ttt import (
+    AUDIO_TOKEN,
+    END_TOKENS,
+    MASK_TOKEN,
+    PAD_TOKEN,
+    TEXT_SIDE_TOKENS,
+    TURN_END_TOKEN,
+    TURN_START_TOKEN,
+    place_audio_tokens,
+)
 
-
-PAD_TOKEN = "<|endoftext|>"
-TURN_START_TOKEN = "<|im_start|>"
-TURN_END_TOKEN = "<|im_end|>"
 
 CHAT_TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 

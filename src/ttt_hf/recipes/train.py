@@ -21,6 +21,7 @@ from transformers.trainer_utils import set_seed
 from .. import embedded_checkpoint
 from ..data import TtTDataCollator
 from ..data.files import check_folder
+from ..loading import find_named_codec, quantization_config
 from ..modeling import TtTForConditionalGeneration
 from ..processing import TtTProcessor
 from .adapters import add_adapter
@@ -155,19 +156,14 @@ def load_base(arguments: ModelArguments) -> tuple[TtTForConditionalGeneration, T
     if arguments.load_in_4bit:
         if not torch.cuda.is_available():
             raise ValueError("load_in_4bit needs a CUDA device and bitsandbytes: train with lora_rank alone here.")
-        from transformers import BitsAndBytesConfig
-
-        settings["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, arguments.dtype)
-        )
+        settings["quantization_config"] = quantization_config(4, getattr(torch, arguments.dtype))
     settings |= arguments.audio_settings()
-    processor = TtTProcessor.from_pretrained(name, codec=arguments.codec)
+    codec = find_named_codec(arguments.codec) if arguments.codec else None
+    processor = TtTProcessor.from_pretrained(name, codec=codec)
     model = TtTForConditionalGeneration.from_pretrained(
         name,
         dtype=arguments.dtype,
         attn_implementation=arguments.attn_implementation,
-        # The official format does not say which ids open a span; the tokenizer does.
-        begin_audio_token_ids=processor.token_ids.begin_audio_token_ids,
         **settings,
     )
     if arguments.audio_block_length is not None:  # what is trained in such blocks speaks in such blocks

@@ -16,10 +16,11 @@ import torch
 
 from ...loading import (
     ADAPTER_CONFIG_FILE,
+    CODEC_FOLDER,
     OtherModelError,
     base_folder,
     find_checkpoint,
-    find_folder,
+    find_codec,
     is_adapter,
     load_checkpoint,
     read_json,
@@ -263,8 +264,9 @@ def load_ttt(
         folder = find_checkpoint(name, revision)
     except OtherModelError as error:
         raise ValueError(f"{error} Speech recognisers of transformers are named hf-asr:{name}.") from error
-    codec_folder = find_folder(codec) if codec is not None else None
+    codec_folder = find_codec(base_folder(folder), codec)
     model, processor = load_checkpoint(folder, codec_folder, device, weights_type)
+    own_codec = base_folder(folder) / CODEC_FOLDER
     base = None
     if is_adapter(folder):
         base = identify(base_folder(folder), read_json(folder, ADAPTER_CONFIG_FILE)["base_model_name_or_path"])
@@ -274,7 +276,7 @@ def load_ttt(
         "codec": {
             "class": type(processor.codec).__name__ if processor.codec is not None else None,
             # One that comes with the model has the model's revision.
-            **(asdict(identify(codec_folder, codec)) if codec_folder else {}),
+            **(asdict(identify(codec_folder, codec)) if codec_folder not in (None, own_codec) else {}),
         },
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
