@@ -11,6 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from documents import blocks, commands
 from official_layout import text_tokenizer, write_official
+from published_glm4voice import write_published
 from ttt_hf.cli.main import main
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 
@@ -155,10 +156,7 @@ def test_page_on_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "significant" in (printed := capsys.readouterr().out) or "may be chance" in printed
 
 
-def test_page_on_codecs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.syspath_prepend(ROOT / "tests" / "codecs")
-    from published_glm4voice import write_published
-
+def test_page_on_codecs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in write_published(tmp_path):  # the commands name them as they are published
         folder.rename(tmp_path / f"glm-4-voice-{folder.name}")
     run_page(CODECS, tmp_path)

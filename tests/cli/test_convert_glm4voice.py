@@ -9,16 +9,14 @@ import pytest
 import soundfile
 import torch
 
+from published_glm4voice import write_published
 from ttt_hf.cli.streaming import AnswerStreamer
 from ttt_hf.codecs import load_codec
 from ttt_hf.processing import TtTProcessor, train_tokenizer
 
 
 @pytest.fixture
-def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "codecs")
-    from published_glm4voice import write_published
-
+def published(tmp_path: Path) -> tuple[Path, Path]:
     return write_published(tmp_path)
 
 

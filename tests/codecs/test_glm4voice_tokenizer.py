@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from published_glm4voice import GOLDEN, golden_case, golden_codec, golden_json
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from published_glm4voice import GOLDEN, golden_case, golden_codec, golden_json
 from ttt_hf.codecs import Glm4VoiceTokenizer, Glm4VoiceTokenizerConfig
-from ttt_hf.codecs.conversion_glm4voice import convert_tokenizer, read_tokenizer_config
+from ttt_hf.converting.glm4voice import convert_tokenizer, read_tokenizer_config
 
 
 WAVES = {"n1": 1, "n1280": 1280, "n1281": 1281, "n20000": 20000}

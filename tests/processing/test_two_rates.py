@@ -1,21 +1,18 @@
 """A codec that speaks at another rate than it hears: the processor tells them apart."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from published_glm4voice import golden_codec
 from ttt_hf.modeling import AudioSegment
 from ttt_hf.processing import TtTProcessor, train_tokenizer
 
 
 @pytest.fixture
-def processor(monkeypatch: pytest.MonkeyPatch) -> TtTProcessor:
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "codecs")
-    from published_glm4voice import golden_codec
-
+def processor() -> TtTProcessor:
     return TtTProcessor(train_tokenizer(["Hello there."], 270, 64), golden_codec())
 
 

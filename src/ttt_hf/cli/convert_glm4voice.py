@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from .quiet import silence, silence_transformers
 
     with silence():
-        from ..codecs.conversion_glm4voice import convert_glm4voice
+        from ..converting.glm4voice import convert_glm4voice
 
         silence_transformers()
         config = convert_glm4voice(args.tokenizer, args.decoder, args.target)

@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from .configuration_glm4voice import Glm4VoiceCodecConfig, Glm4VoiceDecoderConfig, Glm4VoiceTokenizerConfig
 from .configuration_ttt_tiny_codec import TtTTinyCodecConfig
-from .modeling_glm4voice import Glm4VoiceCodec, Glm4VoiceCodecOutput
+from .modeling_glm4voice import Glm4VoiceCodec
 from .modeling_glm4voice_decoder import Glm4VoiceDecoder, Glm4VoiceStream, Glm4VoiceVoice
 from .modeling_glm4voice_tokenizer import Glm4VoiceTokenizer, Glm4VoiceTokenizerOutput
 from .modeling_ttt_tiny_codec import TtTTinyCodec
@@ -25,7 +25,6 @@ __all__ = [
     "CodecStream",
     "Glm4VoiceCodec",
     "Glm4VoiceCodecConfig",
-    "Glm4VoiceCodecOutput",
     "Glm4VoiceDecoder",
     "Glm4VoiceDecoderConfig",
     "Glm4VoiceStream",

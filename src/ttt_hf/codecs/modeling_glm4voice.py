@@ -1,30 +1,15 @@
 """The GLM-4-Voice codec: its tokenizer and its decoder as one."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
-from transformers.utils import ModelOutput
 
 from .checks import check_waveform, code_rows
 from .configuration_glm4voice import Glm4VoiceCodecConfig
 from .features_glm4voice import mel_spectrogram
 from .modeling_glm4voice_decoder import Glm4VoiceDecoder, Glm4VoiceStream, Glm4VoiceVoice
 from .modeling_glm4voice_tokenizer import Glm4VoiceTokenizer
-
-
-@dataclass
-class Glm4VoiceCodecOutput(ModelOutput):
-    """What a pass through tokenizer and decoder gives.
-
-    Args:
-        audio_codes: long (batch, frames), -1 behind the end of a row.
-        audio_values: float (batch, samples) at `config.output_sampling_rate`.
-    """
-
-    audio_codes: Tensor | None = None
-    audio_values: Tensor | None = None
+from .rowwise import CodecOutput
 
 
 class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
@@ -133,7 +118,7 @@ class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
         )
         return Glm4VoiceVoice(codes, mel[: config.num_frames(len(codes))], speaker)
 
-    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Glm4VoiceCodecOutput:
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> CodecOutput:
         """Encodes and decodes; arguments as for `encode`."""
         codes = self.encode(waveform, lengths)
-        return Glm4VoiceCodecOutput(audio_codes=codes, audio_values=self.decode(codes))
+        return CodecOutput(audio_codes=codes, audio_values=self.decode(codes))

@@ -18,7 +18,7 @@ class CodecOutput(ModelOutput):
 
     Args:
         audio_codes: long (batch, frames), -1 behind the end of a row.
-        audio_values: float (batch, frames * samples a code).
+        audio_values: float (batch, samples) at the rate at which the codec speaks.
     """
 
     audio_codes: Tensor | None = None

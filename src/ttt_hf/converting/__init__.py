@@ -1,1 +1,1 @@
-"""Checkpoints of other projects as folders of this one."""
+"""Checkpoints and codecs of other projects as folders of this one."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from ..data.files import check_folder
 
 
@@ -77,9 +79,10 @@ def new_folder(out: Path) -> Iterator[Path]:
         if out.is_dir():
             out.rmdir()
         part.rename(out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise OSError(
-            f"{out} cannot be written ({error.strerror or error}): free some space, or choose another folder, and "
+            f"{out} cannot be written ({reason}): free some space, or choose another folder, and "
             "run the same command again."
         ) from error
     finally:

@@ -135,7 +135,7 @@ class CodecTrainer(nn.Module):
         nn.init.normal_(self.voices.weight, std=0.1)
         # Two readings a code: speech has more letters a second than codes.
         self.reader = LetterReader(len(config.fsq_levels), config.decoder_code_size, 2, 2, config)
-        self.listener = LetterReader(LISTENER_FRAMES * config.num_mel_bins, LISTENER_SIZE, LISTENER_BLOCKS, 1, config)
+        self.listener = make_listener(config)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of `CodecBatches`, and its parts by name."""
@@ -182,6 +182,11 @@ class CodecTrainer(nn.Module):
         missed = letter_loss(heard, counts, texts, batch["text_lengths"][rows])
         inside = torch.arange(states.shape[2], device=mel.device) < counts[:, None]
         return learned, missed, (heard_states - states.detach())[:, inside].abs().mean()
+
+
+def make_listener(config: TtTTinyCodecConfig) -> LetterReader:
+    """A listener that has heard nothing yet, for mel spectrograms of the codec."""
+    return LetterReader(LISTENER_FRAMES * config.num_mel_bins, LISTENER_SIZE, LISTENER_BLOCKS, 1, config)
 
 
 def join_frames(mel: Tensor) -> Tensor:

@@ -29,7 +29,15 @@ from ...codecs import TtTTinyCodec, TtTTinyCodecConfig, load_codec
 from ...data.augmentation import change_speed, degrade
 from .codec_clips import Utterance, read_wave, training_utterances
 from .codec_losses import mel_distance, waveform_distance
-from .codec_objective import CHARACTERS, CodecTrainer, CodecTraining, LetterReader, join_frames, voice_index
+from .codec_objective import (
+    CHARACTERS,
+    CodecTrainer,
+    CodecTraining,
+    LetterReader,
+    join_frames,
+    make_listener,
+    voice_index,
+)
 from .parallel import (
     any_process,
     average_gradients,
@@ -303,7 +311,7 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
     voice = [clip for clip in training_utterances(out / "data") if clip.voice == REPLY_VOICE]
     states = folder / "training_state"
     batches = ReplyBatches(voice, codec, settings)
-    listener = _trained_listener(codec, settings, states / "codec.pt")
+    listener = _trained_listener(codec, states / "codec.pt")
 
     def publish() -> None:
         published = TtTTinyCodec(codec.config)
@@ -364,15 +372,15 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
             return
 
 
-def _trained_listener(codec: TtTTinyCodec, settings: CodecTraining, state_file: Path) -> LetterReader:
+def _trained_listener(codec: TtTTinyCodec, state_file: Path) -> LetterReader:
     """The listener of the stage `codec`, which does not change any more."""
-    trainer = CodecTrainer(TtTTinyCodec(codec.config), settings)
+    listener = make_listener(codec.config)
     modules = torch.load(state_file, map_location="cpu", weights_only=True)["modules"]
     prefix = "listener."
-    trainer.listener.load_state_dict(
+    listener.load_state_dict(
         {name.removeprefix(prefix): weight for name, weight in modules.items() if name.startswith(prefix)}
     )
-    return trainer.listener.requires_grad_(False).to(codec.device)
+    return listener.requires_grad_(False).to(codec.device)
 
 
 def _round_weights(codec: TtTTinyCodec) -> None:

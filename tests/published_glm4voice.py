@@ -13,10 +13,10 @@ import yaml
 from safetensors.torch import load_file
 
 from ttt_hf.codecs import Glm4VoiceCodec, load_codec
-from ttt_hf.codecs.conversion_glm4voice import convert_glm4voice
+from ttt_hf.converting.glm4voice import convert_glm4voice
 
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "glm4voice"
+GOLDEN = Path(__file__).resolve().parent / "golden" / "glm4voice"
 # As the published YAML has them; none of these classes is installed, and the last would leave a file.
 TAGS = {
     "flow": "!new:cosyvoice.flow.flow.MaskedDiffWithXvec",

@@ -7,8 +7,6 @@ import json
 import os
 import pickle
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .configuration_glm4voice import Glm4VoiceCodecConfig, Glm4VoiceDecoderConfig, Glm4VoiceTokenizerConfig
-from .modeling_glm4voice import Glm4VoiceCodec
+from ..codecs import Glm4VoiceCodec, Glm4VoiceCodecConfig, Glm4VoiceDecoderConfig, Glm4VoiceTokenizerConfig
+from .folders import check_new_folder, new_folder
 
 
 TOKENIZER_FILES = ("config.json", "model.safetensors")
@@ -94,8 +92,7 @@ def convert_glm4voice(
     tokenizer_folder, decoder_folder, target = Path(tokenizer_folder), Path(decoder_folder), Path(target)
     _require_files(tokenizer_folder, TOKENIZER_FILES, "tokenizer")
     _require_files(decoder_folder, DECODER_FILES, "decoder")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists already: name a folder that is not there yet.")
+    check_new_folder(target)
     settings = read_tagged_yaml(decoder_folder / "config.yaml")
     try:
         config = Glm4VoiceCodecConfig(
@@ -115,7 +112,8 @@ def convert_glm4voice(
         (codec.decoder.vocoder, decoder_folder / "hift.pt", convert_vocoder),
     ):
         _load(module, path, convert)
-    _save(codec, target)
+    with new_folder(target) as part:
+        codec.save_pretrained(part)
     return config
 
 
@@ -368,17 +366,3 @@ def _require_files(folder: Path, names: tuple[str, ...], what: str) -> None:
             f"{folder} has no {' and no '.join(missing)}: name the folder of the published {what}, with "
             f"{', '.join(names)}."
         )
-
-
-def _save(codec: Glm4VoiceCodec, target: Path) -> None:
-    """Lets the folder appear when all of it is written."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    try:
-        codec.save_pretrained(part)
-        part.chmod(0o755)
-        part.replace(target)
-    except (RuntimeError, SafetensorError) as error:
-        raise OSError(f"{target} cannot be written ({error}): free some space, and run the same again.") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

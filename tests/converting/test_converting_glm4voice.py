@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 import torch
-from published_glm4voice import golden_codec, golden_json, write_published
 from safetensors.torch import load_file, save_file
 
+from published_glm4voice import golden_codec, golden_json, write_published
 from ttt_hf.codecs import (
     Glm4VoiceCodec,
     Glm4VoiceCodecConfig,
@@ -15,7 +15,7 @@ from ttt_hf.codecs import (
     Glm4VoiceTokenizerConfig,
     load_codec,
 )
-from ttt_hf.codecs.conversion_glm4voice import (
+from ttt_hf.converting.glm4voice import (
     convert_flow,
     convert_glm4voice,
     convert_tokenizer,
@@ -233,7 +233,7 @@ def test_a_target_that_holds_something_stays_as_it_is(published, tmp_path):
     target = tmp_path / "codec"
     target.mkdir()
     (target / "mine").touch()
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
         convert_glm4voice(*published, target)
     assert [path.name for path in target.iterdir()] == ["mine"]
 
