@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from published_glm4voice import golden_case, golden_codec
 from transformers import AutoConfig, AutoModel, AutoModelForAudioTokenization
 
+from published_glm4voice import golden_case, golden_codec
 from ttt_hf.codecs import (
     Glm4VoiceCodec,
     Glm4VoiceCodecConfig,

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from published_glm4voice import golden_codec, golden_json
 
+from published_glm4voice import golden_codec, golden_json
 from ttt_hf.codecs.modeling_glm4voice_decoder import _blend
 
 
