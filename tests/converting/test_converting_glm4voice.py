@@ -194,6 +194,7 @@ def test_tensors_without_names(published, tmp_path):
         ("config.yaml", "base_channels: 32", "base_channels: 64", r"hift.pt does not fit .*another size of \d+"),
         ("config.yaml", "num_blocks: 2", "num_blocks: 3", "flow.pt does not fit .*lacks 19, such as encoder.layers.2"),
         ("config.yaml", "num_mid_blocks: 2", "num_mid_blocks: 1", r"flow.pt does not fit .*also has \d+"),
+        ("config.yaml", "\n  input_size: 32", "\n  input_size: 48", "says input_size: 48, but .* that is 32"),
         ("config.json", '"d_model": 32', '"d_model": 34', r"model.safetensors does not fit .*another size"),
     ],
 )

@@ -196,7 +196,7 @@ class Glm4VoiceStream:
         vocoder, samples_per_frame = self._decoder.vocoder, self._decoder.config.samples_per_frame
         start = max(self._begin, self._emitted - CONTEXT_FRAMES)
         mel = self._mel[None, :, start:].float()
-        pitch = vocoder.pitch(mel)[:, self._emitted - start :]
+        pitch = vocoder.f0_predictor(mel)[:, self._emitted - start :]
         cycles = vocoder.cycles(pitch, self._cycles)
         noise = _draw(self._source_generator, self._source_noise, cycles.shape[1])
         source = torch.cat([self._source, vocoder.source(pitch, cycles, self._phases, noise.T[None])], dim=2)

@@ -6,6 +6,7 @@ flow matching", 2024.
 """
 
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -61,28 +62,17 @@ class Glm4VoiceRelativeAttention(nn.Module):
         return self.linear_out(attended.transpose(1, 2).flatten(2))
 
 
-class Glm4VoiceFeedForward(nn.Module):
-    """Two linear layers with a SiLU between them."""
-
-    def __init__(self, config: Glm4VoiceDecoderConfig):
-        super().__init__()
-        self.w_1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.w_2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """float (batch, codes, size) -> the same shape."""
-        return self.w_2(F.silu(self.w_1(hidden)))
-
-
 class Glm4VoiceConformerLayer(nn.Module):
     """Attention and feed-forward, each behind a layer norm; the convolution of a conformer is left out."""
 
     def __init__(self, config: Glm4VoiceDecoderConfig):
         super().__init__()
+        size, inner = config.hidden_size, config.intermediate_size
         self.self_attn = Glm4VoiceRelativeAttention(config)
-        self.feed_forward = Glm4VoiceFeedForward(config)
-        self.norm_mha = nn.LayerNorm(config.hidden_size)
-        self.norm_ff = nn.LayerNorm(config.hidden_size)
+        layers = OrderedDict(w_1=nn.Linear(size, inner), silu=nn.SiLU(), w_2=nn.Linear(inner, size))
+        self.feed_forward = nn.Sequential(layers)
+        self.norm_mha = nn.LayerNorm(size)
+        self.norm_ff = nn.LayerNorm(size)
 
     def forward(self, hidden: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """As of [`Glm4VoiceRelativeAttention`]."""

@@ -163,6 +163,5 @@ class Glm4VoiceTokenizer(PreTrainedModel):
         frames = torch.arange(valid.shape[1], device=valid.device)
         block = frames // block_size
         seen = (block <= block[:, None]) & valid[:, None, None, :]
-        return torch.zeros(seen.shape, dtype=self.dtype, device=valid.device).masked_fill(
-            ~seen, torch.finfo(self.dtype).min
-        )
+        bias = torch.zeros_like(seen, dtype=self.dtype)
+        return bias.masked_fill(~seen, torch.finfo(self.dtype).min)

@@ -4,6 +4,7 @@ Source: Li et al., "HiFTNet: A Fast High-Quality Neural Vocoder with Harmonic-pl
 Fourier Transform", 2023.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -89,9 +90,7 @@ class Glm4VoiceVocoder(nn.Module):
             self.ups.append(nn.ConvTranspose1d(size, size // 2, kernel_size, rate, padding))
             size //= 2
             # Frames of the source's spectrum in one frame of this stage.
-            step = 1
-            for later in rates[stage + 1 :]:
-                step *= later
+            step = math.prod(rates[stage + 1 :])
             self.source_downs.append(
                 nn.Conv1d(spectrum, size, 1) if step == 1 else nn.Conv1d(spectrum, size, 2 * step, step, step // 2)
             )
@@ -103,10 +102,6 @@ class Glm4VoiceVocoder(nn.Module):
             for width, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilations):
                 self.resblocks.append(Glm4VoiceDilatedBlock(size, width, dilations))
         self.conv_post = nn.Conv1d(size, spectrum, 7, padding=3)
-
-    def pitch(self, mel: Tensor) -> Tensor:
-        """float32 (batch, bins, frames) -> float32 (batch, frames), the fundamental frequency in Hz."""
-        return self.f0_predictor(mel)
 
     def cycles(self, pitch: Tensor, start: Tensor) -> Tensor:
         """Periods of the fundamental since the beginning, at each sample.

@@ -158,12 +158,21 @@ def read_decoder_config(settings: Any, path: Path) -> Glm4VoiceDecoderConfig:
     channels = flow("decoder.estimator.channels")
     if len(set(channels)) != 1:
         raise ValueError(f"{path} describes a U-Net of unequal channels {channels}, which this package does not know.")
+    bins, hidden = flow("output_size"), flow("encoder.output_size")
+    # What the file says more than once has to agree: only the first of each is read.
+    repeated = {"input_size": hidden, "encoder.input_size": hidden, "length_regulator.channels": bins}
+    repeated |= {"decoder.estimator.in_channels": 4 * bins, "decoder.estimator.out_channels": bins}
+    for name, size in repeated.items():
+        if flow(name) != size:
+            raise ValueError(
+                f"{path} says {name}: {flow(name)}, but by its other sizes that is {size}: fetch it again."
+            )
     return Glm4VoiceDecoderConfig(
         codebook_size=flow("vocab_size"),
         frame_rate=float(flow("input_frame_rate")),
-        num_mel_bins=flow("output_size"),
+        num_mel_bins=bins,
         speaker_size=flow("spk_embed_dim"),
-        hidden_size=flow("encoder.output_size"),
+        hidden_size=hidden,
         num_hidden_layers=flow("encoder.num_blocks"),
         num_attention_heads=flow("encoder.attention_heads"),
         intermediate_size=flow("encoder.linear_units"),

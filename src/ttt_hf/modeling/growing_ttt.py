@@ -84,7 +84,8 @@ def place_audio_tokens(
         audio_token_start_id=start,
         mask_token_id=mask,
         end_audio_token_ids=[mask + 1, mask + 2],
-        first_new_id=first,
+        # A tokenizer may know tokens that the text model has no rows for: they are new, too.
+        first_new_id=min(first, text_vocab_size),
         vocab_size=max(first + len(tokens), text_vocab_size),
     )
 
