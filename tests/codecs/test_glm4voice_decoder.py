@@ -62,7 +62,7 @@ def test_estimator_is_that_of_the_original(codec, case):
     assert difference(codec.decoder.flow.estimator(*inputs, time), golden["out"]) <= 1e-5
 
 
-@pytest.mark.parametrize("case", ["plain12", "full_source9", "loud5", "plain30"])
+@pytest.mark.parametrize("case", ["plain12", "cache12", "full_source9", "loud5", "plain30"])
 def test_vocoder_is_that_of_the_original(codec, case):
     vocoder, golden = codec.decoder.vocoder, golden_case("hift/cases.safetensors", case)
     # The original's own rounding is 3e-5 Hz of 58 Hz here, measured against float64.
