@@ -54,7 +54,7 @@ def test_the_whole_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     # A recording of the reply voice is understood even where the codec knows nothing yet.
     assert scores["results"]["sentences"]["yardsticks"]["original"]["value"] < 60
     card = (out / "ttt-tiny" / "README.md").read_text(encoding="utf-8")
-    assert "2 steps of 4 samples" in card
+    assert "2 steps of 16 samples" in card  # 4 in each of two processes, twice before a step
     assert "`flite-rms`" in card
     log = (out / "recipe.log").read_text(encoding="utf-8")
     assert [stage.name for stage in STAGES if f"{stage.name}: done in" not in log] == []
