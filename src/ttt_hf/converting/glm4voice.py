@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -337,7 +338,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 f"{path} holds more than tensors, it may be code: it is refused, fetch the published file."
             ) from error
         raise ValueError(damaged) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, struct.error) as error:
         raise ValueError(damaged) from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise ValueError(f"{path} does not hold tensors by name: fetch the published file.")
