@@ -192,6 +192,14 @@ def test_tensors_without_names(published, tmp_path):
     refuse(published, tmp_path / "codec", ValueError, "hift.pt does not hold tensors by name")
 
 
+def replace_in(published, name, old, new):
+    """Changes a text in the published file of this name."""
+    path = next(folder / name for folder in published if (folder / name).is_file())
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
@@ -204,10 +212,7 @@ def test_tensors_without_names(published, tmp_path):
     ],
 )
 def test_configuration_that_disagrees_with_the_weights(published, tmp_path, name, old, new, message):
-    path = next(folder / name for folder in published if (folder / name).is_file())
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+    replace_in(published, name, old, new)
     refuse(published, tmp_path / "codec", ValueError, message)
 
 
@@ -228,10 +233,7 @@ def test_configuration_that_disagrees_with_the_weights(published, tmp_path, name
     ],
 )
 def test_bad_configurations(published, tmp_path, name, old, new, message):
-    path = next(folder / name for folder in published if (folder / name).is_file())
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+    replace_in(published, name, old, new)
     refuse(published, tmp_path / "codec", ValueError, message)
 
 
