@@ -41,6 +41,27 @@ def test_many_recordings_come_back_in_order(transcriber: WhisperTranscriber) -> 
     assert list(transcriber.transcribe_all([(silence, rate), (waveform, rate), (silence, rate)])) == ["", heard, ""]
 
 
+def test_what_was_said_is_more_probable_than_anything_else(transcriber: WhisperTranscriber) -> None:
+    waveform, rate = soundfile.read(QUESTION, dtype="float32")
+    said = transcriber.transcribe(waveform, rate)
+    likely = transcriber.log_probability(waveform, rate, said)
+    assert likely <= 0
+    assert likely == transcriber.log_probability(waveform, rate, f" {said} ")
+    assert likely > transcriber.log_probability(waveform, rate, "The quick brown fox jumps over the lazy dog.") + 10
+    # In noise as loud as the speech, or with its end cut off, it is less so.
+    noise = np.random.default_rng(0).normal(0, waveform.std(), len(waveform)).astype(np.float32)
+    assert likely > transcriber.log_probability(waveform + noise, rate, said) + 1
+    assert likely > transcriber.log_probability(waveform[: len(waveform) // 2], rate, said) + 1
+
+
+def test_only_a_text_in_a_short_recording_has_a_probability(transcriber: WhisperTranscriber) -> None:
+    second = np.zeros(16000, dtype=np.float32)
+    assert transcriber.log_probability(np.zeros(29 * 16000, dtype=np.float32), 16000, "Yes.") < 0
+    for waveform, text in ((second[:0], "Yes."), (second, " "), (np.zeros(30 * 16000, dtype=np.float32), "Yes.")):
+        with pytest.raises(ValueError, match="up to 29 s"):
+            transcriber.log_probability(waveform, 16000, text)
+
+
 def test_the_description_says_what_decides_the_transcript(transcriber: WhisperTranscriber) -> None:
     description = transcriber.description
     assert description["model"] == "Whisper tiny.en"

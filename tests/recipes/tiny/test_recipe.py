@@ -23,6 +23,7 @@ FEW_STEPS = [
     "lm.num_layers=4",
     "lm.text_vocab_size=300",
     "lm.augmented_copies=1",
+    "lm.answer_places=1",
     "lm.samples=64",
     "lm.steps=2",
     "lm.batch_size=4",

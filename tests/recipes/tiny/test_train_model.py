@@ -20,7 +20,7 @@ from ttt_hf.recipes.tiny.settings import load_settings
 OVERRIDES = [
     "lm.samples=48", "lm.steps=4", "lm.batch_size=4", "lm.save_steps=2", "lm.logging_steps=1", "lm.warmup_steps=1",
     "lm.hidden_size=32", "lm.intermediate_size=64", "lm.num_layers=2", "lm.num_heads=2", "lm.num_kv_heads=1",
-    "lm.text_vocab_size=300", "lm.augmented_copies=1", "lm.ctc_layer=1",
+    "lm.text_vocab_size=300", "lm.augmented_copies=1", "lm.answer_places=1", "lm.ctc_layer=1",
 ]  # fmt: skip
 
 

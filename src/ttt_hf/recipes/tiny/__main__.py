@@ -69,7 +69,8 @@ STAGES = (
     Stage("data", lambda out, settings: synthesize(out, settings.data.scale, settings.data.workers), ("data",)),
     Stage("codec", _train_codec, ("codec",), ("data",)),
     Stage("vocoder", _train_vocoder, ("codec",), ("codec",)),
-    Stage("model", _train_model, ("lm",), ("data", "codec")),
+    # Which codes of an answer are learned is decided by how they sound, so the vocoder comes first.
+    Stage("model", _train_model, ("lm",), ("data", "vocoder")),
     Stage(
         "assemble",
         lambda out, settings: assemble.assemble(out, settings.generation),

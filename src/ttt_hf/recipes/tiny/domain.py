@@ -19,8 +19,8 @@ from ttt_hf.recipes.tiny.domain_wordings import fill, split_wordings
 
 HELD_OUT_SHARE = 0.05
 NUM_SENTENCES = 2400
-# With 2,280 sentences the model learns them by heart and stumbles over others made of the same words.
-NUM_MORE_SENTENCES = 5000
+# Few sentences are learned by heart, and the model stumbles over others made of the same words.
+NUM_MORE_SENTENCES = 20000
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ class ModelSettings:
         objective (`str`): `"two_stream"` or `"paper"`.
         noise_copies (`int`): Noised copies of each span (`two_stream`).
         augmented_copies (`int`): Noisy variants of each spoken question, besides the clean one.
+        answer_places (`int`): Places in the grid of codes at which each answer of the domain is encoded; the one that
+            Whisper base understands best is learned. 1 takes the answers as they are.
         ctc_weight (`float`), ctc_layer (`int`): Auxiliary loss that recognises the user's audio, and its layer.
         code_gradient_share (`float`): How much audio codes learn from other codes with the same quantiser digits.
         samples (`int`): Training samples drawn from the items; training goes over them again with new noise.
@@ -82,6 +84,7 @@ class ModelSettings:
     objective: str
     noise_copies: int
     augmented_copies: int
+    answer_places: int
     ctc_weight: float
     ctc_layer: int
     code_gradient_share: float

@@ -27,18 +27,21 @@ from transformers.trainer_utils import get_last_checkpoint, set_seed
 from ...codecs import TtTTinyCodec, load_codec
 from ...data import SampleBuilder, TtTDataCollator
 from ...data.augmentation import vary
+from ...evaluation import WhisperTranscriber
 from ...modeling import TtTConfig, TtTForConditionalGeneration
 from ...processing import SYSTEM_PROMPTS, TtTProcessor, audio_token_ids, load_audio, train_tokenizer
 from ..trainer import TtTTrainer
 from .domain import build_domain
 from .mixture import TinyMixture, build_samples
 from .parallel import is_first_process, loader_workers, training_device
+from .placement import answers_of_domain, place_answers, whisper_base
 from .settings import ModelSettings, TinySettings
 
 
 logger = logging.getLogger(__name__)
 
 ENCODING_BATCH = 32
+ANSWERS_PER_SAVE = 100
 # Samples are drawn in so many series, whatever the number of processes, so that they are the same on every machine.
 SHARDS = 64
 
@@ -48,7 +51,8 @@ SHARDS = 64
 
 def prepare(out: Path, settings: TinySettings) -> None:
     """
-    Makes everything that training reads: OUT/tokenizer (a processor folder), OUT/codes, OUT/samples.
+    Makes everything that training reads: OUT/tokenizer (a processor folder), OUT/codes.json, OUT/placed.json,
+    OUT/samples.
 
     Args:
         out (`Path`): The recipe's output root; holds `data/` and `codec/`.
@@ -60,6 +64,8 @@ def prepare(out: Path, settings: TinySettings) -> None:
     codes = json.loads(codes_file.read_text()) if codes_file.exists() else {}
     codes |= encode_utterances(out / "data", items, codec, settings.lm, codes.keys())
     _write_json(codes_file, codes)
+    if settings.lm.answer_places > 1:
+        codes |= {name: [placed] for name, placed in _placed_answers(out, items, codec, settings.lm).items()}
     train_items = [item for item in items if item["split"] == "train"]
     if not (out / "tokenizer").exists():
         texts = [item[key] for item in train_items for key in ("question", "answer") if item[key]]
@@ -85,6 +91,25 @@ def prepare(out: Path, settings: TinySettings) -> None:
             num_proc=min(SHARDS, os.cpu_count() or 1),
         )
         _replace_folder(out / "samples", samples.save_to_disk)
+
+
+def _placed_answers(
+    out: Path, items: list[dict[str, Any]], codec: TtTTinyCodec, settings: ModelSettings
+) -> dict[str, list[int]]:
+    """The codes chosen for the answers; saves them now and then to OUT/placed.json and goes on from there."""
+    file = out / "placed.json"
+    placed: dict[str, list[int]] = json.loads(file.read_text()) if file.exists() else {}
+    missing = set(answers_of_domain(items)) - placed.keys()
+    utterances = [row for row in _read_jsonl(out / "data" / "utterances.jsonl") if row["id"] in missing]
+    if not utterances:
+        return placed
+    listener = WhisperTranscriber(whisper_base(out / "whisper-base"))
+    for name, codes in place_answers(utterances, out / "data", codec, listener, settings.answer_places):
+        placed[name] = codes
+        if len(placed) % ANSWERS_PER_SAVE == 0:
+            _write_json(file, placed)
+    _write_json(file, placed)
+    return placed
 
 
 def encode_utterances(
