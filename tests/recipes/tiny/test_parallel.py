@@ -8,7 +8,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ttt_hf.recipes.tiny.parallel import any_process, average_gradients, is_first_process, run_in_processes
+from ttt_hf.recipes.tiny.parallel import (
+    any_process,
+    average_gradients,
+    is_first_process,
+    multiplies_bfloat16,
+    run_in_processes,
+)
 
 
 def note(folder: Path) -> None:
@@ -64,3 +70,9 @@ def test_one_process_is_this_one(tmp_path: Path) -> None:
 def test_errors_come_through() -> None:
     with pytest.raises(RuntimeError, match=r"^ValueError: this process stops$"):
         run_in_processes(fail, (), 2)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="only Linux lists what its processors can do")
+def test_bfloat16_is_for_machines_with_units_for_it() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert multiplies_bfloat16() == (torch.cuda.is_available() or "amx_bf16" in flags)

@@ -33,7 +33,7 @@ from ...processing import SYSTEM_PROMPTS, TtTProcessor, audio_token_ids, load_au
 from ..trainer import TtTTrainer
 from .domain import build_domain
 from .mixture import TinyMixture, build_samples
-from .parallel import is_first_process, loader_workers, training_device
+from .parallel import is_first_process, loader_workers, multiplies_bfloat16, training_device
 from .placement import answers_of_domain, place_answers, whisper_base
 from .settings import ModelSettings, TinySettings
 
@@ -356,7 +356,7 @@ def train(out: Path, settings: TinySettings) -> None:
     collator = TtTDataCollator(
         config, processor.tokenizer.pad_token_id, lm.objective, noise_copies=lm.noise_copies, seed=lm.seed
     )
-    # What processes and accumulation share out on a CPU, a GPU does at once, in bfloat16.
+    # What processes and accumulation share out on a CPU, a GPU does at once.
     on_gpu = training_device().type == "cuda"
     together = lm.processes * lm.gradient_accumulation if on_gpu else 1
     arguments = TrainingArguments(
@@ -364,7 +364,7 @@ def train(out: Path, settings: TinySettings) -> None:
         max_steps=lm.steps,
         per_device_train_batch_size=lm.batch_size * together,
         gradient_accumulation_steps=1 if on_gpu else lm.gradient_accumulation,
-        bf16=on_gpu,
+        bf16=multiplies_bfloat16(),
         dataloader_num_workers=loader_workers() if on_gpu else 0,
         remove_unused_columns=False,
         optim="adamw_torch_fused",
