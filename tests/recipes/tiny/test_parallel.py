@@ -73,6 +73,7 @@ def test_errors_come_through() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="only Linux lists what its processors can do")
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="this PyTorch does not tell")
 def test_bfloat16_is_for_machines_with_units_for_it() -> None:
     flags = Path("/proc/cpuinfo").read_text().split()
     assert multiplies_bfloat16() == (torch.cuda.is_available() or "amx_bf16" in flags)
