@@ -42,13 +42,13 @@ class TinyMixture:
     # Task and how the user asks, with its share of the samples. Written questions are short: they teach the answers at
     # a fraction of what a spoken question costs. There are more sums than all other facts, so they have a share apart.
     SHARES: ClassVar[dict[str, float]] = {
-        "asr": 0.15,
-        "chat_spoken": 0.22,
+        "asr": 0.18,
+        "chat_spoken": 0.32,
         "chat_sums": 0.06,
-        "chat_written": 0.03,
-        "tts": 0.42,
-        "text_written": 0.04,
-        "text_sums": 0.08,
+        "chat_written": 0.04,
+        "tts": 0.32,
+        "text_written": 0.03,
+        "text_sums": 0.05,
     }
     # Of the answers to spoken questions this share ends where the speech begins. How to say a text is learned by
     # reading aloud as well, at half the price, so that more questions fit into the same time.
