@@ -18,7 +18,7 @@ from ttt_hf.recipes.tiny.settings import load_settings
 
 
 OVERRIDES = [
-    "lm.samples=48", "lm.steps=4", "lm.batch_size=4", "lm.save_steps=2", "lm.logging_steps=1", "lm.warmup_steps=1",
+    "lm.samples=96", "lm.steps=4", "lm.batch_size=4", "lm.save_steps=2", "lm.logging_steps=1", "lm.warmup_steps=1",
     "lm.hidden_size=32", "lm.intermediate_size=64", "lm.num_layers=2", "lm.num_heads=2", "lm.num_kv_heads=1",
     "lm.text_vocab_size=300", "lm.augmented_copies=1", "lm.answer_places=1", "lm.ctc_layer=1",
 ]  # fmt: skip
@@ -88,7 +88,7 @@ def test_samples_cover_every_task(out):
     samples = train_model.load_from_disk(str(out / "samples"))
     processor = TtTProcessor.from_pretrained(out / "tokenizer")
     prompts = [processor.tokenizer.decode(ids) for ids in samples["input_ids"]]
-    assert len(samples) == 48
+    assert len(samples) == 96
     for phrase in ("Speech Recognition", "audio-to-audio", "Text-to-Speech", "You are a helpful model."):
         assert any(phrase in prompt for prompt in prompts)
     for ids, transcript in zip(samples["input_ids"], samples["transcript_ids"]):
@@ -179,3 +179,21 @@ def test_two_processes_train_one_model(out, settings, tmp_path):
     history = json.loads((tmp_path / "model" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4]
     assert TtTForConditionalGeneration.from_pretrained(tmp_path / "model" / "final").config.audio_vocab_size == 75
+
+
+def test_tokens_that_training_never_met_are_told_apart_and_the_others_left_as_they_are(out, settings):
+    processor = TtTProcessor.from_pretrained(out / "tokenizer")
+    config = train_model.model_config(processor, train_model.load_codec(out / "codec"), settings.lm)
+    model = TtTForConditionalGeneration(config)
+    weight = model.get_input_embeddings().weight
+    start = config.audio_token_start_id
+    seen = [*range(20), start, start + 5]
+    with torch.no_grad():
+        weight[20:start] = weight[20].clone()
+    before = weight.detach().clone()
+    train_model.spread_unseen_tokens(model, seen, seed=0)
+    assert torch.equal(weight[:20], before[:20])
+    assert torch.equal(weight[start:], before[start:])
+    noise = (weight - before)[20:start].detach()
+    assert torch.pdist(weight[20:start].detach()).min() > 0
+    torch.testing.assert_close(noise.std(), before[:20].std(), rtol=0.1, atol=0)

@@ -260,6 +260,27 @@ def share_code_gradients(model: TtTForConditionalGeneration, codebook: torch.Ten
     model.get_input_embeddings().weight.register_hook(add_shared)
 
 
+@torch.no_grad()
+def spread_unseen_tokens(model: TtTForConditionalGeneration, seen: Collection[int], seed: int) -> None:
+    """
+    Sets the embeddings of the text tokens that training never met apart.
+
+    Each step pushes them away from the same states, all alike, until they are one vector: an adapter, which leaves the
+    embeddings as they are, could never learn a word among them. Noise as wide as the others tells them apart.
+
+    Args:
+        model (`TtTForConditionalGeneration`): Changed in place.
+        seen (`Collection[int]`): Ids that the samples hold.
+        seed (`int`): Seed of the noise.
+    """
+    weight = model.get_input_embeddings().weight
+    met = torch.zeros(model.config.audio_token_start_id, dtype=torch.bool)
+    met[[token for token in seen if token < len(met)]] = True
+    text = weight[: len(met)]
+    noise = torch.randn(text.shape, generator=torch.Generator().manual_seed(seed)) * text[met].std()
+    text[~met] += noise[~met].to(text)
+
+
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -383,10 +404,11 @@ def train(out: Path, settings: TinySettings) -> None:
         use_cpu=not on_gpu,
         ddp_find_unused_parameters=False,
     )
+    samples = load_from_disk(str(out / "samples"))
     trainer = TinyTrainer(
         model=model,
         args=arguments,
-        train_dataset=load_from_disk(str(out / "samples")),
+        train_dataset=samples,
         data_collator=TinyCollator(collator),
         processing_class=processor.tokenizer,
         ctc_weight=lm.ctc_weight,
@@ -395,6 +417,9 @@ def train(out: Path, settings: TinySettings) -> None:
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out / "model")) if (out / "model").is_dir() else None)
     if not is_first_process():
         return
+    chunks = [chunk for name in ("input_ids", "transcript_ids") for chunk in samples.data.column(name).chunks]
+    seen = {int(token) for chunk in chunks for token in np.unique(chunk.flatten().to_numpy())}
+    spread_unseen_tokens(model, seen, lm.seed)
     _replace_folder(out / "model" / "final", model.save_pretrained)
     trainer.state.save_to_json(str(out / "model" / "trainer_state.json"))
 
