@@ -110,7 +110,7 @@ def test_the_card_tells_data_voices_licences_limits_and_training(text: str) -> N
     assert "12.5 codes a second" in text
     assert "1234 steps of 24 samples" in text
     assert "1 of hidden size 32" in text
-    assert "each was encoded at 8 places in the grid of codes" in text
+    assert "each was encoded at 16 places in the grid of codes" in text
     for licence in (card.LICENCES["piper"], card.LICENCES["espeak-ng"], card.LICENCES["flite"]):
         assert licence in text
     assert card.LICENCES["festival"] not in text, "no clip of this data was made by festival"
