@@ -1,51 +1,63 @@
-"""The plan of the recipe's speech: who says what, and what is kept from training."""
+"""The plan of the recipe's speech: who says what, how much, and what is kept from training."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pytest
 
 from ttt_hf.recipes.tiny import synthesize
-from ttt_hf.recipes.tiny.domain import build_domain
+from ttt_hf.recipes.tiny.domain import Domain, build_domain
 from ttt_hf.recipes.tiny.synthesize import Plan
 from ttt_hf.recipes.tiny.voices import HELD_OUT_VOICE, REPLY_VOICE, question_voices
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
-    return Plan(build_domain())
+def domain() -> Domain:
+    return build_domain()
 
 
-def test_the_same_plan_every_time(plan: Plan) -> None:
-    again = Plan(build_domain())
-    assert again.items == plan.items
-    assert again.utterances == plan.utterances
+@pytest.fixture(scope="module")
+def plan(domain: Domain) -> Plan:
+    return Plan(domain)
 
 
-def test_every_item_has_a_name_and_its_recordings(plan: Plan) -> None:
-    assert len({item.id for item in plan.items}) == len(plan.items)
+def test_amounts(domain: Domain, plan: Plan) -> None:
+    questions = [u for u in plan.utterances.values() if u.role == "question"]
+    assert 17_000 <= len(questions) <= 19_000
+    splits = Counter(item.split for item in plan.items)
+    assert splits["wording"] >= 320
+    assert splits["voice"] >= 100
+    assert splits["sums"] >= 120
+    families = {item.family for item in plan.items if item.split == "wording"}
+    assert families == {fact.family for fact in domain.facts.values()}
+
+
+def test_voices_of_the_splits(plan: Plan) -> None:
+    seen = {voice.name for voice in question_voices()}
+    assert HELD_OUT_VOICE not in seen
     for item in plan.items:
+        voices = {plan.utterances[name].voice for name in item.question_audio}
+        assert voices <= ({HELD_OUT_VOICE} if item.split == "voice" else seen)
         assert all(plan.utterances[name].text == item.question for name in item.question_audio)
-        assert item.answer_audio is None or plan.utterances[item.answer_audio].text == item.answer
-        assert item.answer_audio is None or plan.utterances[item.answer_audio].voice == REPLY_VOICE
+        if item.answer_audio:
+            assert plan.utterances[item.answer_audio].text == item.answer
+            assert plan.utterances[item.answer_audio].voice == REPLY_VOICE
+    assert {u.voice for u in plan.ordered()[:2500] if u.role == "question"} == seen | {HELD_OUT_VOICE}
 
 
-def test_no_held_out_question_sentence_or_voice_is_trained_on(plan: Plan) -> None:
-    train = [item for item in plan.items if item.split == "train"]
-    held_out = [item for item in plan.items if item.split != "train"]
-    assert not {item.question for item in train if item.question} & {item.question for item in held_out}
-    assert not {item.answer for item in train if item.family == "read_aloud"} & {
-        item.answer for item in held_out if item.family == "read_aloud"
-    }
-    assert not {item.fact for item in train} & {item.fact for item in held_out if item.split == "sums"}
-    assert HELD_OUT_VOICE not in {plan.utterances[name].voice for item in train for name in item.question_audio}
+def test_a_small_plan_keeps_every_split(domain: Domain, plan: Plan) -> None:
+    small = Plan(domain, scale=0.005)
+    assert {item.split for item in small.items} == {"train", "wording", "sums", "sentences", "voice"}
+    assert len(small.utterances) < len(plan.utterances) / 20
 
 
-def test_more_questions_leave_the_held_out_items_alone(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_questions_leave_the_held_out_items_alone(
+    domain: Domain, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(synthesize, "MORE_RENDERINGS", dict.fromkeys(synthesize.RENDERINGS, 0))
-    fewer = Plan(build_domain())
-    assert len(fewer.items) < len(plan.items)
+    fewer = Plan(domain)
+    assert len(fewer.items) < len(plan.items) == len({item.id for item in plan.items})
     assert plan.items[: len(fewer.items)] == fewer.items
 
 

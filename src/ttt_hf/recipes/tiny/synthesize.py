@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ SPOKEN = {"plus": 450, "minus": 250, "next_number": 60, "previous_number": 60, "
 RENDERINGS = {"arithmetic": 3, "numbers": 3, "capitals": 5, "opposites": 5, "calendar": 6, "colors": 7, "sizes": 5,
               "facts": 7, "kinds": 6, "talk": 16}  # fmt: skip
 # Drawn after everything else, so that the held-out items stay those that earlier checkpoints were measured on. A word
-# that only one question holds has to be heard in all voices; the words of sums are in hundreds of questions.
+# that only one question holds has to be heard in many voices; the words of sums are in hundreds of questions.
 MORE_RENDERINGS = {"arithmetic": 4, "numbers": 6, "capitals": 12, "opposites": 12, "calendar": 12, "colors": 12,
                    "sizes": 12, "facts": 12, "kinds": 12, "talk": 32}  # fmt: skip
 WORDING_TESTS_PER_FAMILY = 36
@@ -88,12 +89,13 @@ class Plan:
         self._scale = scale
         self._rng = random.Random(seed)
         self._deck: list[Voice] = []
+        self._asked: Counter[str] = Counter()
         spoken = self._spoken_facts()
-        self._add_spoken(spoken, dict.fromkeys(RENDERINGS, 0), RENDERINGS)
+        self._add_spoken(spoken, RENDERINGS)
         self._add_written()
         self._add_tests(spoken)
         self._add_read_aloud()
-        self._add_spoken(spoken, RENDERINGS, MORE_RENDERINGS)
+        self._add_spoken(spoken, MORE_RENDERINGS)
 
     def _scaled(self, count: int, least: int = 1) -> int:
         return max(least, round(count * self._scale))
@@ -125,15 +127,17 @@ class Plan:
         answered = self._utter(fact.answer, REPLY_VOICE, "answer") if with_answer else None
         self.items.append(Item(name, fact.id, fact.family, split, question, wording, fact.answer, [asked], answered))
 
-    def _add_spoken(self, spoken: list[Fact], known: dict[str, int], more: dict[str, int]) -> None:
+    def _add_spoken(self, spoken: list[Fact], renderings: dict[str, int]) -> None:
         wordings: dict[str, list[str]] = {}
         for fact in spoken:
-            for index in range(known[fact.family], known[fact.family] + more[fact.family]):
+            for _ in range(renderings[fact.family]):
                 left = wordings.get(fact.kind)
                 if not left:
                     left = wordings[fact.kind] = list(self.domain.train_wordings[fact.kind])
                     self._rng.shuffle(left)
-                self._add_item(f"{fact.id}/{index}", fact, "train", left.pop(), self._next_voice(), True)
+                name = f"{fact.id}/{self._asked[fact.id]}"
+                self._asked[fact.id] += 1
+                self._add_item(name, fact, "train", left.pop(), self._next_voice(), True)
 
     def _add_written(self) -> None:
         for fact in self.domain.train_facts():
