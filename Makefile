@@ -41,7 +41,7 @@ format: $(VENV)/.dev  ## put the code into the project's style
 	$(BIN)/ruff format .
 
 tiny: $(VENV)/.all  ## rebuild the embedded checkpoint from nothing into $(OUT); continues where it stopped
-	$(BIN)/python -m ttt_hf.recipes.tiny --out $(OUT)
+	$(BIN)/python -m recipes.tiny --out $(OUT)
 
 bench: $(VENV)/.dev $(VENV)/.all  ## speed and memory next to the plain official algorithms, on the same weights; the embedded model's scores
 	$(BIN)/python benchmarks/generation.py

@@ -26,7 +26,7 @@ from generation import fill, machine
 from ttt_hf.evaluation.concepts import SpeechModel
 from ttt_hf.evaluation.folder import TaskFolder
 from ttt_hf.evaluation.models import load_model
-from ttt_hf.evaluation.run import answer_task
+from ttt_hf.evaluation.stages.answer import answer_task
 from ttt_hf.evaluation.tasks import load_task
 
 

@@ -6,7 +6,7 @@
 The digits are the Free Spoken Digit Dataset (six people, 8 kHz): 1,200 recordings to train on, 300 to test on. The
 embedded model has only heard synthetic voices. `ttt-hf train lora_asr` learns the digits from variants of the
 recordings, mixed with rows of the embedded model's own domain, so that it does not forget that; the recordings of the
-domain are those that `python -m ttt_hf.recipes.tiny --stages data` makes. Minutes are those of all commands, encoding
+domain are those that `python -m recipes.tiny --stages data` makes. Minutes are those of all commands, encoding
 included.
 """
 
@@ -29,10 +29,10 @@ import torch
 import transformers
 from generation import fill, machine
 
+from recipes.tiny.cases import Case, draw_cases, read_rows
+from recipes.tiny.replies import Respondent
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
 from ttt_hf.evaluation import WordErrors, is_same_answer, word_errors
-from ttt_hf.recipes.tiny.cases import Case, draw_cases, read_rows
-from ttt_hf.recipes.tiny.replies import Respondent
 
 
 BEGIN, END = "<!-- fsdd:begin -->", "<!-- fsdd:end -->"
@@ -96,7 +96,8 @@ def prepare(data: Path, domain: Path, out: Path, counts: dict[str, int], seed: i
 
 def commands(out: Path, workers: int, keys: Sequence[str]) -> list[list[str]]:
     """The commands of a user, from rows to an adapter. What is replayed has been learned before, and needs no
-    variants: it is encoded as it is."""
+    variants: it is encoded as it is.
+    """
     encode = [
         ["encode", f"{out}/{task}.jsonl", "--task", task, "--out", f"{out}/{task}", "--workers", str(workers)]
         for task in REPLAYED

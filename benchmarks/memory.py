@@ -54,8 +54,7 @@ def qwen2(name: str) -> dict[str, Any]:
 
 
 def measure(name: str, length: int) -> dict[str, Any]:
-    """
-    Counts what a model takes.
+    """Counts what a model takes.
 
     Args:
         name: a key of `SIZES`.
@@ -105,8 +104,7 @@ def own_memory() -> int:
 
 
 def measure_loading(folder: str, dtype: str) -> dict[str, int]:
-    """
-    Loads a checkpoint on the CPU and watches the memory.
+    """Loads a checkpoint on the CPU and watches the memory.
 
     Args:
         folder: folder or Hub id.

@@ -32,9 +32,9 @@ from generation import add_common_options, fill, machine, synchronize, timed
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from recipes.tiny.domain import build_domain
 from ttt_hf import TtTConfig, TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
 from ttt_hf.data import LengthGroupedSampler, SampleBuilder, TtTDataCollator, training_length
-from ttt_hf.recipes.tiny.domain import build_domain
 
 
 BEGIN, END = "<!-- training:begin -->", "<!-- training:end -->"

@@ -77,9 +77,8 @@ def official_tokenizer(codes: int = 75, without: tuple[str, ...] = ()) -> PreTra
 
 
 def write_official(folder: Path, codes: int = 75, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """
-    Writes a random checkpoint that is eager to speak: to a line break, the last token of a prompt, it answers with a
-    span of audio.
+    """Writes a random checkpoint that is eager to speak: to a line break, the last token of a prompt, it answers with
+    a span of audio.
     """
     tokenizer = official_tokenizer(codes)
     tokenizer.save_pretrained(folder)

@@ -40,7 +40,7 @@ NOT_RUN = {
 # What makes a documented training or evaluation short.
 SHORT = {
     "ttt-hf train ": ["max_steps=2"],
-    "python -m ttt_hf.recipes.ablation ": ["max_steps=1"],
+    "python -m ttt_hf.training.ablation ": ["max_steps=1"],
     "ttt-hf eval run tiny": ["--limit", "2"],
     "ttt-hf talk question.wav": ["--max-new-tokens", "60"],
 }
@@ -62,8 +62,8 @@ def run_command(command: str) -> None:
     words += [word for start, more in SHORT.items() if command.startswith(start) for word in more]
     if program == "ttt-hf":
         assert main(words) == 0, command
-    elif words[:2] == ["-m", "ttt_hf.recipes.ablation"]:
-        from ttt_hf.recipes import ablation
+    elif words[:2] == ["-m", "ttt_hf.training.ablation"]:
+        from ttt_hf.training import ablation
 
         ablation.main(words[2:])
     else:

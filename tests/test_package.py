@@ -52,7 +52,7 @@ def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     }
     assert packed == source
     assert "ttt_hf/cli/main.py" in packed
-    assert "ttt_hf/recipes/tiny/tiny.yaml" in packed
+    assert "ttt_hf/training/recipes/lora_asr.yaml" in packed
     assert "ttt_hf/processing/chat_template.jinja" in packed
     for name in ("presets.yaml", "task_files/tiny_asr.yaml", "tiny_set/questions.jsonl", "tiny_set/README.md"):
         assert f"ttt_hf/evaluation/{name}" in packed

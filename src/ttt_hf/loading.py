@@ -34,15 +34,14 @@ class OtherModelError(ValueError):
 
 
 def find_checkpoint(name: str | None, revision: str | None = None) -> Path:
-    """
-    Finds the folder of a checkpoint, and checks it without loading it.
+    """Finds the folder of a checkpoint, and checks it without loading it.
 
     Args:
-        name (`str`, *optional*): Folder or Hub id; the embedded checkpoint by default.
-        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        name: Folder or Hub id; the embedded checkpoint by default.
+        revision: Branch, tag or commit on the Hub.
 
     Returns:
-        `Path`: A folder that holds a TtT model, or an adapter for one that can be found, too.
+        A folder that holds a TtT model, or an adapter for one that can be found, too.
 
     Raises:
         OSError: If there is no such folder, or the Hub id cannot be fetched.
@@ -65,15 +64,14 @@ def find_checkpoint(name: str | None, revision: str | None = None) -> Path:
 
 
 def find_codec(folder: Path, name: str | None = None) -> Path | None:
-    """
-    Finds the codec of a model.
+    """Finds the codec of a model.
 
     Args:
-        folder (`Path`): The folder of a whole model.
-        name (`str`, *optional*): A codec to take in the place of the model's own, as of `find_named_codec`.
+        folder: The folder of a whole model.
+        name: A codec to take in the place of the model's own, as of `find_named_codec`.
 
     Returns:
-        `Path`: Folder of the named codec; or the model's sub-folder `codec`; or that of the codec which its
+        Folder of the named codec; or the model's sub-folder `codec`; or that of the codec which its
         processor_config.json names; `None` if there is none of them.
 
     Raises:
@@ -87,14 +85,13 @@ def find_codec(folder: Path, name: str | None = None) -> Path | None:
 
 
 def find_named_codec(name: str) -> Path:
-    """
-    Finds a codec by its name, or fetches it from the Hub, and checks it by its files' headers.
+    """Finds a codec by its name, or fetches it from the Hub, and checks it by its files' headers.
 
     Args:
-        name (`str`): Folder, Hub id or short name: a key of `codecs.CODEC_IDS`, or the embedded checkpoint's.
+        name: Folder, Hub id or short name: a key of `codecs.CODEC_IDS`, or the embedded checkpoint's.
 
     Returns:
-        `Path`: Its folder.
+        Its folder.
 
     Raises:
         OSError: If it cannot be found or fetched.
@@ -110,11 +107,10 @@ def find_named_codec(name: str) -> Path:
 
 
 def check_codec_folder(folder: Path) -> None:
-    """
-    Checks that a folder holds a codec, by its files' headers.
+    """Checks that a folder holds a codec, by its files' headers.
 
     Args:
-        folder (`Path`): The codec.
+        folder: The codec.
 
     Raises:
         OSError: If a file is missing.
@@ -125,15 +121,14 @@ def check_codec_folder(folder: Path) -> None:
 
 
 def find_folder(name: str | None, revision: str | None = None) -> Path:
-    """
-    Finds a folder by its name, or fetches it from the Hub.
+    """Finds a folder by its name, or fetches it from the Hub.
 
     Args:
-        name (`str`, *optional*): Folder or Hub id; the embedded checkpoint by default.
-        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        name: Folder or Hub id; the embedded checkpoint by default.
+        revision: Branch, tag or commit on the Hub.
 
     Returns:
-        `Path`: The folder, of whatever it holds.
+        The folder, of whatever it holds.
 
     Raises:
         OSError: If there is no such folder, or the Hub id cannot be fetched.
@@ -160,14 +155,13 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_folder(folder: Path) -> Path:
-    """
-    Finds the model that an adapter is for.
+    """Finds the model that an adapter is for.
 
     Args:
-        folder (`Path`): A folder that `find_checkpoint` or `find_folder` gave.
+        folder: A folder that `find_checkpoint` or `find_folder` gave.
 
     Returns:
-        `Path`: The folder of the model, where tokenizer and codec are, too; that of a whole model is its own.
+        The folder of the model, where tokenizer and codec are, too; that of a whole model is its own.
 
     Raises:
         OSError, ValueError: As of `find_checkpoint`, if that model cannot be found or read.
@@ -190,15 +184,14 @@ def base_folder(folder: Path) -> Path:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """
-    Reads a JSON file of a checkpoint.
+    """Reads a JSON file of a checkpoint.
 
     Args:
-        folder (`Path`): The checkpoint.
-        name (`str`): Name of the file in it.
+        folder: The checkpoint.
+        name: Name of the file in it.
 
     Returns:
-        `dict`: Its content.
+        Its content.
 
     Raises:
         OSError: If it is missing.
@@ -229,11 +222,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_weights(folder: Path) -> None:
-    """
-    Checks that a model's weights are there and whole, by their headers.
+    """Checks that a model's weights are there and whole, by their headers.
 
     Args:
-        folder (`Path`): The model.
+        folder: The model.
 
     Raises:
         OSError: If a file is missing.
@@ -262,24 +254,23 @@ def load_checkpoint(
     device_map: str | dict[str, Any] | None = None,
     bits: int | None = None,
 ) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
-    """
-    Loads a model and its processor. An adapter is merged into its base.
+    """Loads a model and its processor. An adapter is merged into its base.
 
     Weights are read from their files into their place, one tensor after the other: there is never a second copy of
     the model, neither in the memory of the CPU nor in that of a GPU.
 
     Args:
-        folder (`Path`): As `find_checkpoint` gives it.
-        codec (`Path`, *optional*): Folder of a codec, in the place of the checkpoint's own.
-        device (`str`, *optional*): Device of model and codec; the GPU if there is one.
-        dtype (`torch.dtype` or `"auto"`, *optional*): Type of the weights, `"auto"` for the checkpoint's own; by
-            default float32 on a CPU, the checkpoint's elsewhere.
-        device_map (`str` or `dict`, *optional*): Spreads the model over devices in the place of `device`, see
-            `PreTrainedModel.from_pretrained`: `"auto"` fills GPUs, then the CPU's memory.
-        bits (`int`, *optional*): 8 or 4, to hold the weights in so many bits (bitsandbytes on a GPU).
+        folder: As `find_checkpoint` gives it.
+        codec: Folder of a codec, in the place of the checkpoint's own.
+        device: Device of model and codec; the GPU if there is one.
+        dtype: Type of the weights, `"auto"` for the checkpoint's own; by default float32 on a CPU, the checkpoint's
+            elsewhere.
+        device_map: Spreads the model over devices in the place of `device`, see `PreTrainedModel.from_pretrained`:
+            `"auto"` fills GPUs, then the CPU's memory.
+        bits: 8 or 4, to hold the weights in so many bits (bitsandbytes on a GPU).
 
     Returns:
-        `tuple`: The model, in evaluation mode, and the processor, whose codec may be missing.
+        The model, in evaluation mode, and the processor, whose codec may be missing.
 
     Raises:
         ImportError: If `bits` are asked for where bitsandbytes is not installed.
@@ -337,15 +328,14 @@ def load_checkpoint(
 
 
 def quantization_config(bits: int, compute_dtype: torch.dtype) -> Any:
-    """
-    What transformers needs to know to hold weights in few bits.
+    """What transformers needs to know to hold weights in few bits.
 
     Args:
-        bits (`int`): 8 (LLM.int8) or 4 (NF4, Dettmers et al., "QLoRA", 2023).
-        compute_dtype (`torch.dtype`): Type in which 4-bit weights are multiplied.
+        bits: 8 (LLM.int8) or 4 (NF4, Dettmers et al., "QLoRA", 2023).
+        compute_dtype: Type in which 4-bit weights are multiplied.
 
     Returns:
-        `BitsAndBytesConfig`: For `from_pretrained(quantization_config=...)`.
+        For `from_pretrained(quantization_config=...)`.
 
     Raises:
         ImportError: If bitsandbytes is not installed.

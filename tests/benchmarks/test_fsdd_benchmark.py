@@ -12,8 +12,8 @@ from types import ModuleType
 
 import pytest
 
-from ttt_hf.recipes.arguments import load_recipe
-from ttt_hf.recipes.preparation import parse_sources
+from ttt_hf.training.arguments import load_recipe
+from ttt_hf.training.preparation import parse_sources
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,9 +28,8 @@ def make_codec(levels: tuple[int, ...] = (5, 5, 3)) -> TtTTinyCodec:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> TtTForConditionalGeneration:
-    """
-    A model whose next token depends on the last one alone: attention and MLP add nothing to the embeddings, those are
-    unit vectors, and the output layer leads from each to its successor. It says "Hi", 26 equal codes, ".".
+    """A model whose next token depends on the last one alone: attention and MLP add nothing to the embeddings, those
+    are unit vectors, and the output layer leads from each to its successor. It says "Hi", 26 equal codes, ".".
     """
     ids = audio_token_ids(tokenizer)
     names = ["Ċ", "H", "i", "<|begin_of_quad|>", "<|mask_token|>", "<|audio_7|>"]

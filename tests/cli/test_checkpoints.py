@@ -192,8 +192,8 @@ def test_official_format_talks(run: Callable, copied: Path) -> None:
 def adapter(checkpoint: Path, tmp_path: Path) -> Path:
     """An adapter for the checkpoint that makes it say "i" in the place of "H"."""
     from ttt_hf.modeling import TtTForConditionalGeneration
-    from ttt_hf.recipes.adapters import add_adapter
-    from ttt_hf.recipes.arguments import ModelArguments
+    from ttt_hf.training.adapters import add_adapter
+    from ttt_hf.training.arguments import ModelArguments
 
     processor = TtTProcessor.from_pretrained(checkpoint)
     base = TtTForConditionalGeneration.from_pretrained(checkpoint)

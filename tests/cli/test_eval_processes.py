@@ -16,10 +16,10 @@ import pytest
 
 from ttt_hf.evaluation.folder import TaskFolder
 from ttt_hf.evaluation.models import load_model
-from ttt_hf.evaluation.run import answer_task
+from ttt_hf.evaluation.recognizers.whisper import bundled_whisper_tiny_en
+from ttt_hf.evaluation.stages.answer import answer_task
 from ttt_hf.evaluation.store import read_rows
 from ttt_hf.evaluation.tasks import load_task
-from ttt_hf.evaluation.transcribe import bundled_whisper_tiny_en
 
 
 pytestmark = pytest.mark.slow

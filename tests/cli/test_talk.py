@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from fixed_reply import MAX_POSITIONS, SPAN_LENGTH, tone, write_wav
 
-from ttt_hf.cli.files import WavFile
+from ttt_hf.cli.audio_output import WavFile
 from ttt_hf.modeling import TtTForConditionalGeneration
 
 

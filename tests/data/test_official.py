@@ -3,7 +3,7 @@
 import pytest
 
 from ttt_hf.data import SampleBuilder, canonical_row
-from ttt_hf.data.official import is_official, parse_official
+from ttt_hf.data.official_format import is_official, parse_official
 
 
 USER = "<|begin_of_audio|><|audio_3|><|audio_4374|><|end_of_audio|>"

@@ -13,7 +13,7 @@ import soundfile
 
 from ttt_hf.evaluation.concepts import DatasetSource, Task
 from ttt_hf.evaluation.folder import TaskFolder, task_content, transcript_fingerprint
-from ttt_hf.evaluation.score import score_task
+from ttt_hf.evaluation.stages.score import score_task
 from ttt_hf.evaluation.store import RowFile, write_json
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from ttt_hf.evaluation.concepts import Task
-from ttt_hf.evaluation.sources import Samples
+from ttt_hf.evaluation.task_samples import Samples
 from ttt_hf.evaluation.tasks import load_task
 
 

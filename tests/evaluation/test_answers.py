@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ttt_hf.evaluation.answers import chosen, contains_answer, dpr_tokens
+from ttt_hf.evaluation.scoring.answers import chosen, contains_answer, dpr_tokens
 
 
 def test_tokens_are_decomposed_lower_case_and_punctuation_stands_alone() -> None:

@@ -12,8 +12,8 @@ from scripted import ScriptedModel, write_task
 from ttt_hf.evaluation.compare import compare_metric, compare_runs, comparison_text
 from ttt_hf.evaluation.concepts import Reply
 from ttt_hf.evaluation.folder import TaskFolder
-from ttt_hf.evaluation.run import answer_task
-from ttt_hf.evaluation.score import score_task, task_to_score
+from ttt_hf.evaluation.stages.answer import answer_task
+from ttt_hf.evaluation.stages.score import score_task, task_to_score
 from ttt_hf.evaluation.tasks import load_task
 
 

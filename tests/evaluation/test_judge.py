@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ttt_hf.evaluation.concepts import DatasetSource, Judgement, Record, Task
-from ttt_hf.evaluation.judge import Judge, load_judge
+from ttt_hf.evaluation.llm_judge import Judge, load_judge
 
 
 KEY = "sk-test-1234"

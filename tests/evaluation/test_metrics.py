@@ -12,8 +12,8 @@ pytest.importorskip("whisper_normalizer")
 
 import jiwer
 
-from ttt_hf.evaluation.metrics import Metric
-from ttt_hf.evaluation.normalizers import get_normalizer
+from ttt_hf.evaluation.scoring.evaluate_module import Metric
+from ttt_hf.evaluation.scoring.normalizers import get_normalizer
 
 
 PREDICTIONS = ["Good mourning, my friend.", "", "twenty one"]

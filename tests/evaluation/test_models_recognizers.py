@@ -28,7 +28,8 @@ from transformers import (
 from ttt_hf.evaluation import total_word_errors
 from ttt_hf.evaluation.concepts import Sample
 from ttt_hf.evaluation.models import load_model
-from ttt_hf.evaluation.transcribe import bundled_whisper_tiny_en, load_transcriber
+from ttt_hf.evaluation.recognizers import load_transcriber
+from ttt_hf.evaluation.recognizers.whisper import bundled_whisper_tiny_en
 
 
 READ_SPEECH = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "read_speech"

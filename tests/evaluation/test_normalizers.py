@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from ttt_hf.evaluation import normalizers
-from ttt_hf.evaluation.normalizers import (
+from ttt_hf.evaluation.scoring import normalizers
+from ttt_hf.evaluation.scoring.normalizers import (
     NORMALIZERS,
     get_normalizer,
     has_special_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ttt_hf.evaluation.reply_checks import is_empty, is_other_language, is_repetition_loop
+from ttt_hf.evaluation.scoring.checks import is_empty, is_other_language, is_repetition_loop
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ttt_hf.evaluation.folder import TaskFolder, judgement_fingerprint
 from ttt_hf.evaluation.report import read_results, terminal_table, write_markdown
 from ttt_hf.evaluation.report.examples import MAX_EMBEDDED_BYTES, choose_examples, differences, embedded_audio
 from ttt_hf.evaluation.report.plots import error_plot, length_plot, summary_plots
-from ttt_hf.evaluation.report.reading import read_runs
+from ttt_hf.evaluation.report.run_data import read_runs
 from ttt_hf.evaluation.store import RowFile
 
 

@@ -13,12 +13,13 @@ from scripted import ScriptedModel, ScriptedTranscriber, make_task, tone, write_
 
 from ttt_hf.evaluation.concepts import Judgement, Record, Reply
 from ttt_hf.evaluation.folder import TaskFolder, task_folders
-from ttt_hf.evaluation.run import answer_task
-from ttt_hf.evaluation.score import score_task, task_to_score
-from ttt_hf.evaluation.stages import judge_task, transcribe_task
+from ttt_hf.evaluation.scoring.metrics import total_word_errors
+from ttt_hf.evaluation.stages.answer import answer_task
+from ttt_hf.evaluation.stages.judge import judge_task
+from ttt_hf.evaluation.stages.score import score_task, task_to_score
+from ttt_hf.evaluation.stages.transcribe import transcribe_task
 from ttt_hf.evaluation.store import latest_rows
 from ttt_hf.evaluation.tasks import load_task
-from ttt_hf.evaluation.text_metrics import total_word_errors
 
 
 SPEECH = {"prompt": "chat", "output": "speech", "scorer": "same_answer"}

@@ -17,8 +17,8 @@ pytest.importorskip("whisper_normalizer")
 import jiwer
 
 from ttt_hf.evaluation.concepts import Judgement, Record, SampleScore
-from ttt_hf.evaluation.normalizers import get_normalizer
-from ttt_hf.evaluation.scorers import SCORERS, bind_scorer, scorer_versions
+from ttt_hf.evaluation.scoring.normalizers import get_normalizer
+from ttt_hf.evaluation.scoring.scorers import SCORERS, bind_scorer, scorer_versions
 from ttt_hf.evaluation.tasks import load_task, task_names
 
 

@@ -17,7 +17,7 @@ import pytest
 from source_files import local, summary, tone_writer, write_jsonl
 
 from ttt_hf.evaluation.concepts import Task
-from ttt_hf.evaluation.sources import load_samples
+from ttt_hf.evaluation.task_samples import load_samples
 from ttt_hf.evaluation.tasks import load_task
 
 
@@ -214,7 +214,7 @@ def load_from_hub(tasks: list[str], endpoint: str, home: Path) -> list[str]:
     """What loading says, in a process of its own: where the Hub is, is read when its packages are imported."""
     code = (
         "import sys\n"
-        "from ttt_hf.evaluation.sources import load_samples\n"
+        "from ttt_hf.evaluation.task_samples import load_samples\n"
         "from ttt_hf.evaluation.tasks import load_task\n"
         "for task in sys.argv[1:]:\n"
         "    try:\n"

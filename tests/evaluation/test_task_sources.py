@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from source_files import RATE, local, summary, tone_writer, write_csv, write_jsonl, write_parquet
 
-from ttt_hf.evaluation.sources import load_samples
+from ttt_hf.evaluation.task_samples import load_samples
 from ttt_hf.evaluation.tasks import load_task, preset
 
 

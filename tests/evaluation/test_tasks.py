@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ttt_hf.evaluation.judge_prompts import load_prompt
-from ttt_hf.evaluation.scorers import SCORERS, bind_scorer
+from ttt_hf.evaluation.scoring.scorers import SCORERS, bind_scorer
 from ttt_hf.evaluation.tasks import fingerprint, load_task, preset, preset_names, task_names
 
 

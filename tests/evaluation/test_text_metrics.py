@@ -19,7 +19,7 @@ from ttt_hf.evaluation import (
     total_word_errors,
     word_errors,
 )
-from ttt_hf.evaluation.text_metrics import split_units
+from ttt_hf.evaluation.scoring.metrics import split_units
 
 
 def test_normalisation_reads_numbers_case_and_punctuation_alike() -> None:

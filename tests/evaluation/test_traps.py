@@ -22,10 +22,10 @@ from scripted import ScriptedModel, make_task
 from ttt_hf.evaluation.concepts import Judgement, Record, Reply, SampleScore
 from ttt_hf.evaluation.folder import TaskFolder
 from ttt_hf.evaluation.models import load_model
-from ttt_hf.evaluation.normalizers import get_normalizer, normalizer_versions
-from ttt_hf.evaluation.run import answer_task
-from ttt_hf.evaluation.score import score_task
-from ttt_hf.evaluation.scorers import SCORERS, bind_scorer, scorer_versions
+from ttt_hf.evaluation.scoring.normalizers import get_normalizer, normalizer_versions
+from ttt_hf.evaluation.scoring.scorers import SCORERS, bind_scorer, scorer_versions
+from ttt_hf.evaluation.stages.answer import answer_task
+from ttt_hf.evaluation.stages.score import score_task
 
 
 def record(reference: str, text: str, **fields: Any) -> Record:

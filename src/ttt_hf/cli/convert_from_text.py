@@ -37,11 +37,10 @@ def add_parser(kinds: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """
-    Grows a model.
+    """Grows a model.
 
     Args:
-        args (`argparse.Namespace`): As `add_parser` declares them.
+        args: As `add_parser` declares them.
 
     Raises:
         UsageError: If the seed is negative.

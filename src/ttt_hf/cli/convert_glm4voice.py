@@ -35,11 +35,10 @@ def add_parser(kinds: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """
-    Converts the codec.
+    """Converts the codec.
 
     Args:
-        args (`argparse.Namespace`): As `add_parser` declares them.
+        args: As `add_parser` declares them.
 
     Raises:
         OSError, ValueError: If a file is missing, damaged, holds code or does not fit its configuration, or the target

@@ -33,11 +33,10 @@ def add_parser(kinds: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """
-    Converts a checkpoint.
+    """Converts a checkpoint.
 
     Args:
-        args (`argparse.Namespace`): As `add_parser` declares them.
+        args: As `add_parser` declares them.
 
     Raises:
         OSError, ValueError: If the checkpoint, the codec or the output cannot be used.
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from .quiet import silence, silence_transformers
 
     with silence():
-        from ..converting.official import convert_official
+        from ..converting.official_checkpoint import convert_official
 
         silence_transformers()
         report(convert_official(args.source, args.out, args.codec), args.json)

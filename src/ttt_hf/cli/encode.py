@@ -64,11 +64,10 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """
-    Encodes a data set.
+    """Encodes a data set.
 
     Args:
-        args (`argparse.Namespace`): As `add_parser` declares them.
+        args: As `add_parser` declares them.
 
     Raises:
         UsageError: If the arguments do not fit together.

@@ -17,14 +17,13 @@ class UsageError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """
-    Says an error in one line.
+    """Says an error in one line.
 
     Args:
-        error (`BaseException`): Any error.
+        error: Any error.
 
     Returns:
-        `str`: Its message without line breaks.
+        Its message without line breaks.
     """
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return f"{error.filename or 'A file'}: {error.strerror}. Free some space and run the same command again."

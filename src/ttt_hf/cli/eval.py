@@ -221,7 +221,7 @@ def _print_results(args: argparse.Namespace, results: Any) -> None:
 
 
 def _split_overrides(words: list[str]) -> dict[str, Any]:
-    from ..recipes.overrides import split_override
+    from ..overrides import split_override
 
     try:
         return dict(split_override(word, "KEY=VALUE, such as scorer=wer") for word in words)

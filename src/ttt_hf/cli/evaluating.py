@@ -13,25 +13,25 @@ from typing import Any
 from ..evaluation.concepts import SpeechModel, Task
 from ..evaluation.folder import TaskFolder
 from ..evaluation.processes import Processes
-from ..evaluation.run import answer_task, check_version
-from ..evaluation.score import score_task, task_to_score
-from ..evaluation.scorers import SCORERS, bind_scorer
-from ..evaluation.stages import judge_task, transcribe_task
+from ..evaluation.scoring.scorers import SCORERS, bind_scorer
+from ..evaluation.stages.answer import answer_task, check_version
+from ..evaluation.stages.judge import judge_task
+from ..evaluation.stages.score import score_task, task_to_score
+from ..evaluation.stages.transcribe import transcribe_task
 from ..evaluation.tasks import is_task_key, load_task, preset, preset_names
 from .errors import UsageError
 
 
 def run_tasks(args: argparse.Namespace, names: Sequence[str], overrides: Mapping[str, Any]) -> Any:
-    """
-    All stages of some tasks.
+    """All stages of some tasks.
 
     Args:
-        args (`argparse.Namespace`): As `eval run` declares them.
-        names (`Sequence[str]`): Tasks, presets and files.
-        overrides (`Mapping`): Keys of tasks, and settings of the model.
+        args: As `eval run` declares them.
+        names: Tasks, presets and files.
+        overrides: Keys of tasks, and settings of the model.
 
     Returns:
-        `list[dict]`, *optional*: The results; none in any but the first of several processes.
+        The results; none in any but the first of several processes.
 
     Raises:
         UsageError: If there is no such task, or a key of it is wrong.
@@ -79,15 +79,14 @@ def run_tasks(args: argparse.Namespace, names: Sequence[str], overrides: Mapping
 
 
 def find_tasks(names: Sequence[str], overrides: Mapping[str, Any]) -> list[tuple[str, Task]]:
-    """
-    Loads tasks by what a user calls them.
+    """Loads tasks by what a user calls them.
 
     Args:
-        names (`Sequence[str]`): Tasks, presets and files.
-        overrides (`Mapping`): Keys of their files with other values.
+        names: Tasks, presets and files.
+        overrides: Keys of their files with other values.
 
     Returns:
-        `list[tuple[str, Task]]`: Name or absolute path of the file, and the task; each once.
+        Name or absolute path of the file, and the task; each once.
 
     Raises:
         UsageError: If there is no such task, or a key of it is wrong, or two tasks have one name.
@@ -108,15 +107,14 @@ def find_tasks(names: Sequence[str], overrides: Mapping[str, Any]) -> list[tuple
 
 
 def load_speech_model(name: str, settings: Mapping[str, Any]) -> SpeechModel:
-    """
-    Loads the model to score.
+    """Loads the model to score.
 
     Args:
-        name (`str`): As [`load_model`] takes it.
-        settings (`Mapping`): Its settings.
+        name: As [`load_model`] takes it.
+        settings: Its settings.
 
     Returns:
-        `SpeechModel`: The model.
+        The model.
 
     Raises:
         OSError, ValueError, ImportError: If it cannot be used.
@@ -131,19 +129,18 @@ def load_speech_model(name: str, settings: Mapping[str, Any]) -> SpeechModel:
 def transcribe_folders(
     args: argparse.Namespace, folders: Sequence[TaskFolder], processes: Processes | None = None
 ) -> None:
-    """
-    Has spoken replies written down, where a task wants them.
+    """Has spoken replies written down, where a task wants them.
 
     Args:
-        args (`argparse.Namespace`): With `transcriber`.
-        folders (`Sequence[TaskFolder]`): The tasks.
-        processes (`Processes`, *optional*): This process among those of the run; alone by default.
+        args: With `transcriber`.
+        folders: The tasks.
+        processes: This process among those of the run; alone by default.
 
     Raises:
         ModuleNotFoundError: If the transcriber is not installed.
         OSError, ValueError: If it cannot be used.
     """
-    from ..evaluation.transcribe import load_transcriber
+    from ..evaluation.recognizers import load_transcriber
 
     transcriber = None
     for folder in folders:
@@ -158,21 +155,20 @@ def transcribe_folders(
 
 
 def judge_folders(args: argparse.Namespace, folders: Sequence[TaskFolder]) -> int:
-    """
-    Has replies judged, where the scorer of a task needs it.
+    """Has replies judged, where the scorer of a task needs it.
 
     Args:
-        args (`argparse.Namespace`): With `judge_url`, `judge_model` and `judge_price`.
-        folders (`Sequence[TaskFolder]`): The tasks.
+        args: With `judge_url`, `judge_model` and `judge_price`.
+        folders: The tasks.
 
     Returns:
-        `int`: How many tasks were judged.
+        How many tasks were judged.
 
     Raises:
         OSError: If the judge cannot be reached.
         ValueError: If replies have not been transcribed, or the task's settings of the judge are wrong.
     """
-    from ..evaluation.judge import load_judge
+    from ..evaluation.llm_judge import load_judge
 
     judged = 0
     for folder in folders:
@@ -184,15 +180,14 @@ def judge_folders(args: argparse.Namespace, folders: Sequence[TaskFolder]) -> in
 
 
 def score_folders(folders: Sequence[TaskFolder], overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """
-    Scores all that can be scored.
+    """Scores all that can be scored.
 
     Args:
-        folders (`Sequence[TaskFolder]`): The tasks.
-        overrides (`Mapping`): Another scorer, or other options of it.
+        folders: The tasks.
+        overrides: Another scorer, or other options of it.
 
     Returns:
-        `list[dict]`: The results.
+        The results.
 
     Raises:
         ValueError: If some task could not be scored, after the others were.
@@ -209,11 +204,10 @@ def score_folders(folders: Sequence[TaskFolder], overrides: Mapping[str, Any]) -
 
 
 def write_reports(folder: Path) -> None:
-    """
-    Writes `report.md` and `report.html`.
+    """Writes `report.md` and `report.html`.
 
     Args:
-        folder (`Path`): The folder of a run.
+        folder: The folder of a run.
     """
     from ..evaluation.report import write_html, write_markdown
 

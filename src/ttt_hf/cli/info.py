@@ -37,11 +37,10 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """
-    Describes a checkpoint.
+    """Describes a checkpoint.
 
     Args:
-        args (`argparse.Namespace`): As `add_parser` declares them.
+        args: As `add_parser` declares them.
 
     Raises:
         OSError, ValueError: If there is no checkpoint that can be read.
@@ -62,14 +61,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """
-    What there is to know of a checkpoint.
+    """What there is to know of a checkpoint.
 
     Args:
-        folder (`Path`): As `find_checkpoint` gives it.
+        folder: As `find_checkpoint` gives it.
 
     Returns:
-        `dict`: JSON values; `codec` and `card` are `None` where there is none.
+        JSON values; `codec` and `card` are `None` where there is none.
     """
     from ..modeling.configuration_ttt import TtTConfig
 

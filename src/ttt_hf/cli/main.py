@@ -57,14 +57,13 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """
-    Runs the command line.
+    """Runs the command line.
 
     Args:
-        argv (`Sequence[str]`, *optional*): Arguments; those of the process by default.
+        argv: Arguments; those of the process by default.
 
     Returns:
-        `int`: 0, or 1 if it failed, or 2 if the arguments do not fit together.
+        0, or 1 if it failed, or 2 if the arguments do not fit together.
 
     Raises:
         SystemExit: With code 2 for arguments that cannot be read, 0 for `--help` and `--version`.

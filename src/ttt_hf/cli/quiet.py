@@ -42,8 +42,7 @@ def silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_garbage() -> Iterator[None]:
-    """
-    Loads a sixth faster: Python's cycle collector finds nothing to free while modules load, but looks again and
+    """Loads a sixth faster: Python's cycle collector finds nothing to free while modules load, but looks again and
     again. What they made stays for good, so it is not looked at later, either.
     """
     gc.disable()

@@ -13,18 +13,17 @@ import torch
 from ..codecs import output_sampling_rate
 from ..modeling.streamers_ttt import TtTStreamer
 from ..processing.processing_ttt import CUT_CHARACTER, TtTProcessor
-from .files import WavFile
+from .audio_output import WavFile
 
 
 class AnswerStreamer(TtTStreamer):
-    """
-    Prints text as it comes and writes audio as blocks come.
+    """Prints text as it comes and writes audio as blocks come.
 
     Args:
-        processor (`TtTProcessor`): Decodes both.
-        files (`ExitStack`): Takes over the audio file: it gets its final name when the stack closes without an error.
-        path (`Path`, *optional*): Where the audio goes; without one it is decoded for the timing only.
-        output (`TextIO`, *optional*): Where the text goes.
+        processor: Decodes both.
+        files: Takes over the audio file: it gets its final name when the stack closes without an error.
+        path: Where the audio goes; without one it is decoded for the timing only.
+        output: Where the text goes.
     """
 
     def __init__(self, processor: TtTProcessor, files: ExitStack, path: Path | None, output: TextIO | None) -> None:

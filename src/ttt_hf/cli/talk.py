@@ -71,11 +71,10 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """
-    Answers one question.
+    """Answers one question.
 
     Args:
-        args (`argparse.Namespace`): As `add_parser` declares them.
+        args: As `add_parser` declares them.
 
     Raises:
         UsageError: If the arguments do not fit together.
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     # In order of cost: what can be wrong without a model is found before one is loaded.
     from ..loading import base_folder, find_checkpoint, find_codec
     from ..processing.audio import read_audio
-    from .files import WavFile, check_output
+    from .audio_output import WavFile, check_output
     from .quiet import load_quietly, silence
 
     if args.out is not None:

@@ -11,7 +11,7 @@ from .errors import UsageError
 
 
 if TYPE_CHECKING:
-    from ..recipes.arguments import Recipe
+    from ..training.arguments import Recipe
 
 EXAMPLES = """examples:
   ttt-hf train lora_asr "train_data={path: recordings, task: asr}" output_dir=adapter
@@ -22,7 +22,7 @@ EXAMPLES = """examples:
 
 def add_parser(verbs: Any) -> None:
     """Adds the verb to the command line."""
-    from ..recipes.shipped import recipe_names
+    from ..training.shipped import recipe_names
 
     parser = verbs.add_parser(
         "train",
@@ -38,11 +38,10 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """
-    Trains.
+    """Trains.
 
     Args:
-        args (`argparse.Namespace`): As `add_parser` declares them.
+        args: As `add_parser` declares them.
 
     Raises:
         UsageError: If a key or a value of the recipe is wrong.
@@ -52,8 +51,8 @@ def run(args: argparse.Namespace) -> None:
 
     with silence():
         try:
-            from ..recipes.arguments import load_recipe
-            from ..recipes.train import train
+            from ..training.arguments import load_recipe
+            from ..training.finetuning import train
         except ModuleNotFoundError as error:
             raise ImportError(f"Training needs {error.name}: pip install 'ttt-hf[train]'.") from error
         try:

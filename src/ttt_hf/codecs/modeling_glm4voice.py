@@ -4,12 +4,12 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from .checks import check_waveform, code_rows
 from .configuration_glm4voice import Glm4VoiceCodecConfig
 from .features_glm4voice import mel_spectrogram
 from .modeling_glm4voice_decoder import Glm4VoiceDecoder, Glm4VoiceStream, Glm4VoiceVoice
 from .modeling_glm4voice_tokenizer import Glm4VoiceTokenizer
 from .rowwise import CodecOutput
+from .validation import check_waveform, code_rows
 
 
 class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):

@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 
-from .checks import check_codes
 from .configuration_glm4voice import Glm4VoiceDecoderConfig
 from .modeling_glm4voice_flow import Glm4VoiceFlow, Glm4VoiceRelativeAttention
 from .modeling_glm4voice_vocoder import PITCH_LAYERS, Glm4VoiceSnake, Glm4VoiceVocoder
+from .validation import check_codes
 
 
 # Codes that a stream waits for before it decodes: what sees each other in the conformer.

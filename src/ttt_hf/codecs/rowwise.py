@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
-from .checks import check_codes, check_waveform, code_rows
+from .validation import check_codes, check_waveform, code_rows
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from ..data.files import check_folder
+from ..atomic_files import check_folder
 
 
 if TYPE_CHECKING:
@@ -21,16 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Converted:
-    """
-    What a conversion made.
+    """What a conversion made.
 
     Args:
-        out (`str`): The folder.
-        parameters (`int`): Weights of the model; tied ones count once.
-        dtype (`str`): Their type.
-        vocabulary (`int`): Rows of the embedding matrix.
-        codes (`int`): How many of its ids are codes.
-        codec (`str`, *optional*): `"codec"` if it lies in that sub-folder, otherwise its name, or `None`.
+        out: The folder.
+        parameters: Weights of the model; tied ones count once.
+        dtype: Their type.
+        vocabulary: Rows of the embedding matrix.
+        codes: How many of its ids are codes.
+        codec: `"codec"` if it lies in that sub-folder, otherwise its name, or `None`.
     """
 
     out: str
@@ -42,11 +41,10 @@ class Converted:
 
 
 def check_new_folder(out: Path) -> None:
-    """
-    Checks that a folder can be made, before anything slow begins.
+    """Checks that a folder can be made, before anything slow begins.
 
     Args:
-        out (`Path`): Its name; an empty folder of that name may exist.
+        out: Its name; an empty folder of that name may exist.
 
     Raises:
         FileExistsError: If there is something in it already.
@@ -59,14 +57,13 @@ def check_new_folder(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """
-    Lets a folder appear under its name only when all that is in it is complete.
+    """Lets a folder appear under its name only when all that is in it is complete.
 
     Args:
-        out (`Path`): Its name, as `check_new_folder` passed it.
+        out: Its name, as `check_new_folder` passed it.
 
     Yields:
-        `Path`: The folder to write to, on the same file system. After an error nothing is left.
+        The folder to write to, on the same file system. After an error nothing is left.
 
     Raises:
         OSError: If it cannot be written, for example because there is no space left.
@@ -90,16 +87,15 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def save(model: TtTForConditionalGeneration, processor: TtTProcessor, out: Path) -> Converted:
-    """
-    Saves a model with everything that is needed to talk to it.
+    """Saves a model with everything that is needed to talk to it.
 
     Args:
-        model (`TtTForConditionalGeneration`): The model, its generation config included.
-        processor (`TtTProcessor`): Its processor, with the codec or its name, if there is one.
-        out (`Path`): The folder, as `check_new_folder` passed it.
+        model: The model, its generation config included.
+        processor: Its processor, with the codec or its name, if there is one.
+        out: The folder, as `check_new_folder` passed it.
 
     Returns:
-        `Converted`: What is there now.
+        What is there now.
 
     Raises:
         OSError: As of `new_folder`.

@@ -22,20 +22,20 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def convert_text_model(base: str, out: Path, codec: str, seed: int = 0, **config_kwargs: Any) -> Converted:
-    """
-    Grows a TtT out of a text model and writes it as a folder. It answers in writing as before; speech it has to learn.
+    """Grows a TtT out of a text model and writes it as a folder. It answers in writing as before; speech it has to
+    learn.
 
     Args:
-        base (`str`): Folder or Hub id of a decoder-only text model, or a GGUF file, whose weights are unpacked to full
+        base: Folder or Hub id of a decoder-only text model, or a GGUF file, whose weights are unpacked to full
             precision.
-        out (`Path`): The new folder.
-        codec (`str`): Folder of the codec, which is copied into `out`, or its Hub id or short name, which `out` then
-            refers to. The model gets as many audio tokens as its codebook has codes.
-        seed (`int`): Seeds the rows of the new tokens.
+        out: The new folder.
+        codec: Folder of the codec, which is copied into `out`, or its Hub id or short name, which `out` then refers
+            to. The model gets as many audio tokens as its codebook has codes.
+        seed: Seeds the rows of the new tokens.
         config_kwargs: Further fields of `TtTConfig`, e.g. `audio_attention`.
 
     Returns:
-        `Converted`: What was made.
+        What was made.
 
     Raises:
         ImportError: If a GGUF file is to be read and the package gguf is not installed.

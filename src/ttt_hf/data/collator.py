@@ -25,7 +25,8 @@ Row = dict[str, np.ndarray]
 @dataclass
 class _Canvas:
     """A noised copy of one span: what the model reads, what it should find, how much each position counts, and the
-    probability with which it was masked (0 where it was not, and at filler)."""
+    probability with which it was masked (0 where it was not, and at filler).
+    """
 
     ids: np.ndarray
     targets: np.ndarray
@@ -36,8 +37,7 @@ class _Canvas:
 
 @dataclass
 class TtTDataCollator:
-    """
-    Pads samples to a batch and draws the diffusion noise, so that `forward` is a pure function of its inputs.
+    """Pads samples to a batch and draws the diffusion noise, so that `forward` is a pure function of its inputs.
 
     With `objective="two_stream"` a row is the clean sequence followed by noised copies of its response audio:
 
@@ -65,24 +65,23 @@ class TtTDataCollator:
     Several samples may share a row ([`pack_samples`]): they do not see each other, and each counts as one.
 
     Args:
-        config (`TtTConfig`): Names the audio ids, the kind of audio attention and the block length.
-        pad_token_id (`int`): Id that fills rows up; padding is hidden by the attention mask.
-        objective (`str`, defaults to `"two_stream"`): `"two_stream"`, `"paper"`, `"ar"` or `"nar"`.
-        noise_copies (`int`, defaults to 1): Noised copies of each span (`two_stream`) or reply (`nar`); their noise
-            levels are antithetic.
-        complementary (`bool`, defaults to `False`): Every second copy noises exactly what the copy before it left
-            clean, so that each pair learns every position (needs an even number of copies).
-        noise_per (`str`, defaults to `"sample"`): `"sample"` or `"span"`: what has one noise level.
-        weighting (`str`, defaults to `"inverse"`): `"inverse"` weights a masked position by the inverse of the noise
-            level, which makes the loss a bound of the likelihood; `"flat"` weights all the same.
-        block_canvas (`bool`, defaults to `True`): Cut each copy like inference's canvas (`two_stream`, `nar`).
-        filler_weight (`float`, defaults to 0.1): Weight of the repeated end markers behind a span's end.
-        clean_batch_probability (`float`, defaults to 0.3): BANOM: share of batches left clean (`paper`).
-        prefix_preservation (`float`, defaults to 0.3): PPM: share of samples whose first spans stay clean (`paper`).
-        span_truncation (`float`, defaults to 0): SST: share of samples whose last span is cut at a random place, anew
-            at each draw, so that the model does not learn that spans have typical lengths.
-        minimum_noise (`float`, defaults to 1e-3): Smallest probability of masking a position.
-        seed (`int`, defaults to 0): Seed of the noise; no other random state is read or touched.
+        config: Names the audio ids, the kind of audio attention and the block length.
+        pad_token_id: Id that fills rows up; padding is hidden by the attention mask.
+        objective: `"two_stream"`, `"paper"`, `"ar"` or `"nar"`.
+        noise_copies: Noised copies of each span (`two_stream`) or reply (`nar`); their noise levels are antithetic.
+        complementary: Every second copy noises exactly what the copy before it left clean, so that each pair learns
+            every position (needs an even number of copies).
+        noise_per: `"sample"` or `"span"`: what has one noise level.
+        weighting: `"inverse"` weights a masked position by the inverse of the noise level, which makes the loss a
+            bound of the likelihood; `"flat"` weights all the same.
+        block_canvas: Cut each copy like inference's canvas (`two_stream`, `nar`).
+        filler_weight: Weight of the repeated end markers behind a span's end.
+        clean_batch_probability: BANOM: share of batches left clean (`paper`).
+        prefix_preservation: PPM: share of samples whose first spans stay clean (`paper`).
+        span_truncation: SST: share of samples whose last span is cut at a random place, anew at each draw, so that the
+            model does not learn that spans have typical lengths.
+        minimum_noise: Smallest probability of masking a position.
+        seed: Seed of the noise; no other random state is read or touched.
     """
 
     config: TtTConfig
@@ -126,14 +125,14 @@ class TtTDataCollator:
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """
         Args:
-            features (`Sequence[dict]`): Samples with `input_ids` and `labels` (equal lengths; -100 marks the prompt),
-                and optionally `draw` (`int`), the number that their noise follows from, and `variants` of their
-                recordings; or rows of several samples, whose lengths stand under `sample_lengths`.
+            features: Samples with `input_ids` and `labels` (equal lengths; -100 marks the prompt), and optionally
+                `draw` (`int`), the number that their noise follows from, and `variants` of their recordings; or rows
+                of several samples, whose lengths stand under `sample_lengths`.
 
         Returns:
-            `dict[str, torch.Tensor]`: What `TtTForConditionalGeneration.forward` takes, all of shape `(batch,
-            length)`, and for the log `noise_levels` (float, of the same shape: the masking probability at masked
-            positions, 0 elsewhere) and `draws` (`(batch,)`).
+            What `TtTForConditionalGeneration.forward` takes, all of shape `(batch, length)`, and for the log
+            `noise_levels` (float, of the same shape: the masking probability at masked positions, 0 elsewhere) and
+            `draws` (`(batch,)`).
 
         Raises:
             ValueError: If ids and labels, or the lengths of the samples in a row, do not agree.
@@ -193,7 +192,8 @@ class TtTDataCollator:
         self, levels: np.ndarray, span_length: int, rng: np.random.Generator
     ) -> Iterator[tuple[int, float, np.ndarray]]:
         """For each copy of a span: the block that is noised, the noise level, and a number in [0, 1) for each place,
-        which is masked when the number lies below the level."""
+        which is masked when the number lies below the level.
+        """
         blocks = -(-span_length // self.config.audio_block_length)
         if self.objective == "ar":
             yield blocks - 1, 1.0, np.zeros(blocks)
@@ -317,16 +317,16 @@ class TtTDataCollator:
 
 
 def diffused_runs(labels: Sequence[int] | np.ndarray, config: TtTConfig, objective: str) -> list[tuple[int, int]]:
-    """
-    Finds what an objective noises: the spans of audio in the replies (codes and end marker), or whole replies (`nar`).
+    """Finds what an objective noises: the spans of audio in the replies (codes and end marker), or whole replies
+    (`nar`).
 
     Args:
-        labels (`Sequence[int]` or `np.ndarray`): Labels of a sample, -100 where nothing is learned.
-        config (`TtTConfig`): Names the audio ids.
-        objective (`str`): See `TtTDataCollator`.
+        labels: Labels of a sample, -100 where nothing is learned.
+        config: Names the audio ids.
+        objective: See `TtTDataCollator`.
 
     Returns:
-        `list[tuple[int, int]]`: Start and end of each maximal run.
+        Start and end of each maximal run.
     """
     lowest = 0 if objective == "nar" else config.audio_token_start_id
     inside = np.asarray(labels, dtype=np.int64) >= lowest

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..processing.conversation import AUDIO_KEYS, ROLES, SYSTEM_PROMPTS
-from .official import is_official, parse_official
+from .official_format import is_official, parse_official
 
 
 Row = dict[str, Any]
@@ -33,19 +33,18 @@ _LISTS = ("variants", "words")
 
 
 def canonical_row(row: Mapping[str, Any], task: str | None = None, folder: Path | None = None) -> Row:
-    """
-    Brings a row into the canonical form. Canonical rows stay as they are.
+    """Brings a row into the canonical form. Canonical rows stay as they are.
 
     Args:
-        row (`Mapping`): A row in one of the accepted forms: columns `messages`; `content`; `text`; `audio` and `text`;
-            `question` or `question_audio` with `answer` and perhaps `answer_audio`. A plain string that writes spans
-            of audio out, as the official data do, is read as that audio; text items always stay text.
-        task (`str`, *optional*): What the columns mean (`asr`, `tts`, `chat`) and whose system prompt a conversation
-            gets; by default the row's own column `task`.
-        folder (`Path`, *optional*): Where relative paths of audio files begin.
+        row: A row in one of the accepted forms: columns `messages`; `content`; `text`; `audio` and `text`; `question`
+            or `question_audio` with `answer` and perhaps `answer_audio`. A plain string that writes spans of audio
+            out, as the official data do, is read as that audio; text items always stay text.
+        task: What the columns mean (`asr`, `tts`, `chat`) and whose system prompt a conversation gets; by default the
+            row's own column `task`.
+        folder: Where relative paths of audio files begin.
 
     Returns:
-        `dict`: `messages` or `content`, and `task`; `codec_fingerprint` where the row says whose codes it holds.
+        `messages` or `content`, and `task`; `codec_fingerprint` where the row says whose codes it holds.
 
     Raises:
         ValueError: If the row has none of these forms, or is malformed.
@@ -84,14 +83,13 @@ def canonical_row(row: Mapping[str, Any], task: str | None = None, folder: Path 
 
 
 def row_items(row: Mapping[str, Any]) -> Iterator[Item]:
-    """
-    The content items of a canonical row, message by message.
+    """The content items of a canonical row, message by message.
 
     Args:
-        row (`Mapping`): A canonical row.
+        row: A canonical row.
 
     Yields:
-        `dict`: An item; changing it changes the row.
+        An item; changing it changes the row.
     """
     yield from row.get("content") or ()
     for message in row.get("messages") or ():

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
+from ..atomic_files import check_folder, whole_file
 from .conversations import audio_source, row_items
-from .files import check_folder, whole_file
 from .reading import convert_row, require_datasets
 from .shards import Shard, check_broken, load_on_device, read_facts, shard_facts
 from .sources import ENCODING_FILE, Source
@@ -41,17 +41,16 @@ _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transfor
 
 @dataclass
 class EncodingReport:
-    """
-    What came out of an encoding.
+    """What came out of an encoding.
 
     Args:
-        rows (`int`): Rows written.
-        skipped (`int`): Rows left out, because audio of theirs could not be read.
-        seconds (`float`): Seconds of audio that were encoded.
-        variants (`int`): Variants of recordings.
-        shards (`int`): Files written.
-        fingerprint (`str`): `codec_fingerprint` of the codec.
-        broken (`list[dict]`): Of each row left out its number in the source (`row`) and the `error`.
+        rows: Rows written.
+        skipped: Rows left out, because audio of theirs could not be read.
+        seconds: Seconds of audio that were encoded.
+        variants: Variants of recordings.
+        shards: Files written.
+        fingerprint: `codec_fingerprint` of the codec.
+        broken: Of each row left out its number in the source (`row`) and the `error`.
     """
 
     rows: int = 0
@@ -64,14 +63,13 @@ class EncodingReport:
 
 
 def codec_fingerprint(codec: PreTrainedAudioTokenizerBase) -> str:
-    """
-    What tells a codec from all others: codes with the same fingerprint mean the same.
+    """What tells a codec from all others: codes with the same fingerprint mean the same.
 
     Args:
-        codec (`PreTrainedAudioTokenizerBase`): On any device.
+        codec: On any device.
 
     Returns:
-        `str`: `"sha256:"` and the hash of its configuration and its weights, types of the weights included.
+        `"sha256:"` and the hash of its configuration and its weights, types of the weights included.
     """
     digest = hashlib.sha256()
     config = {name: value for name, value in codec.config.to_dict().items() if name not in _VOLATILE}
@@ -83,14 +81,12 @@ def codec_fingerprint(codec: PreTrainedAudioTokenizerBase) -> str:
 
 
 def check_fingerprint(data: str | os.PathLike[str] | Any, codec: PreTrainedAudioTokenizerBase) -> None:
-    """
-    Checks that codes are those of a codec.
+    """Checks that codes are those of a codec.
 
     Args:
-        data (`str`, `os.PathLike` or `Dataset`): A folder that `encode_source` wrote, or canonical rows, as
-            `load_source` gives them. Rows that do not say which codec their codes are of pass; of a stream the first
-            row is looked at.
-        codec (`PreTrainedAudioTokenizerBase`): The codec that the model speaks with.
+        data: A folder that `encode_source` wrote, or canonical rows, as `load_source` gives them. Rows that do not say
+            which codec their codes are of pass; of a stream the first row is looked at.
+        codec: The codec that the model speaks with.
 
     Raises:
         FileNotFoundError: If the folder holds no encoding.
@@ -124,25 +120,25 @@ def encode_source(
     max_broken: float | None = None,
     show_progress: bool = False,
 ) -> EncodingReport:
-    """
-    Encodes the audio of a data set into a folder. If the folder holds a part of the same encoding, goes on from there.
+    """Encodes the audio of a data set into a folder. If the folder holds a part of the same encoding, goes on from
+    there.
 
     Args:
-        source (`Source`): Rows, as `open_source` gives them; not a stream.
-        codec_folder (`str` or `os.PathLike`): Folder or Hub id of the codec.
-        out (`str` or `os.PathLike`): Where the shards go; made if missing.
-        name (`str`): What the data are called in `encoding.json`.
-        variants (`int`, defaults to 0): Further encodings of each recording that is only listened to, at another
-            speed, with noise or in another room; training draws one of them, or the plain one, anew in each epoch.
-        seed (`int`): Seed of the variants, which follow from it and the number of the row.
-        workers (`int`, defaults to 1): Processes.
-        shard_size (`int`, defaults to 1000): Source rows a shard.
-        max_broken (`float`, *optional*): Share of the rows that may be left out because audio cannot be read; by
-            default 1 %, but at least 5 rows.
-        show_progress (`bool`): Whether to show a progress bar on stderr.
+        source: Rows, as `open_source` gives them; not a stream.
+        codec_folder: Folder or Hub id of the codec.
+        out: Where the shards go; made if missing.
+        name: What the data are called in `encoding.json`.
+        variants: Further encodings of each recording that is only listened to, at another speed, with noise or in
+            another room; training draws one of them, or the plain one, anew in each epoch.
+        seed: Seed of the variants, which follow from it and the number of the row.
+        workers: Processes.
+        shard_size: Source rows a shard.
+        max_broken: Share of the rows that may be left out because audio cannot be read; by default 1 %, but at least 5
+            rows.
+        show_progress: Whether to show a progress bar on stderr.
 
     Returns:
-        `EncodingReport`: Of the whole folder, shards that were there before included.
+        Of the whole folder, shards that were there before included.
 
     Raises:
         OSError: If the folder cannot be written.

@@ -14,13 +14,12 @@ from .variants import fit_variants
 
 @dataclass
 class Fitted:
-    """
-    What became of a sample.
+    """What became of a sample.
 
     Args:
-        samples (`list[dict]`): None, one or several samples, none of them too long.
-        outcome (`str`): `"kept"`, `"cut"`, `"split"` or `"dropped"`.
-        lost (`int`): Tokens that are in none of them.
+        samples: None, one or several samples, none of them too long.
+        outcome: `"kept"`, `"cut"`, `"split"` or `"dropped"`.
+        lost: Tokens that are in none of them.
     """
 
     samples: list[Sample]
@@ -29,8 +28,7 @@ class Fitted:
 
 
 def fit_sample(sample: Mapping[str, Any], config: TtTConfig, max_length: int) -> Fitted:
-    """
-    Makes a sample fit a maximal length.
+    """Makes a sample fit a maximal length.
 
     It is cut behind a closed span, before a span opens, or behind the end of a turn, never inside a span. A
     conversation keeps its beginning, up to the last such place behind the first prompt; where there is none, it is
@@ -38,13 +36,13 @@ def fit_sample(sample: Mapping[str, Any], config: TtTConfig, max_length: int) ->
     split between tokens, and a span that is longer than a sample is left out.
 
     Args:
-        sample (`Mapping`): A sample with `input_ids` and `labels`, and perhaps `variants` of its recordings, of which
-            those are kept with which it still fits.
-        config (`TtTConfig`): Names the audio ids.
-        max_length (`int`): Tokens that a sample may have.
+        sample: A sample with `input_ids` and `labels`, and perhaps `variants` of its recordings, of which those are
+            kept with which it still fits.
+        config: Names the audio ids.
+        max_length: Tokens that a sample may have.
 
     Returns:
-        `Fitted`: The samples, and what was done.
+        The samples, and what was done.
 
     Raises:
         ValueError: If the length is not positive.
@@ -69,17 +67,16 @@ def fit_sample(sample: Mapping[str, Any], config: TtTConfig, max_length: int) ->
 def fit_samples(
     samples: Iterable[Mapping[str, Any]], config: TtTConfig, max_length: int, counts: Counter[str]
 ) -> Iterator[Sample]:
-    """
-    Makes all samples fit a maximal length; see `fit_sample`.
+    """Makes all samples fit a maximal length; see `fit_sample`.
 
     Args:
-        samples (`Iterable[Mapping]`): Samples with `input_ids` and `labels`.
-        config (`TtTConfig`): Names the audio ids.
-        max_length (`int`): Tokens that a sample may have.
-        counts (`Counter`): Gets the number of samples by outcome, and the number of tokens under `"lost_tokens"`.
+        samples: Samples with `input_ids` and `labels`.
+        config: Names the audio ids.
+        max_length: Tokens that a sample may have.
+        counts: Gets the number of samples by outcome, and the number of tokens under `"lost_tokens"`.
 
     Yields:
-        `dict`: Samples, none of them too long.
+        Samples, none of them too long.
     """
     for sample in samples:
         fitted = fit_sample(sample, config, max_length)

@@ -15,8 +15,7 @@ def interleave(
     text_per_span: int = 13,
     audio_per_span: int = 26,
 ) -> list[int]:
-    """
-    Interleaves a reply's text with its audio in the format that TtT was trained on.
+    """Interleaves a reply's text with its audio in the format that TtT was trained on.
 
     `text_per_span` text tokens are followed by a span of `audio_per_span` codes, again and again; behind the last text
     comes the rest of the audio as one last span with markers of its own:
@@ -26,16 +25,16 @@ def interleave(
     Source: sample data of the official code (`ai4ed/TtT`); the ratio 13:26 is its default.
 
     Args:
-        text_ids (`Sequence[int]`): Ids of the reply's text, without special tokens.
-        codes (`Sequence[int]`): Audio codes of the spoken reply, each in `[0, config.audio_vocab_size)`; may be empty,
-            which gives a reply of text alone.
-        config (`TtTConfig`): Names the audio ids: `begin_audio_token_ids` and `end_audio_token_ids` hold the markers
-            of a span in the middle first, those of the last span second.
-        text_per_span (`int`, defaults to 13): Text tokens before each span.
-        audio_per_span (`int`, defaults to 26): Codes in each span but the last.
+        text_ids: Ids of the reply's text, without special tokens.
+        codes: Audio codes of the spoken reply, each in `[0, config.audio_vocab_size)`; may be empty, which gives a
+            reply of text alone.
+        config: Names the audio ids: `begin_audio_token_ids` and `end_audio_token_ids` hold the markers of a span in
+            the middle first, those of the last span second.
+        text_per_span: Text tokens before each span.
+        audio_per_span: Codes in each span but the last.
 
     Returns:
-        `list[int]`: Token ids of the reply.
+        Token ids of the reply.
 
     Raises:
         ValueError: If a ratio is not positive, a code is not in the codebook, or the config does not name the markers.
@@ -50,18 +49,18 @@ def interleave(
 def interleave_texts(
     texts: Sequence[Sequence[int]], codes: Sequence[int], config: TtTConfig, audio_per_span: int = 26
 ) -> list[int]:
-    """
-    Interleaves pieces of text with audio: each piece stands before a span, the last one before the rest of the audio.
+    """Interleaves pieces of text with audio: each piece stands before a span, the last one before the rest of the
+    audio.
 
     Args:
-        texts (`Sequence[Sequence[int]]`): Ids of the pieces; a piece may be empty. Pieces behind the end of the audio
-            follow each other without spans.
-        codes (`Sequence[int]`): Audio codes, each in `[0, config.audio_vocab_size)`.
-        config (`TtTConfig`): Names the audio ids.
-        audio_per_span (`int`, defaults to 26): Codes in each span but the last.
+        texts: Ids of the pieces; a piece may be empty. Pieces behind the end of the audio follow each other without
+            spans.
+        codes: Audio codes, each in `[0, config.audio_vocab_size)`.
+        config: Names the audio ids.
+        audio_per_span: Codes in each span but the last.
 
     Returns:
-        `list[int]`: Token ids of the reply.
+        Token ids of the reply.
 
     Raises:
         ValueError: If the number of codes is not positive, a code is not in the codebook, or the config does not name
@@ -82,16 +81,15 @@ def interleave_texts(
 
 
 def span_ids(codes: Sequence[int], config: TtTConfig, is_last: bool = False) -> list[int]:
-    """
-    One span of a reply.
+    """One span of a reply.
 
     Args:
-        codes (`Sequence[int]`): Its audio codes, each in `[0, config.audio_vocab_size)`.
-        config (`TtTConfig`): Names the audio ids.
-        is_last (`bool`): Whether it gets the markers of a reply's last span.
+        codes: Its audio codes, each in `[0, config.audio_vocab_size)`.
+        config: Names the audio ids.
+        is_last: Whether it gets the markers of a reply's last span.
 
     Returns:
-        `list[int]`: Ids of the codes between those of the markers.
+        Ids of the codes between those of the markers.
 
     Raises:
         ValueError: If a code is not in the codebook, or the config does not name the markers.
@@ -114,19 +112,18 @@ def code_ids(codes: Sequence[int], config: TtTConfig) -> list[int]:
 
 
 def split_by_time(text: str, words: Sequence[Mapping[str, Any]], seconds_per_span: float, spans: int) -> list[str]:
-    """
-    Cuts a text by the time stamps of its words: before each span of audio stand the words that begin before that span
-    ends, so that the text is never behind the speech.
+    """Cuts a text by the time stamps of its words: before each span of audio stand the words that begin before that
+    span ends, so that the text is never behind the speech.
 
     Args:
-        text (`str`): The text; what stands between words (punctuation) stays with the word before it.
-        words (`Sequence[Mapping]`): Its words in order, each `{"text", "start"}` with `start` in seconds; an `end` is
-            allowed and not needed.
-        seconds_per_span (`float`): Length of a span.
-        spans (`int`): Number of spans that the audio fills; words that begin later stand behind all of them.
+        text: The text; what stands between words (punctuation) stays with the word before it.
+        words: Its words in order, each `{"text", "start"}` with `start` in seconds; an `end` is allowed and not
+            needed.
+        seconds_per_span: Length of a span.
+        spans: Number of spans that the audio fills; words that begin later stand behind all of them.
 
     Returns:
-        `list[str]`: At most `spans + 1` pieces; together they are the text. Empty where no word begins.
+        At most `spans + 1` pieces; together they are the text. Empty where no word begins.
 
     Raises:
         ValueError: If a word is not in the text where it should be, or the times are not in order.

@@ -12,18 +12,17 @@ from .variants import move_variants
 
 
 def training_length(labels: list[int], config: TtTConfig, noise_copies: int, objective: str = "two_stream") -> int:
-    """
-    Positions that a sample takes in training, the noised copies of its speech included (at most): samples that are
+    """Positions that a sample takes in training, the noised copies of its speech included (at most): samples that are
     batched together should be alike in this, or much is computed on padding.
 
     Args:
-        labels (`list[int]`): Labels of the sample.
-        config (`TtTConfig`): Names the audio ids and the block length.
-        noise_copies (`int`): Copies of each span that the collator makes.
-        objective (`str`, defaults to `"two_stream"`): The collator's objective; `"paper"` makes no copies.
+        labels: Labels of the sample.
+        config: Names the audio ids and the block length.
+        noise_copies: Copies of each span that the collator makes.
+        objective: The collator's objective; `"paper"` makes no copies.
 
     Returns:
-        `int`: The length.
+        The length.
     """
     if objective == "paper":
         return len(labels)
@@ -33,19 +32,18 @@ def training_length(labels: list[int], config: TtTConfig, noise_copies: int, obj
 
 
 def pack_samples(samples: dict[str, list[Any]], row_length: int) -> dict[str, list[Any]]:
-    """
-    Packs samples into as few rows as best-fit decreasing finds: the longest first, each into the fullest row that has
-    room for it. Use it as `dataset.map(pack_samples, batched=True, batch_size=1000, fn_kwargs={"row_length": 4096},
-    remove_columns=dataset.column_names)`; it serves data sets that are streamed as well.
+    """Packs samples into as few rows as best-fit decreasing finds: the longest first, each into the fullest row that
+    has room for it. Use it as `dataset.map(pack_samples, batched=True, batch_size=1000, fn_kwargs={"row_length":
+    4096}, remove_columns=dataset.column_names)`; it serves data sets that are streamed as well.
 
     Args:
-        samples (`dict[str, list]`): Columns `input_ids`, `labels` and `length` (positions that the sample takes in
-            training, see `training_length`), and perhaps `variants` of their recordings.
-        row_length (`int`): Positions of a row. A sample that is longer gets a row of its own.
+        samples: Columns `input_ids`, `labels` and `length` (positions that the sample takes in training, see
+            `training_length`), and perhaps `variants` of their recordings.
+        row_length: Positions of a row. A sample that is longer gets a row of its own.
 
     Returns:
-        `dict[str, list]`: Columns `input_ids`, `labels`, `length` (positions taken in the row), `sample_lengths`, the
-        numbers of tokens by which the collator tells the samples of a row apart, and `variants` where there are any.
+        Columns `input_ids`, `labels`, `length` (positions taken in the row), `sample_lengths`, the numbers of tokens
+        by which the collator tells the samples of a row apart, and `variants` where there are any.
     """
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (positions left, row), sorted

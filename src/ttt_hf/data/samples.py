@@ -18,20 +18,18 @@ Sample = dict[str, Any]
 
 
 class SampleBuilder:
-    """
-    Turns canonical rows into training samples.
+    """Turns canonical rows into training samples.
 
     Every turn of the assistant is learned: its content and the token that ends it. What stands before a turn is what
     `apply_chat_template` gives at inference for the same history, so that training meets what inference will. A row
     without roles (pre-training) is learned as a whole.
 
     Args:
-        processor (`TtTProcessor`): Its chat template writes what is not learned.
-        config (`TtTConfig`): Names the audio ids.
-        text_per_span (`int`, defaults to 13): Text tokens before each span of a spoken reply.
-        audio_per_span (`int`, defaults to 26): Codes in each span but the last.
-        frame_rate (`float`, *optional*): Codes a second, for replies with time stamps; by default that of the
-            processor's codec.
+        processor: Its chat template writes what is not learned.
+        config: Names the audio ids.
+        text_per_span: Text tokens before each span of a spoken reply.
+        audio_per_span: Codes in each span but the last.
+        frame_rate: Codes a second, for replies with time stamps; by default that of the processor's codec.
     """
 
     def __init__(
@@ -53,11 +51,11 @@ class SampleBuilder:
     def __call__(self, row: Mapping[str, Any]) -> Sample:
         """
         Args:
-            row (`Mapping`): A canonical row whose audio is codes; see `canonical_row` and `encode_source`.
+            row: A canonical row whose audio is codes; see `canonical_row` and `encode_source`.
 
         Returns:
-            `dict`: `input_ids`, `labels` (the same where the model should learn, -100 elsewhere), `length`; where
-            recordings that are only listened to have variants, `variants`, see `variants.draw_variants`.
+            `input_ids`, `labels` (the same where the model should learn, -100 elsewhere), `length`; where recordings
+            that are only listened to have variants, `variants`, see `variants.draw_variants`.
 
         Raises:
             ValueError: If the row is malformed, has no turn of the assistant, holds audio that is not encoded, or

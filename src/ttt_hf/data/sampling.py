@@ -10,14 +10,13 @@ from torch.utils.data import Dataset, Sampler
 
 
 class NumberedDataset(Dataset):
-    """
-    Hands the number of a draw on to the collator, which makes the noise follow from it.
+    """Hands the number of a draw on to the collator, which makes the noise follow from it.
 
     Draw `epoch * len(dataset) + index` is the sample `index`, as [`LengthGroupedSampler`] counts them: the noise is
     new in each epoch, the same whichever process draws it, and the same when training goes on after a break.
 
     Args:
-        dataset (`datasets.Dataset`): Samples.
+        dataset: Samples.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -36,8 +35,7 @@ class NumberedDataset(Dataset):
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """
-    Orders samples so that every batch holds similar lengths, which leaves little padding, and shuffles the batches.
+    """Orders samples so that every batch holds similar lengths, which leaves little padding, and shuffles the batches.
 
     Transformers' own length grouping goes through the batches of a group from the longest to the shortest, which turns
     a mixture of tasks into a cycle of tasks; here neighbouring batches have nothing in common.
@@ -45,12 +43,12 @@ class LengthGroupedSampler(Sampler[int]):
     It yields numbers of draws, `epoch * len(lengths) + index`, for a [`NumberedDataset`].
 
     Args:
-        lengths (`Sequence[int]`): Length of each sample.
-        batch_size (`int`): Samples in a batch; the dataloader has to use the same.
-        seed (`int`): Seed of the order.
-        group_batches (`int`, defaults to 16): Batches whose samples are sorted together.
-        processes (`int`, defaults to 1): Processes that take turns at the batches. Those that work at the same time
-            get similar lengths, so that none waits for another.
+        lengths: Length of each sample.
+        batch_size: Samples in a batch; the dataloader has to use the same.
+        seed: Seed of the order.
+        group_batches: Batches whose samples are sorted together.
+        processes: Processes that take turns at the batches. Those that work at the same time get similar lengths, so
+            that none waits for another.
     """
 
     def __init__(

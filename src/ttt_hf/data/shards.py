@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
+from ..atomic_files import whole_file
 from ..codecs import load_codec
 from ..processing.audio import load_audio
 from .augmentation import vary
 from .conversations import Row, audio_source, row_items
-from .files import whole_file
 from .reading import convert_row, row_features
 from .sources import Source
 
@@ -32,19 +32,18 @@ METADATA_KEY = b"ttt_hf"
 def encode_row(
     row: Mapping[str, Any], codec: PreTrainedAudioTokenizerBase, variants: int = 0, seed: int | Sequence[int] = 0
 ) -> tuple[Row, float]:
-    """
-    Encodes the audio of a canonical row. Codes that it holds already stay.
+    """Encodes the audio of a canonical row. Codes that it holds already stay.
 
     Args:
-        row (`Mapping`): A canonical row.
-        codec (`PreTrainedAudioTokenizerBase`): The codec.
-        variants (`int`, defaults to 0): Further encodings of each recording that is only listened to, as if it had
-            been said once more (see `augmentation.vary`); they stand under `variants`, next to its `codes`. What the
-            model learns to say has none: it is to be learned as it is.
-        seed (`int` or `Sequence[int]`): Seed of the variants. More of them begin with the same ones.
+        row: A canonical row.
+        codec: The codec.
+        variants: Further encodings of each recording that is only listened to, as if it had been said once more (see
+            `augmentation.vary`); they stand under `variants`, next to its `codes`. What the model learns to say has
+            none: it is to be learned as it is.
+        seed: Seed of the variants. More of them begin with the same ones.
 
     Returns:
-        `tuple[dict, float]`: The row with codes in the place of audio, and the seconds of audio encoded.
+        The row with codes in the place of audio, and the seconds of audio encoded.
 
     Raises:
         OSError, ValueError: If an audio cannot be read.
@@ -87,16 +86,15 @@ def encode_row(
 
 @dataclass
 class Shard:
-    """
-    A file to be.
+    """A file to be.
 
     Args:
-        path (`Path`): Its name.
-        start (`int`): Number of its first row in the source.
-        fingerprint (`str`): That of the codec.
-        allowed (`int`): Rows that may be left out because their audio cannot be read.
-        variants (`int`): Further encodings of each recording that is only listened to.
-        seed (`int`): Seed of the variants.
+        path: Its name.
+        start: Number of its first row in the source.
+        fingerprint: That of the codec.
+        allowed: Rows that may be left out because their audio cannot be read.
+        variants: Further encodings of each recording that is only listened to.
+        seed: Seed of the variants.
     """
 
     path: Path

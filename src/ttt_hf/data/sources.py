@@ -41,12 +41,11 @@ Spec: TypeAlias = "str | os.PathLike[str] | Sequence[Mapping[str, Any]]"
 
 @dataclass
 class Source:
-    """
-    Data as they are stored, and how a row of them becomes canonical.
+    """Data as they are stored, and how a row of them becomes canonical.
 
     Args:
-        rows (`Dataset` or `IterableDataset`): Source rows, audio undecoded.
-        convert (`Callable`): Makes a canonical row of one of them; a `ValueError` where that cannot be done.
+        rows: Source rows, audio undecoded.
+        convert: Makes a canonical row of one of them; a `ValueError` where that cannot be done.
     """
 
     rows: Any
@@ -62,19 +61,18 @@ def load_source(
     name: str | None = None,
     seed: int = 0,
 ) -> Any:
-    """
-    Opens data as canonical rows (see `canonical_row`).
+    """Opens data as canonical rows (see `canonical_row`).
 
     Args:
-        spec (`str`, `os.PathLike` or `list[dict]`): A folder that `ttt-hf encode` wrote; a folder of audio files with
-            metadata.csv or metadata.jsonl, or of data files; a JSONL, JSON, Parquet or CSV file; an official data
-            config (JSON: `path`, `sample_ratio`, `data_type` of each data set); a Hub id; or a mixture: a list of
-            `{"path", "ratio"}`, perhaps with `task`, `split` and `name`.
-        streaming (`bool`): Whether to read rows when they are asked for, without preparing them on the disk first.
-        task (`str`, *optional*): What columns mean (`asr`, `tts`, `chat`) where the data do not say it.
-        split (`str`, defaults to `"train"`): Split of a Hub data set or an audio folder.
-        name (`str`, *optional*): Configuration of a Hub data set.
-        seed (`int`): Seed of the order of a mixture, and of the choice that a `sample_ratio` makes.
+        spec: A folder that `ttt-hf encode` wrote; a folder of audio files with metadata.csv or metadata.jsonl, or of
+            data files; a JSONL, JSON, Parquet or CSV file; an official data config (JSON: `path`, `sample_ratio`,
+            `data_type` of each data set); a Hub id; or a mixture: a list of `{"path", "ratio"}`, perhaps with `task`,
+            `split` and `name`.
+        streaming: Whether to read rows when they are asked for, without preparing them on the disk first.
+        task: What columns mean (`asr`, `tts`, `chat`) where the data do not say it.
+        split: Split of a Hub data set or an audio folder.
+        name: Configuration of a Hub data set.
+        seed: Seed of the order of a mixture, and of the choice that a `sample_ratio` makes.
 
     Returns:
         `datasets.Dataset`, or `datasets.IterableDataset` when streaming, with the columns of `row_features()`.
@@ -102,15 +100,14 @@ def open_source(
     name: str | None = None,
     seed: int = 0,
 ) -> Source:
-    """
-    Opens data without bringing them into one form: `load_source` for those who convert rows themselves, and so need no
-    copy of audio that a Parquet file holds.
+    """Opens data without bringing them into one form: `load_source` for those who convert rows themselves, and so need
+    no copy of audio that a Parquet file holds.
 
     Args:
         spec, streaming, task, split, name, seed: As of `load_source`.
 
     Returns:
-        `Source`: Rows as they are stored. The first one was converted, to see that it can be.
+        Rows as they are stored. The first one was converted, to see that it can be.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: As of `load_source`.
@@ -277,9 +274,8 @@ def _read_config(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _open_config(path: Path, entries: list[dict[str, Any]], streaming: bool, task: str | None, seed: int) -> Any:
-    """
-    An official data config: of each data set a random share of `sample_ratio` (all of it from 1 on), each row once, in
-    random order. `data_type` says what the rows say themselves.
+    """An official data config: of each data set a random share of `sample_ratio` (all of it from 1 on), each row once,
+    in random order. `data_type` says what the rows say themselves.
     """
     from datasets import concatenate_datasets, interleave_datasets
 

@@ -18,16 +18,15 @@ Variants = dict[str, Any]
 
 
 def draw_variants(row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """
-    Takes for each recording one of its encodings, the plain one or a variant, all with the same probability.
+    """Takes for each recording one of its encodings, the plain one or a variant, all with the same probability.
 
     Args:
-        row (`Mapping`): A sample with `input_ids`, `labels` and perhaps `variants`, or a row of several samples, whose
-            lengths stand under `sample_lengths`.
-        rng (`np.random.Generator`): Source of the draw.
+        row: A sample with `input_ids`, `labels` and perhaps `variants`, or a row of several samples, whose lengths
+            stand under `sample_lengths`.
+        rng: Source of the draw.
 
     Returns:
-        `dict`: The row with the recordings drawn; what is not listened to stays as it is.
+        The row with the recordings drawn; what is not listened to stays as it is.
     """
     drawn = {key: value for key, value in row.items() if key != "variants"}
     ids, labels = list(row["input_ids"]), list(row["labels"])
@@ -47,29 +46,27 @@ def draw_variants(row: Mapping[str, Any], rng: np.random.Generator) -> dict[str,
 
 
 def growth(variants: Sequence[Variants]) -> int:
-    """
-    By how many tokens a sample grows at most when variants take the places of its recordings.
+    """By how many tokens a sample grows at most when variants take the places of its recordings.
 
     Args:
-        variants (`Sequence[dict]`): Those of the sample.
+        variants: Those of the sample.
 
     Returns:
-        `int`: The number of tokens, 0 where all variants are shorter.
+        The number of tokens, 0 where all variants are shorter.
     """
     return sum(max(0, *(len(ids) - _length(entry) for ids in entry["input_ids"])) for entry in variants)
 
 
 def fit_variants(variants: Sequence[Variants], end: int, room: int) -> list[Variants]:
-    """
-    The variants that are left of a sample that was cut.
+    """The variants that are left of a sample that was cut.
 
     Args:
-        variants (`Sequence[dict]`): Those of the whole sample.
-        end (`int`): Where it was cut.
-        room (`int`): By how many tokens it may grow; each recording gets the same part of them.
+        variants: Those of the whole sample.
+        end: Where it was cut.
+        room: By how many tokens it may grow; each recording gets the same part of them.
 
     Returns:
-        `list[dict]`: Recordings before the cut, with the variants that have room.
+        Recordings before the cut, with the variants that have room.
     """
     kept = [entry for entry in variants if entry["end"] <= end]
     share = room // max(1, len(kept))
@@ -81,15 +78,14 @@ def fit_variants(variants: Sequence[Variants], end: int, room: int) -> list[Vari
 
 
 def move_variants(variants: Sequence[Variants], by: int) -> list[Variants]:
-    """
-    The variants of a sample that stands behind others in a row.
+    """The variants of a sample that stands behind others in a row.
 
     Args:
-        variants (`Sequence[dict]`): Those of the sample.
-        by (`int`): Tokens before it.
+        variants: Those of the sample.
+        by: Tokens before it.
 
     Returns:
-        `list[dict]`: The same at their places in the row.
+        The same at their places in the row.
     """
     return [{**entry, "start": entry["start"] + by, "end": entry["end"] + by} for entry in variants]
 

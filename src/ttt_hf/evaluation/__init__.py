@@ -1,14 +1,11 @@
 """Evaluation: a model answers the samples of a task, each reply is recorded, scores are a function of the records."""
 
-from ttt_hf.evaluation.concepts import Judgement, Record, Reply, Sample, SampleScore, SpeechModel, Task
-from ttt_hf.evaluation.folder import TaskFolder
-from ttt_hf.evaluation.models import load_model
-from ttt_hf.evaluation.run import answer_task
-from ttt_hf.evaluation.score import score_task, task_to_score
-from ttt_hf.evaluation.sources import load_samples
-from ttt_hf.evaluation.stages import judge_task, transcribe_task
-from ttt_hf.evaluation.tasks import load_task, preset, task_names
-from ttt_hf.evaluation.text_metrics import (
+from .concepts import Judgement, Record, Reply, Sample, SampleScore, SpeechModel, Task
+from .folder import TaskFolder
+from .models import load_model
+from .recognizers import load_transcriber
+from .recognizers.whisper import WhisperTranscriber, bundled_whisper_tiny_en
+from .scoring.metrics import (
     WordErrors,
     bootstrap_interval,
     is_same_answer,
@@ -16,7 +13,12 @@ from ttt_hf.evaluation.text_metrics import (
     total_word_errors,
     word_errors,
 )
-from ttt_hf.evaluation.transcribe import WhisperTranscriber, bundled_whisper_tiny_en, load_transcriber
+from .stages.answer import answer_task
+from .stages.judge import judge_task
+from .stages.score import score_task, task_to_score
+from .stages.transcribe import transcribe_task
+from .task_samples import load_samples
+from .tasks import load_task, preset, task_names
 
 
 __all__ = [

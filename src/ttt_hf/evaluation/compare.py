@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .folder import TaskFolder, task_folders
-from .scorers import SCORERS
+from .scoring.scorers import SCORERS
 from .store import Row, latest_rows
 
 
@@ -18,15 +18,14 @@ LEVEL = 0.95
 
 
 def compare_runs(first: Path, second: Path) -> list[dict[str, Any]]:
-    """
-    Compares the tasks that two runs have in common.
+    """Compares the tasks that two runs have in common.
 
     Args:
-        first (`Path`): Folder of a task, or of a run with a folder for each task.
-        second (`Path`): Another one, of the same task or with tasks of the same names.
+        first: Folder of a task, or of a run with a folder for each task.
+        second: Another one, of the same task or with tasks of the same names.
 
     Returns:
-        `list[dict]`: A comparison of each task, see `compare_tasks`.
+        A comparison of each task, see `compare_tasks`.
 
     Raises:
         FileNotFoundError: If there are no results.
@@ -43,16 +42,15 @@ def compare_runs(first: Path, second: Path) -> list[dict[str, Any]]:
 
 
 def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
-    """
-    Compares two runs of a task on the samples that both have.
+    """Compares two runs of a task on the samples that both have.
 
     Args:
-        first (`TaskFolder`): One run.
-        second (`TaskFolder`): The other.
+        first: One run.
+        second: The other.
 
     Returns:
-        `dict`: `task`, `n` and, by metric, both values, their difference (second less first) with its 95 % interval,
-        a two-sided `p` and whether it is `significant`; `samples`, those whose value of the first metric changed.
+        `task`, `n` and, by metric, both values, their difference (second less first) with its 95 % interval, a
+        two-sided `p` and whether it is `significant`; `samples`, those whose value of the first metric changed.
 
     Raises:
         FileNotFoundError: If one of them is not scored.
@@ -91,12 +89,11 @@ def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
 def check_comparable(
     first: TaskFolder, second: TaskFolder, ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> None:
-    """
-    Checks that two results are numbers of the same thing.
+    """Checks that two results are numbers of the same thing.
 
     Args:
-        first (`TaskFolder`), second (`TaskFolder`): Where they are, for the message.
-        ours (`Mapping`), theirs (`Mapping`): Contents of both `results.json`.
+        first, second: Where they are, for the message.
+        ours, theirs: Contents of both `results.json`.
 
     Raises:
         ValueError: Names what differs.
@@ -118,17 +115,16 @@ def check_comparable(
 
 
 def compare_metric(pairs: Sequence[Any], scale: float, seed: int = 0) -> dict[str, Any]:
-    """
-    Paired bootstrap: samples are drawn anew, and both runs are looked at on the same draw.
+    """Paired bootstrap: samples are drawn anew, and both runs are looked at on the same draw.
 
     Args:
-        pairs (`Sequence`): For each sample the (numerator, denominator) of both runs.
-        scale (`float`): What a ratio is multiplied by.
-        seed (`int`): Seed of the draws.
+        pairs: For each sample the (numerator, denominator) of both runs.
+        scale: What a ratio is multiplied by.
+        seed: Seed of the draws.
 
     Returns:
-        `dict`: `first`, `second`, `difference`, `low`, `high`, `p`, `significant`. `p` is twice the smaller share of
-        draws on one side of zero, at least one draw; where nothing differs it is 1.
+        `first`, `second`, `difference`, `low`, `high`, `p`, `significant`. `p` is twice the smaller share of draws on
+        one side of zero, at least one draw; where nothing differs it is 1.
     """
     values = np.asarray(pairs, dtype=np.float64)  # (samples, runs, 2)
     first, second = scale * _ratio(values.sum(axis=0))
@@ -165,15 +161,14 @@ def compare_metric(pairs: Sequence[Any], scale: float, seed: int = 0) -> dict[st
 
 
 def comparison_text(comparison: Mapping[str, Any], samples: int = 10) -> str:
-    """
-    A comparison for the terminal.
+    """A comparison for the terminal.
 
     Args:
-        comparison (`Mapping`): As `compare_tasks` gives it.
-        samples (`int`): Changed samples to show at most, those that got worse most first.
+        comparison: As `compare_tasks` gives it.
+        samples: Changed samples to show at most, those that got worse most first.
 
     Returns:
-        `str`: Lines of text.
+        Lines of text.
     """
     lines = [f"{comparison['task']}, {comparison['n']} samples in common"]
     for name, metric in comparison["metrics"].items():

@@ -17,17 +17,17 @@ class DatasetSource:
     """Where a task's samples come from, pinned.
 
     Args:
-        path (`str`): Hub dataset id, or a local file or folder (JSONL, Parquet, CSV, audiofolder).
-        columns (`Mapping`): Our name -> the data set's column: `audio`, `references`, and where it has them `id`,
-            `question`, `seconds`. References may be several columns; a dot leads into a cell (`answer.aliases`).
-        name (`str`, *optional*): Configuration of the data set.
-        revision (`str`, *optional*): Commit or tag on the Hub.
-        split (`str`): Split.
-        expected (`int`, *optional*): Number of samples that the benchmark has; none for a user's own data.
-        hint (`str`): How to get the data where it cannot be downloaded freely.
-        table (`str`, *optional*): Where the data set is a table beside a folder of audio: path of the table in it.
-        audio_folder (`str`, *optional*): Where file names of audio in that table begin; beside the table by default.
-        separator (`str`, *optional*): What stands between the references where one cell holds several.
+        path: Hub dataset id, or a local file or folder (JSONL, Parquet, CSV, audiofolder).
+        columns: Our name -> the data set's column: `audio`, `references`, and where it has them `id`, `question`,
+            `seconds`. References may be several columns; a dot leads into a cell (`answer.aliases`).
+        name: Configuration of the data set.
+        revision: Commit or tag on the Hub.
+        split: Split.
+        expected: Number of samples that the benchmark has; none for a user's own data.
+        hint: How to get the data where it cannot be downloaded freely.
+        table: Where the data set is a table beside a folder of audio: path of the table in it.
+        audio_folder: Where file names of audio in that table begin; beside the table by default.
+        separator: What stands between the references where one cell holds several.
     """
 
     path: str
@@ -47,19 +47,19 @@ class Task:
     """One benchmark: data, prompt, kind of reply and scorer. Another number means another version.
 
     Args:
-        name (`str`): Name on the command line.
-        version (`int`): Raised whenever scores before and after cannot be compared.
-        source (`DatasetSource`): The samples.
-        prompt (`str`): Name of the model's task, which chooses the system prompt (`asr`, `chat`, ...).
-        output (`"text"` or `"speech"`): What is scored; with `speech` the reply is spoken, too, and transcribed.
-        scorer (`str`): Name in `SCORERS`.
-        scorer_options (`Mapping`): Its keyword arguments, such as the normaliser.
-        language (`str`): Language of the replies, ISO 639-1; forced in transcription.
-        judge (`Mapping`): Settings of the judge where the scorer needs one: `prompt`, `samples`, `temperature`.
-        generation (`Mapping`): Generation settings that belong to the task.
-        instruction (`str`): What a model is told in writing after the audio of each sample ("Which sound is this?");
-            empty where the audio says everything.
-        description (`str`): One line for `eval tasks`.
+        name: Name on the command line.
+        version: Raised whenever scores before and after cannot be compared.
+        source: The samples.
+        prompt: Name of the model's task, which chooses the system prompt (`asr`, `chat`, ...).
+        output: What is scored; with `speech` the reply is spoken, too, and transcribed.
+        scorer: Name in `SCORERS`.
+        scorer_options: Its keyword arguments, such as the normaliser.
+        language: Language of the replies, ISO 639-1; forced in transcription.
+        judge: Settings of the judge where the scorer needs one: `prompt`, `samples`, `temperature`.
+        generation: Generation settings that belong to the task.
+        instruction: What a model is told in writing after the audio of each sample ("Which sound is this?"); empty
+            where the audio says everything.
+        description: One line for `eval tasks`.
     """
 
     name: str
@@ -81,11 +81,11 @@ class Sample:
     """One question to a model.
 
     Args:
-        id (`str`): Unique within the task, the same in every run.
-        audio (`np.ndarray` of shape `(samples,)`, *optional*): Mono float32 in [-1, 1]; none for a written question.
-        sampling_rate (`int`): Rate of `audio` in Hz.
-        question (`str`): Written question; for spoken ones what a judge is shown, may be empty.
-        references (`tuple[str, ...]`): Accepted answers, or the one transcript. A model never sees them.
+        id: Unique within the task, the same in every run.
+        audio: Mono float32 in [-1, 1]; none for a written question, shape `(samples,)`.
+        sampling_rate: Rate of `audio` in Hz.
+        question: Written question; for spoken ones what a judge is shown, may be empty.
+        references: Accepted answers, or the one transcript. A model never sees them.
     """
 
     id: str
@@ -100,15 +100,15 @@ class Reply:
     """What a model said to one sample.
 
     Args:
-        text (`str`): Its text; empty if it failed.
-        audio (`np.ndarray` of shape `(samples,)`, *optional*): Its speech, float32.
-        sampling_rate (`int`): Rate of `audio` in Hz.
-        codes (`tuple[int, ...]`): Audio codes of the speech, for models that have them.
-        finish_reason (`"stop"`, `"length"` or `"error"`): Ended by itself, cut at a limit, or failed.
-        tokens (`int`): Generated tokens, codes included; 0 where unknown.
-        forward_passes (`int`): Passes through the model; 0 where unknown.
-        seconds (`float`): Wall-clock time, a batch's time divided by its size.
-        error (`str`, *optional*): What went wrong, one sentence.
+        text: Its text; empty if it failed.
+        audio: Its speech, float32, shape `(samples,)`.
+        sampling_rate: Rate of `audio` in Hz.
+        codes: Audio codes of the speech, for models that have them.
+        finish_reason: Ended by itself, cut at a limit, or failed.
+        tokens: Generated tokens, codes included; 0 where unknown.
+        forward_passes: Passes through the model; 0 where unknown.
+        seconds: Wall-clock time, a batch's time divided by its size.
+        error: What went wrong, one sentence.
     """
 
     text: str
@@ -127,11 +127,11 @@ class Judgement:
     """One answer of a judge.
 
     Args:
-        score (`float`, *optional*): What it means as a number; none if it could not be read.
-        raw (`str`): The judge's words.
-        error (`str`, *optional*): Why there is no score.
-        prompt_tokens (`int`), completion_tokens (`int`): What it cost.
-        about (`"text"` or `"transcript"`): What was judged of a reply.
+        score: What it means as a number; none if it could not be read.
+        raw: The judge's words.
+        error: Why there is no score.
+        prompt_tokens, completion_tokens: What it cost.
+        about: What was judged of a reply.
     """
 
     score: float | None
@@ -147,14 +147,14 @@ class Record:
     """All that is recorded of one sample and that scorers may look at.
 
     Args:
-        id (`str`): The sample's.
-        question (`str`): The question in writing, may be empty.
-        references (`tuple[str, ...]`): Accepted answers.
-        text (`str`): The reply's text, "" if it failed.
-        transcript (`str`, *optional*): What the reply's speech says; none for tasks without speech.
-        judgements (`tuple[Judgement, ...]`): Answers of the judge, of the text or the transcript.
-        finish_reason (`str`): See [`Reply`].
-        language (`str`): The task's.
+        id: The sample's.
+        question: The question in writing, may be empty.
+        references: Accepted answers.
+        text: The reply's text, "" if it failed.
+        transcript: What the reply's speech says; none for tasks without speech.
+        judgements: Answers of the judge, of the text or the transcript.
+        finish_reason: See [`Reply`].
+        language: The task's.
     """
 
     id: str
@@ -174,8 +174,8 @@ class SampleScore:
     So a word error rate is a corpus rate, an accuracy counts every sample, and one bootstrap serves all metrics.
 
     Args:
-        values (`Mapping[str, tuple[float, float]]`): Metric -> (numerator, denominator).
-        counts (`Mapping[str, int]`): Further counts that are added up, such as substitutions.
+        values: Metric -> (numerator, denominator).
+        counts: Further counts that are added up, such as substitutions.
     """
 
     values: Mapping[str, tuple[float, float]]
@@ -197,14 +197,3 @@ class SpeechModel(Protocol):
 
     def respond(self, samples: Sequence[Sample], task: Task) -> list[Reply]:
         """Answers a batch; a sample that fails gets a reply with `finish_reason="error"`, the others their answers."""
-
-
-class Transcriber(Protocol):
-    """Speech to text for spoken replies."""
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What decides the transcripts."""
-
-    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
-        """Writes down mono float32 `(samples,)`; the language is fixed when the transcriber is made."""

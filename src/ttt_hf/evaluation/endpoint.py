@@ -28,16 +28,14 @@ class RequestFailed(RuntimeError):
 
 
 class Endpoint:
-    """
-    An OpenAI-compatible server.
+    """An OpenAI-compatible server.
 
     Args:
-        url (`str`): Base address, such as `http://localhost:8000/v1`.
-        key_variable (`str`): Environment variable with the key; none is sent where it is not set. The key is in no
-            message.
-        timeout (`float`): Seconds to wait for a server that says nothing.
-        tries (`int`): How often a request is sent, at most.
-        pause (`float`): Seconds before the second try; doubled for each further one. `Retry-After` goes before it.
+        url: Base address, such as `http://localhost:8000/v1`.
+        key_variable: Environment variable with the key; none is sent where it is not set. The key is in no message.
+        timeout: Seconds to wait for a server that says nothing.
+        tries: How often a request is sent, at most.
+        pause: Seconds before the second try; doubled for each further one. `Retry-After` goes before it.
 
     Raises:
         ValueError: If the address is none, the key cannot be one, or there is no try.
@@ -71,15 +69,14 @@ class Endpoint:
         self._opener = urllib.request.build_opener(_NoRedirect())
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """
-        Sends a request until it is answered.
+        """Sends a request until it is answered.
 
         Args:
-            path (`str`): Behind the base address, such as `chat/completions`.
-            body (`Mapping`): What is sent as JSON.
+            path: Behind the base address, such as `chat/completions`.
+            body: What is sent as JSON.
 
         Returns:
-            `dict`: The JSON object of the answer.
+            The JSON object of the answer.
 
         Raises:
             PermissionError: The key is missing or wrong.

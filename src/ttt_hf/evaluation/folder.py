@@ -26,11 +26,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class TaskFolder:
-    """
-    The files of one evaluated task.
+    """The files of one evaluated task.
 
     Args:
-        path (`Path`): Where they are.
+        path: Where they are.
     """
 
     path: Path
@@ -66,11 +65,10 @@ class TaskFolder:
         return self.path / "results.json"
 
     def read_settings(self) -> dict[str, Any]:
-        """
-        Reads the settings of the run.
+        """Reads the settings of the run.
 
         Returns:
-            `dict`: Content of `settings.json`.
+            Content of `settings.json`.
 
         Raises:
             FileNotFoundError: If this is not the folder of an evaluated task.
@@ -79,11 +77,10 @@ class TaskFolder:
         return _read_json(self.settings, f"{self.path} is not the folder of an evaluated task")
 
     def read_results(self) -> dict[str, Any]:
-        """
-        Reads the results.
+        """Reads the results.
 
         Returns:
-            `dict`: Content of `results.json`.
+            Content of `results.json`.
 
         Raises:
             FileNotFoundError: If it has not been scored.
@@ -92,39 +89,36 @@ class TaskFolder:
         return _read_json(self.results, f"{self.path} has no results yet")
 
     def update_settings(self, **changes: Any) -> dict[str, Any]:
-        """
-        Changes settings of the run.
+        """Changes settings of the run.
 
         Args:
             changes: New values.
 
         Returns:
-            `dict`: All settings.
+            All settings.
         """
         settings = {**self.read_settings(), **changes}
         write_json(self.settings, settings)
         return settings
 
     def replies(self) -> list[Row]:
-        """
-        Reads the replies to the samples of the run, in the order of the data.
+        """Reads the replies to the samples of the run, in the order of the data.
 
         Returns:
-            `list[dict]`: Rows of `predictions.jsonl`; samples that are not answered yet are missing.
+            Rows of `predictions.jsonl`; samples that are not answered yet are missing.
         """
         settings = self.read_settings()
         rows = latest_rows(self.predictions, settings["fingerprint"])
         return [rows[sample] for sample in settings["samples"] if sample in rows]
 
     def records(self, task: Task | None = None) -> list[Record]:
-        """
-        Reads all that scorers may look at.
+        """Reads all that scorers may look at.
 
         Args:
-            task (`Task`, *optional*): The task as it is scored; as it was when the model was asked by default.
+            task: The task as it is scored; as it was when the model was asked by default.
 
         Returns:
-            `list[Record]`: A record for each reply, in the order of the data.
+            A record for each reply, in the order of the data.
 
         Raises:
             ValueError: If spoken replies have not been transcribed: silence and that are not the same.
@@ -158,15 +152,14 @@ class TaskFolder:
         ]
 
     def transcripts_of(self, replies: list[Row], transcriber: Mapping[str, Any] | None) -> dict[str, str]:
-        """
-        Reads the transcripts that were made of these replies by this transcriber.
+        """Reads the transcripts that were made of these replies by this transcriber.
 
         Args:
-            replies (`list[dict]`): Rows of `predictions.jsonl`.
-            transcriber (`Mapping`, *optional*): Its description; without one there are no transcripts.
+            replies: Rows of `predictions.jsonl`.
+            transcriber: Its description; without one there are no transcripts.
 
         Returns:
-            `dict[str, str]`: Transcripts by id; replies without one are missing.
+            Transcripts by id; replies without one are missing.
         """
         if transcriber is None:
             return {}
@@ -176,15 +169,14 @@ class TaskFolder:
     def judgements_of(
         self, records: list[Record], judge: Mapping[str, Any] | None
     ) -> dict[str, tuple[Judgement, ...]]:
-        """
-        Reads the answers that this judge gave to these records.
+        """Reads the answers that this judge gave to these records.
 
         Args:
-            records (`list[Record]`): What it was asked about.
-            judge (`Mapping`, *optional*): Its description; without one there are no answers.
+            records: What it was asked about.
+            judge: Its description; without one there are no answers.
 
         Returns:
-            `dict[str, tuple[Judgement, ...]]`: Answers by id; records that were not judged are missing.
+            Answers by id; records that were not judged are missing.
         """
         if judge is None:
             return {}
@@ -207,14 +199,13 @@ def judgement_fingerprint(record: Record, judge: Mapping[str, Any]) -> str:
 
 
 def task_folders(folder: Path) -> list[TaskFolder]:
-    """
-    Finds the evaluated tasks in a folder.
+    """Finds the evaluated tasks in a folder.
 
     Args:
-        folder (`Path`): The folder of one task, or of a run with a folder for each task.
+        folder: The folder of one task, or of a run with a folder for each task.
 
     Returns:
-        `list[TaskFolder]`: The tasks, ordered by name.
+        The tasks, ordered by name.
 
     Raises:
         FileNotFoundError: If there are none.
@@ -230,27 +221,25 @@ def task_folders(folder: Path) -> list[TaskFolder]:
 
 
 def task_from(content: Mapping[str, Any]) -> Task:
-    """
-    A task out of `settings.json`.
+    """A task out of `settings.json`.
 
     Args:
-        content (`Mapping`): As `dataclasses.asdict` gives it.
+        content: As `dataclasses.asdict` gives it.
 
     Returns:
-        `Task`: The task as it was when the model was asked.
+        The task as it was when the model was asked.
     """
     return Task(**{**content, "source": DatasetSource(**content["source"])})
 
 
 def task_content(task: Task) -> dict[str, Any]:
-    """
-    A task as JSON can hold it.
+    """A task as JSON can hold it.
 
     Args:
-        task (`Task`): Any.
+        task: Any.
 
     Returns:
-        `dict`: What `task_from` reads.
+        What `task_from` reads.
     """
     return json.loads(json.dumps(asdict(task)))
 

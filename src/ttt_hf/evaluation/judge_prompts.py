@@ -24,7 +24,7 @@ from string import Template
 from typing import Any
 
 from .concepts import Record
-from .normalizers import strip_special_tokens
+from .scoring.normalizers import strip_special_tokens
 
 
 PROMPTS_FOLDER = Path(__file__).parent / "prompts"
@@ -39,10 +39,10 @@ def parse_verdict(answer: str) -> float:
     """Reads `correct` (1) or `incorrect` (0), and nothing else.
 
     Args:
-        answer (`str`): The judge's words; a leading `<think>` part, quotes, asterisks and a full stop are allowed.
+        answer: The judge's words; a leading `<think>` part, quotes, asterisks and a full stop are allowed.
 
     Returns:
-        `float`: 1 or 0.
+        1 or 0.
 
     Raises:
         ValueError: It is something else.
@@ -57,10 +57,10 @@ def parse_json_verdict(answer: str) -> float:
     """Reads a JSON object whose `judgement` is `correct` (1) or `incorrect` (0).
 
     Args:
-        answer (`str`): The judge's words; a code fence around the object is allowed.
+        answer: The judge's words; a code fence around the object is allowed.
 
     Returns:
-        `float`: 1 or 0.
+        1 or 0.
 
     Raises:
         ValueError: It is something else.
@@ -75,10 +75,10 @@ def parse_json_score(answer: str) -> float:
     """Reads a JSON object whose `score` is a number from 0 to 100.
 
     Args:
-        answer (`str`): The judge's words; a code fence around the object is allowed.
+        answer: The judge's words; a code fence around the object is allowed.
 
     Returns:
-        `float`: The score.
+        The score.
 
     Raises:
         ValueError: It is something else.
@@ -94,11 +94,11 @@ def parse_grade(answer: str, highest: int) -> float:
     """Reads one number from 1 to the highest grade, and nothing else.
 
     Args:
-        answer (`str`): The judge's words; a leading `<think>` part, asterisks and a full stop are allowed.
-        highest (`int`): The highest grade.
+        answer: The judge's words; a leading `<think>` part, asterisks and a full stop are allowed.
+        highest: The highest grade.
 
     Returns:
-        `float`: The grade.
+        The grade.
 
     Raises:
         ValueError: It is something else.
@@ -134,11 +134,11 @@ class JudgePrompt:
     """A question to a judge.
 
     Args:
-        name (`str`): Its name in results.
-        text (`str`): Template with `$question`, `$references` (one a line) and `$reply`.
-        parser (`str`): Name in `PARSERS`.
-        samples (`int`): How often the judge is asked about each reply.
-        temperature (`float`): Of the judge.
+        name: Its name in results.
+        text: Template with `$question`, `$references` (one a line) and `$reply`.
+        parser: Name in `PARSERS`.
+        samples: How often the judge is asked about each reply.
+        temperature: Of the judge.
     """
 
     name: str
@@ -156,11 +156,11 @@ class JudgePrompt:
         """Writes the question about one reply.
 
         Args:
-            record (`Record`): The sample.
-            reply (`str`): Its text or transcript.
+            record: The sample.
+            reply: Its text or transcript.
 
         Returns:
-            `str`: What the judge reads.
+            What the judge reads.
         """
         return Template(self.text).substitute(
             question=record.question,
@@ -177,11 +177,11 @@ def load_prompt(name: str, parser: str | None = None) -> JudgePrompt:
     """Loads a prompt of this package, or one's own.
 
     Args:
-        name (`str`): Name in the table at the top of this module, or path of a `.txt` file.
-        parser (`str`, *optional*): How the answer is read; needed for a file of one's own, and known for ours.
+        name: Name in the table at the top of this module, or path of a `.txt` file.
+        parser: How the answer is read; needed for a file of one's own, and known for ours.
 
     Returns:
-        `JudgePrompt`: The prompt.
+        The prompt.
 
     Raises:
         ValueError: No such prompt or parser, or a placeholder that is not known.

@@ -17,12 +17,11 @@ PATIENCE = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Processes:
-    """
-    This process among those of the run.
+    """This process among those of the run.
 
     Args:
-        rank (`int`): Its number, from 0.
-        count (`int`): How many there are.
+        rank: Its number, from 0.
+        count: How many there are.
     """
 
     rank: int = 0
@@ -30,11 +29,11 @@ class Processes:
 
     @classmethod
     def of_this_run(cls) -> Processes:
-        """
-        What the launcher says; without one, a single process. Each process gets a GPU of its own where there are any.
+        """What the launcher says; without one, a single process. Each process gets a GPU of its own where there are
+        any.
 
         Returns:
-            `Processes`: Joined, so that `wait` works.
+            Joined, so that `wait` works.
         """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:

@@ -16,17 +16,16 @@ PLACE = "evaluation"
 
 
 def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, Any]:
-    """
-    Uploads results in one commit: the model card with the scores, `results.json` and `scores.jsonl` of each task, and
-    `report.md`.
+    """Uploads results in one commit: the model card with the scores, `results.json` and `scores.jsonl` of each task,
+    and `report.md`.
 
     Args:
-        folder (`Path`): The folder of one task, or of a run with a folder for each task.
-        repo (`str`): Id of the model's repository; made if it is not there.
-        private (`bool`): Whether a new repository is a private one.
+        folder: The folder of one task, or of a run with a folder for each task.
+        repo: Id of the model's repository; made if it is not there.
+        private: Whether a new repository is a private one.
 
     Returns:
-        `dict`: `repo`, `url` of the commit and the `tasks` that are in the card now.
+        `repo`, `url` of the commit and the `tasks` that are in the card now.
 
     Raises:
         FileNotFoundError: If there are no results.

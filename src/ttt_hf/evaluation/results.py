@@ -13,11 +13,11 @@ from typing import Any
 from .. import __version__
 from .concepts import DatasetSource, Judgement, Record, SampleScore, Task
 from .folder import SCHEMA_VERSION
-from .reply_checks import is_empty
-from .scorers import SCORERS, MetricInfo, scorer_versions
+from .scoring.checks import is_empty
+from .scoring.metrics import bootstrap_interval
+from .scoring.scorers import SCORERS, MetricInfo, scorer_versions
 from .store import Row
-from .tables import local_path
-from .text_metrics import bootstrap_interval
+from .task_tables import local_path
 
 
 # What a number may depend on. Those that are not installed have no part in it.
@@ -37,11 +37,10 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """
-    Looks up what is installed.
+    """Looks up what is installed.
 
     Returns:
-        `dict[str, str]`: Versions of Python and of the packages that a number may depend on.
+        Versions of Python and of the packages that a number may depend on.
     """
     versions = {"python": platform.python_version(), "ttt-hf": __version__}
     for package in PACKAGES:
@@ -59,19 +58,18 @@ def make_results(
     records: Sequence[Record],
     scores: Sequence[SampleScore],
 ) -> dict[str, Any]:
-    """
-    Adds up a task.
+    """Adds up a task.
 
     Args:
-        settings (`Mapping`): Content of `settings.json`.
-        task (`Task`): The task, as it is scored.
-        replies (`Sequence[dict]`): Rows of `predictions.jsonl`.
-        records (`Sequence[Record]`): What was scored of each of them, in the same order.
-        scores (`Sequence[SampleScore]`): What they are worth, in the same order.
+        settings: Content of `settings.json`.
+        task: The task, as it is scored.
+        replies: Rows of `predictions.jsonl`.
+        records: What was scored of each of them, in the same order.
+        scores: What they are worth, in the same order.
 
     Returns:
-        `dict`: What `results.json` holds. The headline is null where `--limit` cut the set, and where samples are not
-        answered yet or have no value: then the number would not be that of the benchmark.
+        What `results.json` holds. The headline is null where `--limit` cut the set, and where samples are not answered
+        yet or have no value: then the number would not be that of the benchmark.
     """
     entry, headline = SCORERS[task.scorer], SCORERS[task.scorer].headline_of(task.output)
     metrics = {
@@ -120,15 +118,14 @@ def make_results(
 
 
 def metric(info: MetricInfo, values: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """
-    One number with its 95 % interval.
+    """One number with its 95 % interval.
 
     Args:
-        info (`MetricInfo`): Scale and unit.
-        values (`Sequence[tuple[float, float]]`): Numerator and denominator of each sample.
+        info: Scale and unit.
+        values: Numerator and denominator of each sample.
 
     Returns:
-        `dict`: `value`, `low`, `high`; null where no denominator is above zero.
+        `value`, `low`, `high`; null where no denominator is above zero.
     """
     numerator, denominator = (sum(column) for column in zip(*values))
     low, high = bootstrap_interval(values)
@@ -143,16 +140,15 @@ def metric(info: MetricInfo, values: Sequence[tuple[float, float]]) -> dict[str,
 
 
 def speed(task: Task, replies: Sequence[Row]) -> dict[str, Any]:
-    """
-    How fast the model was.
+    """How fast the model was.
 
     Args:
-        task (`Task`): For spoken replies time is measured against what was said, else against what was heard.
-        replies (`Sequence[dict]`): Rows of `predictions.jsonl`.
+        task: For spoken replies time is measured against what was said, else against what was heard.
+        replies: Rows of `predictions.jsonl`.
 
     Returns:
-        `dict`: `seconds` of work, `audio_seconds` heard or said, and their ratio `real_time_factor` (below 1 is faster
-        than real time); forward passes in all and by second of audio, null for models that do not count them.
+        `seconds` of work, `audio_seconds` heard or said, and their ratio `real_time_factor` (below 1 is faster than
+        real time); forward passes in all and by second of audio, null for models that do not count them.
     """
     key = "audio_seconds" if task.output == "speech" else "question_seconds"
     seconds = sum(row["seconds"] for row in replies)
@@ -170,16 +166,15 @@ def speed(task: Task, replies: Sequence[Row]) -> dict[str, Any]:
 
 
 def judge_cost(judgements: Sequence[Judgement], price: Sequence[float] | None = None) -> dict[str, float | None]:
-    """
-    Adds up what judgements cost.
+    """Adds up what judgements cost.
 
     Args:
-        judgements (`Sequence[Judgement]`): Recorded answers, those that could not be read included.
-        price (`Sequence[float]`, *optional*): What a million tokens cost that were read, and that were written.
+        judgements: Recorded answers, those that could not be read included.
+        price: What a million tokens cost that were read, and that were written.
 
     Returns:
-        `dict`: `judgements`; `prompt_tokens` and `completion_tokens`, 0 for servers that do not count; and `price` in
-        the unit of the prices, null where they are not known.
+        `judgements`; `prompt_tokens` and `completion_tokens`, 0 for servers that do not count; and `price` in the unit
+        of the prices, null where they are not known.
     """
     read = sum(judgement.prompt_tokens for judgement in judgements)
     written = sum(judgement.completion_tokens for judgement in judgements)

@@ -17,33 +17,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..data.files import whole_file
+from ..atomic_files import whole_file
 
 
 Row = dict[str, Any]
 
 
 def digest(value: Any) -> str:
-    """
-    A fingerprint.
+    """A fingerprint.
 
     Args:
         value: Anything that JSON can hold; the order of keys does not matter.
 
     Returns:
-        `str`: 16 hexadecimal digits, the same for equal values.
+        16 hexadecimal digits, the same for equal values.
     """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class RowFile:
-    """
-    Appends rows to a file of one's own. Use it as a context manager.
+    """Appends rows to a file of one's own. Use it as a context manager.
 
     Args:
-        path (`Path`): The file that the rows belong to; its folder exists.
-        rank (`int`): Number of this process; any but the first writes into a part.
+        path: The file that the rows belong to; its folder exists.
+        rank: Number of this process; any but the first writes into a part.
 
     Raises:
         OSError: If it cannot be written, or another process is writing to it.
@@ -97,14 +95,13 @@ class RowFile:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """
-    All rows of a file and of its parts, in the order they were written. Half a line at an end is left out.
+    """All rows of a file and of its parts, in the order they were written. Half a line at an end is left out.
 
     Args:
-        path (`Path`): The file; it need not exist.
+        path: The file; it need not exist.
 
     Yields:
-        `dict`: The rows.
+        The rows.
 
     Raises:
         ValueError: If a whole line is damaged: names file and line.
@@ -119,25 +116,23 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def latest_rows(path: Path, fingerprint: str | None = None) -> dict[str, Row]:
-    """
-    The row that counts of each id.
+    """The row that counts of each id.
 
     Args:
-        path (`Path`): The file; it need not exist.
-        fingerprint (`str`, *optional*): Rows of others are left out.
+        path: The file; it need not exist.
+        fingerprint: Rows of others are left out.
 
     Returns:
-        `dict[str, dict]`: Rows by id, in the order in which the ids came first.
+        Rows by id, in the order in which the ids came first.
     """
     return {row["id"]: row for row in read_rows(path) if fingerprint in (None, row.get("fingerprint"))}
 
 
 def merge_parts(path: Path) -> None:
-    """
-    Moves the rows of all parts into the file. Killed in between, it leaves rows twice, which harms nothing.
+    """Moves the rows of all parts into the file. Killed in between, it leaves rows twice, which harms nothing.
 
     Args:
-        path (`Path`): The file.
+        path: The file.
     """
     for part in _parts(path):
         with RowFile(path) as file:
@@ -146,12 +141,11 @@ def merge_parts(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """
-    Writes a JSON file, whole or not at all. What is no number (NaN) becomes null.
+    """Writes a JSON file, whole or not at all. What is no number (NaN) becomes null.
 
     Args:
-        path (`Path`): Its name; its folder exists.
-        content (`Mapping`): What it shall hold.
+        path: Its name; its folder exists.
+        content: What it shall hold.
     """
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ import yaml
 from ..processing.conversation import SYSTEM_PROMPTS
 from .concepts import DatasetSource, Task
 from .store import digest
-from .tables import content_id
+from .task_tables import content_id
 
 
 TASK_FILES = Path(__file__).with_name("task_files")
@@ -39,18 +39,17 @@ def task_names() -> list[str]:
 
 
 def load_task(name_or_yaml: str | Path, **overrides: Any) -> Task:
-    """
-    Reads a task.
+    """Reads a task.
 
     Args:
-        name_or_yaml (`str` or `Path`): Name of a task that this package ships, or path of a YAML file. A file's
-            relative `path` begins at the file where it begins with a dot.
+        name_or_yaml: Name of a task that this package ships, or path of a YAML file. A file's relative `path` begins
+            at the file where it begins with a dot.
         **overrides: Keys of the file with other values; those of `source` may be named alone, and a dot leads into a
             mapping (`{"columns.references": "sentence"}`). Another `path` drops the `revision`, another `scorer` its
             options and the judge's.
 
     Returns:
-        `Task`: The task, checked.
+        The task, checked.
 
     Raises:
         FileNotFoundError: If there is no such task; names the nearest one.
@@ -65,14 +64,13 @@ def load_task(name_or_yaml: str | Path, **overrides: Any) -> Task:
 
 
 def is_task_key(key: str) -> bool:
-    """
-    Whether `load_task` takes an override of this name.
+    """Whether `load_task` takes an override of this name.
 
     Args:
-        key (`str`): Name of a key, or a path of names with dots between them.
+        key: Name of a key, or a path of names with dots between them.
 
     Returns:
-        `bool`: Whether its first name is a key of a task or of its source.
+        Whether its first name is a key of a task or of its source.
     """
     return key.split(".", 1)[0] in (*_TASK_KEYS, *_SOURCE_KEYS)
 
@@ -83,14 +81,13 @@ def preset_names() -> list[str]:
 
 
 def preset(name: str) -> list[str]:
-    """
-    The tasks of a preset.
+    """The tasks of a preset.
 
     Args:
-        name (`str`): Its name, such as `tiny`.
+        name: Its name, such as `tiny`.
 
     Returns:
-        `list[str]`: Names of tasks.
+        Names of tasks.
 
     Raises:
         ValueError: If there is no such preset.
@@ -102,17 +99,17 @@ def preset(name: str) -> list[str]:
 
 
 def fingerprint(task: Task) -> str:
-    """
-    What changes when the replies of a model may change: data, prompt, instruction, kind of reply, generation settings.
+    """What changes when the replies of a model may change: data, prompt, instruction, kind of reply, generation
+    settings.
 
     Local data count by their content, so that they may move. Two tasks that differ in their scoring alone have the
     same fingerprint.
 
     Args:
-        task (`Task`): The task.
+        task: The task.
 
     Returns:
-        `str`: Hexadecimal hash.
+        Hexadecimal hash.
     """
     kept = {key: value for key, value in _plain(task).items() if key not in ("name", "description", *_SCORING_KEYS)}
     source = {key: value for key, value in kept["source"].items() if key not in ("hint", "expected")}

@@ -35,25 +35,18 @@ class TtTConfig(PreTrainedConfig):
     markers lie behind the codes. The defaults are those of the official TtT checkpoints.
 
     Args:
-        text_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the backbone, any decoder-only text model. Defaults to Qwen2.
-        audio_token_start_id (`int`):
-            The first audio id, that of `<|audio|>`.
-        audio_vocab_size (`int`):
-            Number of audio codes, the size of the codec's codebook.
-        mask_token_id (`int`):
-            Id of the mask token of audio diffusion.
-        begin_audio_token_ids (`list[int]`):
-            Ids that open a span of audio, text side: `[<|begin_of_audio|>, <|begin_of_quad|>]`.
-        end_audio_token_ids (`list[int]`):
-            Ids that end a span of audio, audio side: `[<|end_of_audio_new|>, <|end_of_audio_span_last|>]`.
-        audio_attention (`str`):
-            `"span"`: all tokens of a span see each other (the official model). `"block_causal"`: only tokens of the
-            same block of `audio_block_length` do, later blocks stay hidden.
-        audio_block_length (`int`):
-            Number of tokens that are denoised together.
-        tie_word_embeddings (`bool`, *optional*):
-            Whether the output layer shares its weights with the input embeddings. Defaults to the backbone's value.
+        text_config: Configuration of the backbone, any decoder-only text model. Defaults to Qwen2.
+        audio_token_start_id: The first audio id, that of `<|audio|>`.
+        audio_vocab_size: Number of audio codes, the size of the codec's codebook.
+        mask_token_id: Id of the mask token of audio diffusion.
+        begin_audio_token_ids: Ids that open a span of audio, text side: `[<|begin_of_audio|>, <|begin_of_quad|>]`.
+        end_audio_token_ids: Ids that end a span of audio, audio side: `[<|end_of_audio_new|>,
+            <|end_of_audio_span_last|>]`.
+        audio_attention: `"span"`: all tokens of a span see each other (the official model). `"block_causal"`: only
+            tokens of the same block of `audio_block_length` do, later blocks stay hidden.
+        audio_block_length: Number of tokens that are denoised together.
+        tie_word_embeddings: Whether the output layer shares its weights with the input embeddings. Defaults to the
+            backbone's value.
 
     Raises:
         ValueError: the ids contradict each other or do not fit the vocabulary.

@@ -221,8 +221,8 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
                 `audio_block_ids`. Defaults to the spans (or blocks) found in `input_ids`.
             audio_loss_weights: weight of the cross-entropy of `labels[b, i]` predicted at position i, 0 for no target,
                 float of shape `(batch, length)`. `None` leaves the audio loss out.
-            order_ids: place of each position among the clean tokens, `NO_ORDER` for noised copies, shape
-                `(batch, cached + length)`. Defaults to the position's index. Needs `position_ids` and `horizon_ids`.
+            order_ids: place of each position among the clean tokens, `NO_ORDER` for noised copies, shape `(batch,
+                cached + length)`. Defaults to the position's index. Needs `position_ids` and `horizon_ids`.
             horizon_ids: first order that a position no longer sees, shape `(batch, length)`. Defaults to the
                 position's index plus one.
             start_ids: first order that a position sees, shape `(batch, length)`: the first token of its sample when

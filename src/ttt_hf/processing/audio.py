@@ -38,17 +38,15 @@ READABLE_FORMATS = "WAV, FLAC, OGG and MP3 can be read"
 
 
 def load_audio(source: AudioSource, sampling_rate: int | None, target_rate: int) -> np.ndarray:
-    """
-    Reads audio and resamples it.
+    """Reads audio and resamples it.
 
     Args:
-        source (`str`, `os.PathLike`, `bytes`, `np.ndarray` or `torch.Tensor`):
-            A file, an http(s) URL, the content of a file, or samples; see `read_audio`.
-        sampling_rate (`int`, *optional*): Rate in Hz of samples; a file states its own rate.
-        target_rate (`int`): Rate in Hz of the result, that of the codec.
+        source: A file, an http(s) URL, the content of a file, or samples; see `read_audio`.
+        sampling_rate: Rate in Hz of samples; a file states its own rate.
+        target_rate: Rate in Hz of the result, that of the codec.
 
     Returns:
-        `np.ndarray`: float32 of shape `(samples,)`, mono, in about [-1, 1].
+        Float32 of shape `(samples,)`, mono, in about [-1, 1].
 
     Raises:
         OSError: If the file cannot be opened or the URL cannot be fetched.
@@ -60,17 +58,15 @@ def load_audio(source: AudioSource, sampling_rate: int | None, target_rate: int)
 
 
 def read_audio(source: AudioSource, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
-    """
-    Reads audio at its own sampling rate and checks that it is usable.
+    """Reads audio at its own sampling rate and checks that it is usable.
 
     Args:
-        source (`str`, `os.PathLike`, `bytes`, `np.ndarray` or `torch.Tensor`):
-            A file, an http(s) URL, the content of a file, or samples of shape `(samples,)`, `(channels, samples)` or
-            `(samples, channels)`: floats in [-1, 1] or 8, 16 or 32 bit integers over their full range.
-        sampling_rate (`int`, *optional*): Rate in Hz of samples; a file states its own rate.
+        source: A file, an http(s) URL, the content of a file, or samples of shape `(samples,)`, `(channels, samples)`
+            or `(samples, channels)`: floats in [-1, 1] or 8, 16 or 32 bit integers over their full range.
+        sampling_rate: Rate in Hz of samples; a file states its own rate.
 
     Returns:
-        `tuple[np.ndarray, int]`: float32 of shape `(samples,)`, channels averaged, and its rate in Hz.
+        Float32 of shape `(samples,)`, channels averaged, and its rate in Hz.
 
     Raises:
         OSError: If the file cannot be opened or the URL cannot be fetched.
@@ -100,16 +96,15 @@ def read_audio(source: AudioSource, sampling_rate: int | None = None) -> tuple[n
 
 
 def resample(waveform: np.ndarray, rate: int, target_rate: int) -> np.ndarray:
-    """
-    Resamples a waveform with soxr's high quality filter.
+    """Resamples a waveform with soxr's high quality filter.
 
     Args:
-        waveform (`np.ndarray`): float32 of shape `(samples,)`.
-        rate (`int`): Its rate in Hz.
-        target_rate (`int`): The wanted rate in Hz.
+        waveform: float32 of shape `(samples,)`.
+        rate: Its rate in Hz.
+        target_rate: The wanted rate in Hz.
 
     Returns:
-        `np.ndarray`: float32 of shape `(about samples * target_rate / rate,)`.
+        Float32 of shape `(about samples * target_rate / rate,)`.
     """
     if rate == target_rate:
         return waveform

@@ -26,17 +26,16 @@ CONTENT_RULE = 'Content must be a string or a list of {"type": "text", "text": .
 def normalise_conversation(
     messages: Conversation, task: str | None, guard: Callable[[str], str]
 ) -> tuple[list[Message], list[dict[str, Any]]]:
-    """
-    Checks a conversation, puts a system prompt before it if it has none, and separates its audio.
+    """Checks a conversation, puts a system prompt before it if it has none, and separates its audio.
 
     Args:
-        messages (`list[dict]`): Messages with `role` and `content`, a string or a list of typed items.
-        task (`str`, *optional*, defaults to `"chat"`): Whose system prompt it gets; a key of `SYSTEM_PROMPTS`.
-        guard (`Callable`): Applied to every text of the user's.
+        messages: Messages with `role` and `content`, a string or a list of typed items.
+        task: Whose system prompt it gets; a key of `SYSTEM_PROMPTS`.
+        guard: Applied to every text of the user's.
 
     Returns:
-        `tuple`: Messages whose content is a list of `{"type": "text", "text"}` and `{"type": "audio"}`, and the audio
-        items in their order, as they were given.
+        Messages whose content is a list of `{"type": "text", "text"}` and `{"type": "audio"}`, and the audio items in
+        their order, as they were given.
 
     Raises:
         ValueError: If a message or an item is malformed.

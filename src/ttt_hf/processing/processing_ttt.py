@@ -36,16 +36,15 @@ CUT_CHARACTER = "\ufffd"
 
 @dataclass
 class Reply:
-    """
-    What the model answered.
+    """What the model answered.
 
     Args:
-        text (`str`): Its words, without the white space around them.
-        audio (`np.ndarray`): Its speech, float32 of shape `(samples,)`; empty when it did not speak.
-        sampling_rate (`int`): Rate of `audio` in Hz; 0 when the processor has no codec.
-        segments (`list[dict]`): The pieces in their order, as content items of an assistant's message, so that
-            `{"role": "assistant", "content": reply.segments}` continues the conversation: `{"type": "text", "text"}`
-            or `{"type": "audio", "codes", "seconds", "complete"}`.
+        text: Its words, without the white space around them.
+        audio: Its speech, float32 of shape `(samples,)`; empty when it did not speak.
+        sampling_rate: Rate of `audio` in Hz; 0 when the processor has no codec.
+        segments: The pieces in their order, as content items of an assistant's message, so that `{"role": "assistant",
+            "content": reply.segments}` continues the conversation: `{"type": "text", "text"}` or `{"type": "audio",
+            "codes", "seconds", "complete"}`.
     """
 
     text: str
@@ -55,12 +54,11 @@ class Reply:
 
 
 def check_codec(model_config: Any, codec: Any) -> None:
-    """
-    Checks that a codec's codes are those a model speaks.
+    """Checks that a codec's codes are those a model speaks.
 
     Args:
-        model_config (`TtTConfig` or `AudioTokenIds`): Has `audio_vocab_size`.
-        codec (`PreTrainedAudioTokenizerBase`): Has `config.codebook_size`.
+        model_config: Has `audio_vocab_size`.
+        codec: Has `config.codebook_size`.
 
     Raises:
         ValueError: If their numbers of codes differ.
@@ -73,18 +71,16 @@ def check_codec(model_config: Any, codec: Any) -> None:
 
 
 class TtTProcessor(ProcessorMixin):
-    """
-    Turns conversations into token ids and replies into text and sound.
+    """Turns conversations into token ids and replies into text and sound.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): Tokenizer with the audio tokens.
-        codec (`PreTrainedAudioTokenizerBase`, *optional*): Codec with as many codes as the tokenizer; without one
-            there is text only.
-        chat_template (`str`, *optional*): Jinja source; TtT's own by default.
+        tokenizer: Tokenizer with the audio tokens.
+        codec: Codec with as many codes as the tokenizer; without one there is text only.
+        chat_template: Jinja source; TtT's own by default.
 
     Attributes:
-        codec_reference (`str`, *optional*): Folder or Hub id of the codec, if it is to be named when the processor is
-            saved, and not saved with it.
+        codec_reference: Folder or Hub id of the codec, if it is to be named when the processor is saved, and not saved
+            with it.
     """
 
     def __init__(
@@ -127,17 +123,16 @@ class TtTProcessor(ProcessorMixin):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> list:
-        """
-        Saves tokenizer and chat template into a folder, the codec into its sub-folder `codec`, or its name alone if
+        """Saves tokenizer and chat template into a folder, the codec into its sub-folder `codec`, or its name alone if
         there is a `codec_reference`.
 
         Args:
-            save_directory (`str` or `os.PathLike`): Folder; made if missing.
-            push_to_hub (`bool`): Whether to upload all of it, too.
+            save_directory: Folder; made if missing.
+            push_to_hub: Whether to upload all of it, too.
             kwargs: Passed on to `push_to_hub`.
 
         Returns:
-            `list[str]`: Path of processor_config.json.
+            Path of processor_config.json.
         """
         files = super().save_pretrained(save_directory)
         if self.codec is not None and self.codec_reference is None:
@@ -154,18 +149,16 @@ class TtTProcessor(ProcessorMixin):
         codec: PreTrainedAudioTokenizerBase | str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> TtTProcessor:
-        """
-        Loads a processor and its codec.
+        """Loads a processor and its codec.
 
         Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
-            codec (`PreTrainedAudioTokenizerBase`, `str` or `os.PathLike`, *optional*): A codec, or the folder or Hub
-                id of one, for checkpoints that come without. By default that of the sub-folder `codec`, or the one
-                that processor_config.json names, if any.
+            pretrained_model_name_or_path: Folder or Hub id.
+            codec: A codec, or the folder or Hub id of one, for checkpoints that come without. By default that of the
+                sub-folder `codec`, or the one that processor_config.json names, if any.
             args, kwargs: As of `ProcessorMixin.from_pretrained` (`revision`, `token`, `cache_dir`, ...).
 
         Returns:
-            `TtTProcessor`: The processor; its `codec` is `None` when the checkpoint has none.
+            The processor; its `codec` is `None` when the checkpoint has none.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
@@ -203,14 +196,13 @@ class TtTProcessor(ProcessorMixin):
     # -- audio and codes -------------------------------------------------------------------------------------------
 
     def encode_audio(self, waveforms: Sequence[np.ndarray | torch.Tensor]) -> list[torch.Tensor]:
-        """
-        Encodes waveforms in one batch.
+        """Encodes waveforms in one batch.
 
         Args:
-            waveforms (`Sequence[np.ndarray]`): float arrays of shape `(samples,)` at the codec's sampling rate.
+            waveforms: float arrays of shape `(samples,)` at the codec's sampling rate.
 
         Returns:
-            `list[torch.Tensor]`: Codes of each, int64 of shape `(frames,)`, on the CPU.
+            Codes of each, int64 of shape `(frames,)`, on the CPU.
 
         Raises:
             ValueError: If the processor has no codec.
@@ -225,14 +217,13 @@ class TtTProcessor(ProcessorMixin):
         return [row[row >= 0] for row in codes]
 
     def decode_audio(self, codes: torch.Tensor) -> np.ndarray:
-        """
-        Decodes codes.
+        """Decodes codes.
 
         Args:
-            codes (`torch.Tensor`): int64 of shape `(frames,)`.
+            codes: int64 of shape `(frames,)`.
 
         Returns:
-            `np.ndarray`: float32 of shape `(samples,)` at the codec's output sampling rate.
+            Float32 of shape `(samples,)` at the codec's output sampling rate.
 
         Raises:
             ValueError: If the processor has no codec, or a code is not in its codebook.
@@ -270,24 +261,23 @@ class TtTProcessor(ProcessorMixin):
         padding_side: str = "left",
         **kwargs: Any,
     ) -> Any:
-        """
-        Turns one conversation, or several, into token ids.
+        """Turns one conversation, or several, into token ids.
 
         The content of a message is a string or a list of items:
         `{"type": "text", "text": ...}` or `{"type": "audio", ...}` with one of `path` (a file), `url`, `bytes` (of a
         file), `audio` (samples, next to `sampling_rate`) or `codes`. Names of special tokens in a text stay text.
 
         Args:
-            conversation (`list[dict]` or `list[list[dict]]`): Messages with `role` and `content`.
-            chat_template (`str`, *optional*): Jinja source; the processor's own by default.
-            task (`str`, *optional*, defaults to `"chat"`): Whose system prompt opens a conversation that has no system
-                message: `asr`, `chat`, `tts`, `audio` or `text`.
-            add_generation_prompt (`bool`): Whether to open the assistant's turn.
-            tokenize (`bool`): Whether to give ids rather than text, in which `<|audio|>` stands for each audio.
-            return_dict (`bool`): Whether to give the attention mask, too.
-            return_tensors (`str`, *optional*): `"pt"` for tensors, `None` for lists.
-            padding (`bool`): Whether to pad rows to the longest one.
-            padding_side (`str`): `"left"`, for generation, or `"right"`.
+            conversation: Messages with `role` and `content`.
+            chat_template: Jinja source; the processor's own by default.
+            task: Whose system prompt opens a conversation that has no system message: `asr`, `chat`, `tts`, `audio` or
+                `text`.
+            add_generation_prompt: Whether to open the assistant's turn.
+            tokenize: Whether to give ids rather than text, in which `<|audio|>` stands for each audio.
+            return_dict: Whether to give the attention mask, too.
+            return_tensors: `"pt"` for tensors, `None` for lists.
+            padding: Whether to pad rows to the longest one.
+            padding_side: `"left"`, for generation, or `"right"`.
             kwargs: Variables for the template.
 
         Returns:
@@ -335,18 +325,17 @@ class TtTProcessor(ProcessorMixin):
         padding: bool = True,
         padding_side: str = "left",
     ) -> BatchFeature:
-        """
-        Turns finished prompts into token ids. Unlike `apply_chat_template`, it adds nothing to them, and names of
+        """Turns finished prompts into token ids. Unlike `apply_chat_template`, it adds nothing to them, and names of
         special tokens in a prompt are those tokens.
 
         Args:
-            text (`str` or `list[str]`): Prompts; `<|audio|>` stands for an audio.
-            audio (*optional*): Audio for the places in the order of the prompts: files, URLs, bytes or samples.
-            sampling_rate (`int`, *optional*): Rate of samples in Hz.
+            text: Prompts; `<|audio|>` stands for an audio.
+            audio: Audio for the places in the order of the prompts: files, URLs, bytes or samples.
+            sampling_rate: Rate of samples in Hz.
             return_tensors, padding, padding_side: As of `apply_chat_template`.
 
         Returns:
-            `BatchFeature`: `input_ids` and `attention_mask`, int64 of shape `(batch, length)`.
+            `input_ids` and `attention_mask`, int64 of shape `(batch, length)`.
 
         Raises:
             ValueError: If there are not as many audios as places, or an audio cannot be used.
@@ -367,15 +356,14 @@ class TtTProcessor(ProcessorMixin):
     # -- ids to replies --------------------------------------------------------------------------------------------
 
     def decode_reply(self, out: Any, row: int = 0) -> Reply:
-        """
-        Text and speech of one row of what `generate(..., return_dict_in_generate=True)` gave.
+        """Text and speech of one row of what `generate(..., return_dict_in_generate=True)` gave.
 
         Args:
-            out (`TtTGenerateOutput`): Its `segments` are read.
-            row (`int`): Row of the batch.
+            out: Its `segments` are read.
+            row: Row of the batch.
 
         Returns:
-            `Reply`: The reply.
+            The reply.
 
         Raises:
             IndexError: If there is no such row.

@@ -41,16 +41,15 @@ def default_chat_template() -> str:
 
 @dataclass(frozen=True)
 class AudioTokenIds:
-    """
-    Ids of the tokens that have to do with audio; the first five are the fields of `TtTConfig`.
+    """Ids of the tokens that have to do with audio; the first five are the fields of `TtTConfig`.
 
     Args:
-        audio_token_start_id (`int`): Id of `<|audio|>`; code `c` has id `audio_token_start_id + 1 + c`.
-        audio_vocab_size (`int`): Number of codes.
-        mask_token_id (`int`): Id of `<|mask_token|>`.
-        begin_audio_token_ids (`list[int]`): Ids that open a span: any but the last of a turn, the last.
-        end_audio_token_ids (`list[int]`): Ids that end a span of the assistant, in the same order.
-        end_user_audio_token_id (`int`): Id that closes the user's audio.
+        audio_token_start_id: Id of `<|audio|>`; code `c` has id `audio_token_start_id + 1 + c`.
+        audio_vocab_size: Number of codes.
+        mask_token_id: Id of `<|mask_token|>`.
+        begin_audio_token_ids: Ids that open a span: any but the last of a turn, the last.
+        end_audio_token_ids: Ids that end a span of the assistant, in the same order.
+        end_user_audio_token_id: Id that closes the user's audio.
     """
 
     audio_token_start_id: int
@@ -72,21 +71,18 @@ class AudioTokenIds:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, audio_vocab_size: int) -> PreTrainedTokenizerFast:
-    """
-    Trains a byte-level BPE tokenizer and adds the tokens of ChatML and of audio behind the text.
+    """Trains a byte-level BPE tokenizer and adds the tokens of ChatML and of audio behind the text.
 
     Words are split as in GPT-2, digits one by one, so that `four`, ` four`, `-` and `4` are tokens apart. The same
     texts give the same tokenizer.
 
     Args:
-        texts (`Iterable[str]`): What the model will read and write.
-        vocab_size (`int`): Text tokens at most, the 256 bytes included, the special tokens not; small corpora give
-            fewer.
-        audio_vocab_size (`int`): Number of audio codes, the codec's codebook size.
+        texts: What the model will read and write.
+        vocab_size: Text tokens at most, the 256 bytes included, the special tokens not; small corpora give fewer.
+        audio_vocab_size: Number of audio codes, the codec's codebook size.
 
     Returns:
-        `PreTrainedTokenizerFast`: With TtT's chat template; `<|im_end|>` ends a reply, `<|endoftext|>` pads, on the
-        left.
+        With TtT's chat template; `<|im_end|>` ends a reply, `<|endoftext|>` pads, on the left.
 
     Raises:
         ValueError: If `vocab_size` does not even hold the bytes, or there are no codes.
@@ -120,14 +116,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, audio_vocab_size: int
 
 
 def audio_token_ids(tokenizer: PreTrainedTokenizerBase) -> AudioTokenIds:
-    """
-    Finds the audio ids of a tokenizer by the tokens' names, and checks their order.
+    """Finds the audio ids of a tokenizer by the tokens' names, and checks their order.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): That of a TtT model.
+        tokenizer: That of a TtT model.
 
     Returns:
-        `AudioTokenIds`: The ids.
+        The ids.
 
     Raises:
         ValueError: If a token is missing or out of order.

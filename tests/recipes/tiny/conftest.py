@@ -12,12 +12,12 @@ import pytest
 import soundfile
 import torch
 
+from recipes.tiny.assemble import assemble
+from recipes.tiny.settings import TinySettings, load_settings
+from recipes.tiny.train_model import model_config
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 from ttt_hf.modeling import TtTForConditionalGeneration
 from ttt_hf.processing import TtTProcessor, train_tokenizer
-from ttt_hf.recipes.tiny.assemble import assemble
-from ttt_hf.recipes.tiny.settings import TinySettings, load_settings
-from ttt_hf.recipes.tiny.train_model import model_config
 
 
 SMALL = (

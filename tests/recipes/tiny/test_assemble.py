@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recipes.tiny import assemble as stage
+from recipes.tiny.settings import TinySettings, load_settings
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor
 from ttt_hf.codecs import load_codec
-from ttt_hf.recipes.tiny import assemble as stage
-from ttt_hf.recipes.tiny.settings import TinySettings, load_settings
 
 
 def test_weights_are_small_on_disk_and_float32_in_memory(checkpoint: Path, trained_parts: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ttt_hf.recipes.tiny import card
-from ttt_hf.recipes.tiny.settings import TinySettings
+from recipes.tiny import card
+from recipes.tiny.settings import TinySettings
 
 
 def entry(metric: str, value: float | None, n: int = 12) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from recipes.tiny.codec_objective import CHARACTERS, CodecTrainer, CodecTraining, voice_index
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
-from ttt_hf.recipes.tiny.codec_objective import CHARACTERS, CodecTrainer, CodecTraining, voice_index
 
 
 @pytest.fixture

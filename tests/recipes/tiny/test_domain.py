@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from ttt_hf.recipes.tiny.domain import Domain, build_domain, words
-from ttt_hf.recipes.tiny.domain_facts import MAX_OPERAND, all_facts, number_words
-from ttt_hf.recipes.tiny.synthesize import Plan
+from recipes.tiny.domain import Domain, build_domain, words
+from recipes.tiny.domain_facts import MAX_OPERAND, all_facts, number_words
+from recipes.tiny.synthesize import Plan
 
 
 @pytest.fixture(scope="module")

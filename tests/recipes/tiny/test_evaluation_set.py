@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 import ttt_hf.evaluation
-from ttt_hf.recipes.tiny.domain import Domain, build_domain
-from ttt_hf.recipes.tiny.evaluation_set import SIZES, main
-from ttt_hf.recipes.tiny.voices import HELD_OUT_VOICE
+from recipes.tiny.domain import Domain, build_domain
+from recipes.tiny.evaluation_set import SIZES, main
+from recipes.tiny.voices import HELD_OUT_VOICE
 
 
 SHIPPED = Path(ttt_hf.evaluation.__file__).parent / "tiny_set"

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ttt_hf.recipes.tiny.parallel import (
+from recipes.tiny.parallel import (
     any_process,
     average_gradients,
     is_first_process,

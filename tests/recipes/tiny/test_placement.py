@@ -12,12 +12,12 @@ import pytest
 import soundfile
 import torch
 
+from recipes.tiny import train_model
+from recipes.tiny.placement import answers_of_domain, place_answers, whisper_base
+from recipes.tiny.settings import load_settings
 from ttt_hf import embedded_checkpoint
 from ttt_hf.codecs import TtTTinyCodec, load_codec
 from ttt_hf.evaluation import WhisperTranscriber, bundled_whisper_tiny_en
-from ttt_hf.recipes.tiny import train_model
-from ttt_hf.recipes.tiny.placement import answers_of_domain, place_answers, whisper_base
-from ttt_hf.recipes.tiny.settings import load_settings
 
 
 QUESTION = Path(__file__).resolve().parents[3] / "examples" / "question.wav"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from recipes.tiny.__main__ import STAGES, main
+from recipes.tiny.voices import check_engines
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor
-from ttt_hf.recipes.tiny.__main__ import STAGES, main
-from ttt_hf.recipes.tiny.voices import check_engines
 
 
 FEW_STEPS = [

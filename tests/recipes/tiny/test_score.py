@@ -14,11 +14,11 @@ import pytest
 pytest.importorskip("jiwer")
 pytest.importorskip("whisper_normalizer")
 
+from recipes.tiny import score
+from recipes.tiny.cases import Case, draw_cases
+from recipes.tiny.replies import CaseReply
+from recipes.tiny.settings import TinySettings
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor
-from ttt_hf.recipes.tiny import score
-from ttt_hf.recipes.tiny.cases import Case, draw_cases
-from ttt_hf.recipes.tiny.replies import CaseReply
-from ttt_hf.recipes.tiny.settings import TinySettings
 
 
 class Listener:

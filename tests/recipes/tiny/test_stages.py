@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ttt_hf.recipes.tiny import __main__ as recipe
-from ttt_hf.recipes.tiny.settings import TinySettings, load_settings
+from recipes.tiny import __main__ as recipe
+from recipes.tiny.settings import TinySettings, load_settings
 
 
 @pytest.fixture(autouse=True)

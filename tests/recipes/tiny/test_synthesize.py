@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from ttt_hf.recipes.tiny import synthesize
-from ttt_hf.recipes.tiny.domain import Domain, build_domain
-from ttt_hf.recipes.tiny.synthesize import Plan
-from ttt_hf.recipes.tiny.voices import HELD_OUT_VOICE, REPLY_VOICE, question_voices
+from recipes.tiny import synthesize
+from recipes.tiny.domain import Domain, build_domain
+from recipes.tiny.synthesize import Plan
+from recipes.tiny.voices import HELD_OUT_VOICE, REPLY_VOICE, question_voices
 
 
 @pytest.fixture(scope="module")

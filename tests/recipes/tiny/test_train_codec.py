@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.tiny import train_codec
+from recipes.tiny.codec_clips import training_utterances
+from recipes.tiny.codec_losses import mel_distance, spread_distance, waveform_distance
+from recipes.tiny.train_codec import CodecBatches, CodecTrainer, CodecTraining, run_codec_stage, run_vocoder_stage
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig, load_codec
-from ttt_hf.recipes.tiny import train_codec
-from ttt_hf.recipes.tiny.codec_clips import training_utterances
-from ttt_hf.recipes.tiny.codec_losses import mel_distance, spread_distance, waveform_distance
-from ttt_hf.recipes.tiny.train_codec import (
-    CodecBatches,
-    CodecTrainer,
-    CodecTraining,
-    run_codec_stage,
-    run_vocoder_stage,
-)
 
 
 SETTINGS = CodecTraining(codec_steps=4, vocoder_steps=2, joint_steps=2, batch_seconds=4.0, vocoder_batch_seconds=2.0)

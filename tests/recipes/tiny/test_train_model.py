@@ -8,13 +8,13 @@ import pytest
 import soundfile
 import torch
 
+from recipes.tiny import train_model
+from recipes.tiny.domain import build_domain
+from recipes.tiny.parallel import run_in_processes
+from recipes.tiny.settings import load_settings
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 from ttt_hf.data import TtTDataCollator
-from ttt_hf.recipes.tiny import train_model
-from ttt_hf.recipes.tiny.domain import build_domain
-from ttt_hf.recipes.tiny.parallel import run_in_processes
-from ttt_hf.recipes.tiny.settings import load_settings
 
 
 OVERRIDES = [

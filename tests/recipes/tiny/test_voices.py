@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from ttt_hf.recipes.tiny import synthesize as synthesis
-from ttt_hf.recipes.tiny import voices
-from ttt_hf.recipes.tiny.synthesize import synthesize
-from ttt_hf.recipes.tiny.voices import SAMPLING_RATE, VOICES, Voice, check_engines, question_voices, speak
+from recipes.tiny import synthesize as synthesis
+from recipes.tiny import voices
+from recipes.tiny.synthesize import synthesize
+from recipes.tiny.voices import SAMPLING_RATE, VOICES, Voice, check_engines, question_voices, speak
 
 
 @pytest.mark.parametrize("name", ["espeak-us", "flite-slt", "festival-slt-hts"])

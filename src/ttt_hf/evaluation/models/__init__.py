@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..concepts import SpeechModel
-from ..transcribe import RECOGNIZER_KINDS, load_transcriber
+from ..recognizers import RECOGNIZER_KINDS, load_transcriber
 
 
 def load_model(spec: str, **settings: Any) -> SpeechModel:
-    """
-    Loads a model by its name.
+    """Loads a model by its name.
 
     Args:
-        spec (`str`): One of
+        spec: One of
             - `ttt-tiny`, a folder or a Hub id: a TtT model or an adapter for one;
             - `hf-asr:ID`: a speech recogniser of transformers;
             - `faster-whisper:FOLDER_OR_NAME`, or `faster-whisper` for the bundled Whisper tiny.en;
@@ -23,7 +22,7 @@ def load_model(spec: str, **settings: Any) -> SpeechModel:
             for recognisers those of `load_transcriber`; for APIs those of `OpenAIAudioModel`.
 
     Returns:
-        `SpeechModel`: The model.
+        The model.
 
     Raises:
         ValueError: The name or a setting is wrong, or it is another kind of model.
@@ -39,9 +38,9 @@ def load_model(spec: str, **settings: Any) -> SpeechModel:
     """
     kind, colon, name = spec.partition(":")
     if kind in RECOGNIZER_KINDS:
-        from .recognizer import RecognizerModel
+        from .transcriber import TranscriberModel
 
-        return RecognizerModel(load_transcriber(spec, **settings))
+        return TranscriberModel(load_transcriber(spec, **settings))
     if kind == "openai" and colon:
         from .openai_audio import load_openai
 

@@ -28,12 +28,11 @@ DECISIVE_PREFIXES = (
 
 @dataclass(frozen=True)
 class Identity:
-    """
-    What a model is called in results.
+    """What a model is called in results.
 
     Args:
-        name (`str`): Name without places of this machine: the Hub id, or the folder's own name.
-        revision (`str`): Commit on the Hub, or a hash of the content.
+        name: Name without places of this machine: the Hub id, or the folder's own name.
+        revision: Commit on the Hub, or a hash of the content.
     """
 
     name: str
@@ -41,15 +40,14 @@ class Identity:
 
 
 def identify(folder: Path, name: str | None = None) -> Identity:
-    """
-    Says which model a folder holds.
+    """Says which model a folder holds.
 
     Args:
-        folder (`Path`): The model's folder.
-        name (`str`, *optional*): What the user called it: a folder, a Hub id or the embedded checkpoint.
+        folder: The model's folder.
+        name: What the user called it: a folder, a Hub id or the embedded checkpoint.
 
     Returns:
-        `Identity`: The same wherever the folder lies.
+        The same wherever the folder lies.
     """
     if name in EMBEDDED_NAMES:
         return Identity("ttt-tiny", content_hash(folder))
@@ -60,14 +58,13 @@ def identify(folder: Path, name: str | None = None) -> Identity:
 
 
 def content_hash(folder: Path) -> str:
-    """
-    Hashes what decides a model's replies: weights, configurations, tokenizer, and the codec's.
+    """Hashes what decides a model's replies: weights, configurations, tokenizer, and the codec's.
 
     Args:
-        folder (`Path`): The model's folder.
+        folder: The model's folder.
 
     Returns:
-        `str`: `"sha256:"` and 16 hexadecimal digits; the same wherever the folder lies.
+        `"sha256:"` and 16 hexadecimal digits; the same wherever the folder lies.
     """
     digest = hashlib.sha256()
     for place in (folder, folder / "codec"):

@@ -18,32 +18,30 @@ MAX_ERROR_LENGTH = 300
 
 
 def failed_reply(error: Exception | str, seconds: float = 0.0) -> Reply:
-    """
-    The reply of a sample that failed. It stays in the denominator of every score.
+    """The reply of a sample that failed. It stays in the denominator of every score.
 
     Args:
-        error (`Exception` or `str`): What went wrong.
-        seconds (`float`): Time spent on it.
+        error: What went wrong.
+        seconds: Time spent on it.
 
     Returns:
-        `Reply`: Empty, with the error in one line.
+        Empty, with the error in one line.
     """
     sentence = " ".join(str(error).split())[:MAX_ERROR_LENGTH] or type(error).__name__
     return Reply(text="", finish_reason="error", seconds=seconds, error=sentence)
 
 
 def answer_in_halves(items: Sequence[Item], answer: Callable[[Sequence[Item]], list[Reply]]) -> list[Reply]:
-    """
-    Answers a batch; if that fails, its halves, down to the sample that is to blame.
+    """Answers a batch; if that fails, its halves, down to the sample that is to blame.
 
     So a batch that does not fit into memory is answered in smaller ones, too.
 
     Args:
-        items (`Sequence`): The batch.
-        answer (`Callable`): Gives the replies to a batch, in order.
+        items: The batch.
+        answer: Gives the replies to a batch, in order.
 
     Returns:
-        `list[Reply]`: A reply to every item, in order; a failed one to those that fail alone.
+        A reply to every item, in order; a failed one to those that fail alone.
 
     Raises:
         torch.AcceleratorError: The device is broken, so nothing that follows could be right.

@@ -26,11 +26,10 @@ GENERATION_KEYS = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k
 
 
 def model_manifest() -> Any:
-    """
-    Names the class for lmms-eval's registry; the entry point.
+    """Names the class for lmms-eval's registry; the entry point.
 
     Returns:
-        `lmms_eval.models.registry_v2.ModelManifest`: The manifest of the model `ttt`.
+        The manifest of the model `ttt`.
 
     Raises:
         ModuleNotFoundError: lmms-eval is not installed.
@@ -54,14 +53,13 @@ def _make_class() -> type:
     from lmms_eval.api.model import lmms
 
     class TtTForLmmsEval(lmms):
-        """
-        TtT behind lmms-eval's interface, in one process.
+        """TtT behind lmms-eval's interface, in one process.
 
         Args:
-            pretrained (`str`): What `load_model` takes.
-            prompt (`str`): Name of the system prompt.
-            instruct (`bool`): Whether the task's instruction follows the audio.
-            batch_size (`int`): Samples generated together.
+            pretrained: What `load_model` takes.
+            prompt: Name of the system prompt.
+            instruct: Whether the task's instruction follows the audio.
+            batch_size: Samples generated together.
             max_batch_size: Not used.
             settings: Further settings of `load_model`.
         """
@@ -112,19 +110,18 @@ def answer_requests(
     instruct: bool,
     batch_size: int,
 ) -> list[str]:
-    """
-    Answers lmms-eval's requests of the type `generate_until`.
+    """Answers lmms-eval's requests of the type `generate_until`.
 
     Args:
-        model (`SpeechModel`): Who answers.
-        requests (`Sequence[tuple]`): `(context, generation settings, doc_to_visual, document, task, split)` of each.
-        task_dict (`Mapping`): Documents by task and split.
-        prompt (`str`): Name of the system prompt.
-        instruct (`bool`): Whether the context follows the audio.
-        batch_size (`int`): Samples answered together, neighbours in length.
+        model: Who answers.
+        requests: `(context, generation settings, doc_to_visual, document, task, split)` of each.
+        task_dict: Documents by task and split.
+        prompt: Name of the system prompt.
+        instruct: Whether the context follows the audio.
+        batch_size: Samples answered together, neighbours in length.
 
     Returns:
-        `list[str]`: The answers, in order; "" for those that failed.
+        The answers, in order; "" for those that failed.
     """
     answers = [""] * len(requests)
     groups: dict[str, list[tuple[int, Sample, Task]]] = {}

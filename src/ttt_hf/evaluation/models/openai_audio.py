@@ -25,19 +25,18 @@ FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "len
 
 
 class OpenAIAudioModel:
-    """
-    A chat model that hears, behind an API.
+    """A chat model that hears, behind an API.
 
     A request that fails for reasons that pass (429, 5xx, timeouts) is sent again after growing pauses. One that still
     fails, is refused, or whose answer cannot be read, gives an error reply of that sample.
 
     Args:
-        endpoint (`Endpoint`): The server.
-        model (`str`): Name of the model there.
-        voice (`str`): Voice for tasks with spoken replies.
-        concurrency (`int`): Requests under way at the same time.
-        request (`Mapping`, *optional*): Further fields of the request, such as `temperature`; they go before the
-            task's. The temperature is 0 unless one of both says otherwise.
+        endpoint: The server.
+        model: Name of the model there.
+        voice: Voice for tasks with spoken replies.
+        concurrency: Requests under way at the same time.
+        request: Further fields of the request, such as `temperature`; they go before the task's. The temperature is 0
+            unless one of both says otherwise.
     """
 
     def __init__(
@@ -66,15 +65,14 @@ class OpenAIAudioModel:
         }
 
     def respond(self, samples: Sequence[Sample], task: Task) -> list[Reply]:
-        """
-        Answers a batch.
+        """Answers a batch.
 
         Args:
-            samples (`Sequence[Sample]`): Recordings, or questions in writing.
-            task (`Task`): Its `prompt` chooses the system prompt, its `output` whether speech is asked for.
+            samples: Recordings, or questions in writing.
+            task: Its `prompt` chooses the system prompt, its `output` whether speech is asked for.
 
         Returns:
-            `list[Reply]`: A reply to each, in order, with `forward_passes` 0: APIs do not tell.
+            A reply to each, in order, with `forward_passes` 0: APIs do not tell.
 
         Raises:
             ConnectionError: There is no server at the address.
@@ -124,17 +122,16 @@ def load_openai(
     concurrency: int = 8,
     **request: Any,
 ) -> OpenAIAudioModel:
-    """
-    Makes a model of `URL#MODEL`.
+    """Makes a model of `URL#MODEL`.
 
     Args:
-        name (`str`): Base address, `#`, name of the model: `http://localhost:8000/v1#name`.
+        name: Base address, `#`, name of the model: `http://localhost:8000/v1#name`.
         key_variable, timeout, tries, pause: As of `Endpoint`.
         voice, concurrency: As of `OpenAIAudioModel`.
         request: Further fields of each request.
 
     Returns:
-        `OpenAIAudioModel`: The model; nothing has been sent yet.
+        The model; nothing has been sent yet.
 
     Raises:
         ValueError: The name is not of this form.

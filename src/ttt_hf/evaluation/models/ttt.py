@@ -44,17 +44,16 @@ class _Row:
 
 
 class TtTModel:
-    """
-    A TtT checkpoint that answers samples.
+    """A TtT checkpoint that answers samples.
 
     For tasks with `output="text"` the model generates what it was trained to, speech between its words included, but
     the speech is not decoded: a model that has learned to talk while it writes answers worse when it may not.
 
     Args:
-        model (`TtTForConditionalGeneration`): The model, in evaluation mode.
-        processor (`TtTProcessor`): Its processor; without a codec it can only read and write.
-        identity (`Mapping`): What says which model it is: name, revision, adapter, codec.
-        generation (`Mapping`): Keyword arguments of `generate` that go before the task's and the checkpoint's own.
+        model: The model, in evaluation mode.
+        processor: Its processor; without a codec it can only read and write.
+        identity: What says which model it is: name, revision, adapter, codec.
+        generation: Keyword arguments of `generate` that go before the task's and the checkpoint's own.
 
     Raises:
         ValueError: A generation setting is unknown or out of range.
@@ -101,17 +100,16 @@ class TtTModel:
         }
 
     def respond(self, samples: Sequence[Sample], task: Task) -> list[Reply]:
-        """
-        Answers a batch.
+        """Answers a batch.
 
         Args:
-            samples (`Sequence[Sample]`): Recordings, or questions in writing; of any lengths.
-            task (`Task`): Its `prompt` chooses the system prompt, its `output` whether speech is decoded, its
-                `generation` goes before the checkpoint's settings.
+            samples: Recordings, or questions in writing; of any lengths.
+            task: Its `prompt` chooses the system prompt, its `output` whether speech is decoded, its `generation` goes
+                before the checkpoint's settings.
 
         Returns:
-            `list[Reply]`: A reply to each, in order. Those that cannot be answered (silence, too long, out of memory)
-            have `finish_reason="error"` and do not disturb the others.
+            A reply to each, in order. Those that cannot be answered (silence, too long, out of memory) have
+            `finish_reason="error"` and do not disturb the others.
 
         Raises:
             ValueError: The task cannot be put to this model at all.
@@ -237,19 +235,18 @@ def load_ttt(
     dtype: str | None = None,
     **generation: Any,
 ) -> TtTModel:
-    """
-    Loads a TtT model for evaluation.
+    """Loads a TtT model for evaluation.
 
     Args:
-        name (`str`): Folder or Hub id of a model or adapter, or `"ttt-tiny"`.
-        revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        codec (`str`, *optional*): Folder or Hub id of a codec, for checkpoints that come without.
-        device (`str`, *optional*): Device; the GPU if there is one.
-        dtype (`str`, *optional*): `float32`, `bfloat16` or `float16`; float32 on a CPU, the checkpoint's elsewhere.
+        name: Folder or Hub id of a model or adapter, or `"ttt-tiny"`.
+        revision: Branch, tag or commit on the Hub.
+        codec: Folder or Hub id of a codec, for checkpoints that come without.
+        device: Device; the GPU if there is one.
+        dtype: `float32`, `bfloat16` or `float16`; float32 on a CPU, the checkpoint's elsewhere.
         generation: Keyword arguments of `generate`.
 
     Returns:
-        `TtTModel`: The model.
+        The model.
 
     Raises:
         OSError: It cannot be found.

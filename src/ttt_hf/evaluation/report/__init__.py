@@ -3,8 +3,8 @@
 from .markdown import write_markdown
 from .model_index import update_model_card
 from .page import write_html
-from .reading import read_results
-from .tables import terminal_table
+from .run_data import read_results
+from .terminal import terminal_table
 
 
 __all__ = ["read_results", "terminal_table", "update_model_card", "write_html", "write_markdown"]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import soundfile
 
-from ..sources import load_samples
-from .reading import ReportedSample, TaskRun
+from ..task_samples import load_samples
+from .run_data import ReportedSample, TaskRun
 
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ class Difference:
     """Words of a transcript.
 
     Args:
-        kind (`"same"`, `"missing"` or `"added"`): How they stand to the reference.
-        words (`str`): The words.
+        kind: How they stand to the reference.
+        words: The words.
     """
 
     kind: str
@@ -47,8 +47,8 @@ class ExampleGroup:
     """Samples that are shown together.
 
     Args:
-        title (`str`): "Best", "Worst" or "Random".
-        samples (`tuple[ReportedSample, ...]`): The samples.
+        title: "Best", "Worst" or "Random".
+        samples: The samples.
     """
 
     title: str
@@ -56,16 +56,15 @@ class ExampleGroup:
 
 
 def choose_examples(run: TaskRun, count: int = 3, seed: int = 0) -> list[ExampleGroup]:
-    """
-    Chooses samples to show; none is shown twice.
+    """Chooses samples to show; none is shown twice.
 
     Args:
-        run (`TaskRun`): The task; its main metric ranks the samples, the longer reference first among equals.
-        count (`int`): Samples in each group.
-        seed (`int`): Seed of the draw, and of the order among equals.
+        run: The task; its main metric ranks the samples, the longer reference first among equals.
+        count: Samples in each group.
+        seed: Seed of the draw, and of the order among equals.
 
     Returns:
-        `list[ExampleGroup]`: Worst, best and random ones; groups that would be empty are left out.
+        Worst, best and random ones; groups that would be empty are left out.
     """
     metric = run.main_metric
     if metric is None:
@@ -88,14 +87,13 @@ def choose_examples(run: TaskRun, count: int = 3, seed: int = 0) -> list[Example
 
 
 def embedded_audio(path: Path) -> str | None:
-    """
-    A recording as text that a page can hold.
+    """A recording as text that a page can hold.
 
     Args:
-        path (`Path`): A FLAC, WAV, OGG or MP3 file.
+        path: A FLAC, WAV, OGG or MP3 file.
 
     Returns:
-        `str`, *optional*: The `data:` address; none for files that are too large or of another kind.
+        The `data:` address; none for files that are too large or of another kind.
     """
     media_type = MEDIA_TYPES.get(path.suffix.lower())
     if media_type is None or path.stat().st_size > MAX_EMBEDDED_BYTES:
@@ -104,16 +102,15 @@ def embedded_audio(path: Path) -> str | None:
 
 
 def question_recordings(run: TaskRun, samples: Sequence[ReportedSample]) -> dict[str, str]:
-    """
-    What the model heard, from the data of the task, if they still are where they were.
+    """What the model heard, from the data of the task, if they still are where they were.
 
     Args:
-        run (`TaskRun`): The task.
-        samples (`Sequence[ReportedSample]`): Samples of it.
+        run: The task.
+        samples: Samples of it.
 
     Returns:
-        `dict[str, str]`: Id -> the recording as FLAC in a `data:` address; without those that are not there, are too
-        large, or have other references by now.
+        Id -> the recording as FLAC in a `data:` address; without those that are not there, are too large, or have
+        other references by now.
     """
     try:
         data = load_samples(run.task)
@@ -136,17 +133,16 @@ def question_recordings(run: TaskRun, samples: Sequence[ReportedSample]) -> dict
 
 
 def differences(reference: str, hypothesis: str) -> list[Difference]:
-    """
-    Shows what a transcript lacks and what it adds, word by word, and by character where there are no spaces.
+    """Shows what a transcript lacks and what it adds, word by word, and by character where there are no spaces.
 
     Case and punctuation are left out of account. It is for reading: the scorer has an alignment of its own.
 
     Args:
-        reference (`str`): What should be there.
-        hypothesis (`str`): What is there.
+        reference: What should be there.
+        hypothesis: What is there.
 
     Returns:
-        `list[Difference]`: The text in order; empty if nothing differs.
+        The text in order; empty if nothing differs.
     """
     expected, found = WORDS.findall(reference), WORDS.findall(hypothesis)
     matcher = difflib.SequenceMatcher(

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .reading import without_paths
-from .tables import format_number
+from .run_data import without_paths
+from .terminal import format_number
 
 
 # Counts that are told even where they are 0, and those that have columns of their own.
@@ -17,14 +17,13 @@ SETTINGS = ("task", "model", "transcriber", "judge", "versions", "fingerprint")
 
 
 def facts_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """
-    What was measured how, in words.
+    """What was measured how, in words.
 
     Args:
-        results (`Mapping`): Content of `results.json`.
+        results: Content of `results.json`.
 
     Returns:
-        `list[tuple[str, str]]`: Names and values, those that are known.
+        Names and values, those that are known.
     """
     task, data, speed = results["task"], results["task"]["dataset"], results["speed"]
     cost = results["judge_cost"]

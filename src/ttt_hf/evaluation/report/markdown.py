@@ -9,12 +9,12 @@ from typing import Any
 import jinja2
 
 from ... import __version__
-from ...data.files import whole_file
+from ...atomic_files import whole_file
 from .examples import choose_examples
 from .facts import description_of, facts_of, settings_of
 from .plots import error_plot, length_plot
-from .reading import TaskRun, read_runs
-from .tables import metric_rows, model_names, notes_of
+from .run_data import TaskRun, read_runs
+from .terminal import metric_rows, model_names, notes_of
 
 
 MARKDOWN_FILE = "report.md"
@@ -24,14 +24,13 @@ MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
 
 
 def write_markdown(folder: Path) -> Path:
-    """
-    Writes `report.md` into the folder of a run.
+    """Writes `report.md` into the folder of a run.
 
     Args:
-        folder (`Path`): The folder of one task, or of a run with a folder for each task.
+        folder: The folder of one task, or of a run with a folder for each task.
 
     Returns:
-        `Path`: The report.
+        The report.
 
     Raises:
         FileNotFoundError: If there are no results.
@@ -58,14 +57,13 @@ def write_markdown(folder: Path) -> Path:
 
 
 def escape_markdown(text: str) -> str:
-    """
-    Text that Markdown shows as it is, on one line.
+    """Text that Markdown shows as it is, on one line.
 
     Args:
-        text (`str`): Anything, such as a model's words.
+        text: Anything, such as a model's words.
 
     Returns:
-        `str`: The text with markup characters escaped.
+        The text with markup characters escaped.
     """
     return MARKUP.sub(r"\\\1", " ".join(text.split()))
 

@@ -11,8 +11,8 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from ...data.files import whole_file
-from .tables import model_name
+from ...atomic_files import whole_file
+from .terminal import model_name
 
 
 # Metrics that the Hub knows by these names.
@@ -25,18 +25,17 @@ Entry = dict[str, Any]
 
 
 def update_model_card(readme: Path, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """
-    Writes scores into the metadata of a model card. All else in the file stays as it is, byte for byte.
+    """Writes scores into the metadata of a model card. All else in the file stays as it is, byte for byte.
 
     Scores of the same task, data set and metric are replaced, others are kept: writing twice changes nothing. Tasks
     without a headline, such as those that were cut short, are left out.
 
     Args:
-        readme (`Path`): `README.md` of the model; made if it is not there.
-        results (`Sequence[Mapping]`): Content of each `results.json`.
+        readme: `README.md` of the model; made if it is not there.
+        results: Content of each `results.json`.
 
     Returns:
-        `list[str]`: Names of the tasks that are in the card now.
+        Names of the tasks that are in the card now.
 
     Raises:
         ValueError: If there is no score to write, or the metadata of the card cannot be read.
@@ -65,14 +64,13 @@ def update_model_card(readme: Path, results: Sequence[Mapping[str, Any]]) -> lis
 
 
 def eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
-    """
-    The scores of one task in the terms of the Hub.
+    """The scores of one task in the terms of the Hub.
 
     Args:
-        results (`Mapping`): Content of `results.json`.
+        results: Content of `results.json`.
 
     Returns:
-        `list[EvalResult]`: One a metric, the headline first.
+        One a metric, the headline first.
     """
     task, data, headline = results["task"], results["task"]["dataset"], results["headline"]
     metrics = sorted(results["metrics"].items(), key=lambda item: item[0] != headline)

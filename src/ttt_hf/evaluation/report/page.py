@@ -10,12 +10,12 @@ import jinja2
 from markupsafe import Markup
 
 from ... import __version__
-from ...data.files import whole_file
+from ...atomic_files import whole_file
 from .examples import Difference, choose_examples, differences, embedded_audio, question_recordings
 from .facts import description_of, facts_of, settings_of
 from .plots import error_metric, length_plot, summary_plots
-from .reading import ReportedSample, TaskRun, read_runs
-from .tables import format_interval, format_value, metric_rows, model_names, notes_of
+from .run_data import ReportedSample, TaskRun, read_runs
+from .terminal import format_interval, format_value, metric_rows, model_names, notes_of
 
 
 HTML_FILE = "report.html"
@@ -25,16 +25,15 @@ STYLE = Path(__file__).with_name("report.css")
 
 
 def write_html(folder: Path) -> Path:
-    """
-    Writes `report.html` into the folder of a run: numbers, plots, and examples to listen to.
+    """Writes `report.html` into the folder of a run: numbers, plots, and examples to listen to.
 
     Texts of models and data are escaped, and the page forbids scripts and requests by its own policy.
 
     Args:
-        folder (`Path`): The folder of one task, or of a run with a folder for each task.
+        folder: The folder of one task, or of a run with a folder for each task.
 
     Returns:
-        `Path`: The page.
+        The page.
 
     Raises:
         FileNotFoundError: If there are no results.

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..text_metrics import bootstrap_interval
-from .reading import ReportedSample, TaskRun
-from .tables import count_samples, format_number, metric_label
+from ..scoring.metrics import bootstrap_interval
+from .run_data import ReportedSample, TaskRun
+from .terminal import count_samples, format_number, metric_label
 
 
 # Reference lengths that are told apart, in words or characters.
@@ -22,8 +22,8 @@ class Segment:
     """A coloured part of a bar.
 
     Args:
-        kind (`str`): Class of its colour.
-        left (`float`), width (`float`): In percent of the plot.
+        kind: Class of its colour.
+        left, width: In percent of the plot.
     """
 
     kind: str
@@ -36,11 +36,11 @@ class Bar:
     """One line of a plot.
 
     Args:
-        label (`str`): What was measured.
-        note (`str`): The metric, or how many samples.
-        text (`str`): The value in words.
-        segments (`tuple[Segment, ...]`): Its parts.
-        interval (`tuple[float, float]`, *optional*): Ends of the 95 % interval in percent of the plot.
+        label: What was measured.
+        note: The metric, or how many samples.
+        text: The value in words.
+        segments: Its parts.
+        interval: Ends of the 95 % interval in percent of the plot.
     """
 
     label: str
@@ -55,11 +55,11 @@ class Plot:
     """A plot of horizontal bars.
 
     Args:
-        title (`str`): Its heading.
-        caption (`str`): What to know when reading it.
-        bars (`tuple[Bar, ...]`): Its lines.
-        ticks (`tuple[tuple[float, str], ...]`): Position in percent and label of the axis.
-        legend (`tuple[tuple[str, str], ...]`): Class and name of the colours, where there are several.
+        title: Its heading.
+        caption: What to know when reading it.
+        bars: Its lines.
+        ticks: Position in percent and label of the axis.
+        legend: Class and name of the colours, where there are several.
     """
 
     title: str
@@ -70,16 +70,15 @@ class Plot:
 
 
 def summary_plots(runs: Sequence[TaskRun]) -> list[Plot]:
-    """
-    Plots over all tasks: error rates with their intervals and what the errors are, accuracies, and other scores.
+    """Plots over all tasks: error rates with their intervals and what the errors are, accuracies, and other scores.
 
     Tasks without a headline have no rate here: next to a whole benchmark a part of one would look like one.
 
     Args:
-        runs (`Sequence[TaskRun]`): The tasks.
+        runs: The tasks.
 
     Returns:
-        `list[Plot]`: One plot a kind of metric, and one of the kinds of errors.
+        One plot a kind of metric, and one of the kinds of errors.
     """
     groups: dict[tuple[bool, str, str], list[tuple[str, str, Mapping[str, Any]]]] = {}
     for run in runs:
@@ -99,14 +98,13 @@ def summary_plots(runs: Sequence[TaskRun]) -> list[Plot]:
 
 
 def length_plot(run: TaskRun) -> Plot | None:
-    """
-    The error rate of a task by length of the reference.
+    """The error rate of a task by length of the reference.
 
     Args:
-        run (`TaskRun`): The task.
+        run: The task.
 
     Returns:
-        `Plot`, *optional*: None for tasks that have no error rate, or only samples of one range of lengths.
+        None for tasks that have no error rate, or only samples of one range of lengths.
     """
     name = error_metric(run)
     if name is None:
@@ -129,16 +127,15 @@ def length_plot(run: TaskRun) -> Plot | None:
 
 
 def error_plot(runs: Sequence[TaskRun]) -> Plot | None:
-    """
-    What the errors are: substitutions, deletions and insertions in percent of the reference.
+    """What the errors are: substitutions, deletions and insertions in percent of the reference.
 
     Tasks without a headline are left out.
 
     Args:
-        runs (`Sequence[TaskRun]`): The tasks.
+        runs: The tasks.
 
     Returns:
-        `Plot`, *optional*: None if no task counts such errors.
+        None if no task counts such errors.
     """
     lines = []
     for run in runs:
@@ -170,14 +167,13 @@ def error_plot(runs: Sequence[TaskRun]) -> Plot | None:
 
 
 def error_metric(run: TaskRun) -> str | None:
-    """
-    The metric that a task's substitutions, deletions and insertions add up to.
+    """The metric that a task's substitutions, deletions and insertions add up to.
 
     Args:
-        run (`TaskRun`): The task.
+        run: The task.
 
     Returns:
-        `str`, *optional*: Its name; none for tasks that count no such errors.
+        Its name; none for tasks that count no such errors.
     """
     counts = run.results["counts"]
     if not all(kind in counts for kind in ERROR_KINDS):

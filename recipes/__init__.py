@@ -1,0 +1,1 @@
+"""From-scratch recipes, run from the repository (`python -m recipes.tiny`); not in the wheel."""

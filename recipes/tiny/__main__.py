@@ -1,0 +1,193 @@
+"""The whole recipe of the embedded checkpoint as one command: data -> codec -> model -> checkpoint -> scores -> card.
+
+    python -m recipes.tiny --out build/tiny
+    python -m recipes.tiny --out build/tiny --stages score,card score.wording=100
+
+Stages that are finished are skipped, and a stage that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import assemble, card, score, train_codec, train_model
+from .parallel import run_in_processes
+from .settings import TinySettings, fingerprint, load_settings
+from .synthesize import synthesize
+
+
+logger = logging.getLogger("recipes.tiny")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the recipe.
+
+    Args:
+        name: Its name on the command line.
+        run: Does the work under the output root; goes on where an earlier run stopped.
+        sections: Settings that decide what it makes.
+        needs: Stages whose results it reads.
+        quick: It takes minutes, so it is simply run anew when its settings or its inputs changed; the long ones
+            refuse, so that hours of training are never thrown away by a changed number.
+    """
+
+    name: str
+    run: Callable[[Path, TinySettings], object]
+    sections: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    quick: bool = False
+
+
+def _train_model(out: Path, settings: TinySettings) -> None:
+    train_model.prepare(out, settings)
+    run_in_processes(train_model.train, (out, settings), settings.lm.processes)
+
+
+def _train_codec(out: Path, settings: TinySettings) -> None:
+    run_in_processes(train_codec.run_codec_stage, (out, settings.codec), settings.codec.processes)
+
+
+def _train_vocoder(out: Path, settings: TinySettings) -> None:
+    run_in_processes(train_codec.run_vocoder_stage, (out, settings.codec), settings.codec.processes)
+
+
+def _score(out: Path, settings: TinySettings) -> None:
+    threads = os.cpu_count() or 1
+    score.measure(str(out / assemble.NAME), out / "data", out / "scores.json", settings.score, workers=threads)
+
+
+STAGES = (
+    Stage("data", lambda out, settings: synthesize(out, settings.data.scale, settings.data.workers), ("data",)),
+    Stage("codec", _train_codec, ("codec",), ("data",)),
+    Stage("vocoder", _train_vocoder, ("codec",), ("codec",)),
+    # Which codes of an answer are learned is decided by how they sound, so the vocoder comes first.
+    Stage("model", _train_model, ("lm",), ("data", "vocoder")),
+    Stage(
+        "assemble",
+        lambda out, settings: assemble.assemble(out, settings.generation),
+        ("generation",),
+        ("vocoder", "model"),
+        quick=True,
+    ),
+    Stage("score", _score, ("score",), ("assemble",), quick=True),
+    Stage("card", lambda out, settings: card.write_card(out, settings), (), ("score",), quick=True),
+)
+
+
+def run_stage(stage: Stage, out: Path, settings: TinySettings) -> bool:
+    """Runs a stage unless it is finished.
+
+    What a stage was made with is noted in `OUT/stages/NAME.json` when it starts, and that it is done when it ends.
+
+    Args:
+        stage: The stage.
+        out: The recipe's output root.
+        settings: The recipe.
+
+    Returns:
+        Whether there was something to do.
+
+    Raises:
+        ValueError: It was begun with other settings or other inputs and is too long to be run anew unasked.
+    """
+    path = out / "stages" / f"{stage.name}.json"
+    wanted = {
+        "fingerprint": fingerprint(settings, stage.sections),
+        "inputs": {name: _read_marker(out / "stages" / f"{name}.json").get("finished") for name in stage.needs},
+    }
+    marker = _read_marker(path)
+    same = all(marker.get(key) == value for key, value in wanted.items())
+    if same and marker.get("finished"):
+        logger.info("%s: finished before, skipped", stage.name)
+        return False
+    if marker and not same and not stage.quick:
+        raise ValueError(
+            f"The stage {stage.name} in {out} was begun with other settings or from other inputs: "
+            f"take the same settings, another --out, or remove {path} and what the stage made."
+        )
+    logger.info("%s: %s", stage.name, "goes on" if same else "starts")
+    started = time.monotonic()
+    _write_marker(path, {**wanted, "finished": None})
+    stage.run(out, settings)
+    seconds = round(time.monotonic() - started, 1)
+    _write_marker(path, {**wanted, "finished": time.strftime("%Y-%m-%d %H:%M:%S"), "seconds": seconds})
+    logger.info("%s: done in %s", stage.name, _clock(seconds))
+    return True
+
+
+def _read_marker(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _write_marker(path: Path, marker: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _log_to(path: Path) -> None:
+    """Shows the recipe's messages and adds them to a file, which also gets the traceback of what went wrong."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shown, written = logging.StreamHandler(), logging.FileHandler(path)
+    shown.setLevel(logging.INFO)
+    for handler in (shown, written):
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
+    for name in ("recipes", "ttt_hf"):
+        package_logger = logging.getLogger(name)
+        package_logger.setLevel(logging.DEBUG)
+        package_logger.handlers = [shown, written]
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of the recipe; returns the exit code."""
+    names = [stage.name for stage in STAGES]
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.tiny",
+        description="Makes the embedded checkpoint from nothing: speech, codec, model, scores, card.",
+        epilog="example: python -m recipes.tiny --out build/tiny lm.steps=2000",
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="output root (default: %(default)s)")
+    parser.add_argument("--recipe", type=Path, help="YAML file in place of the shipped tiny.yaml")
+    parser.add_argument(
+        "--stages",
+        type=lambda text: text.split(","),
+        default=names,
+        metavar="A,B,...",
+        help=f"which of {','.join(names)} (default: all)",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="settings to change")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.stages if name not in names]
+    if unknown:
+        parser.error(f"there is no stage {unknown[0]!r}: choose from {', '.join(names)}")
+    started = time.monotonic()
+    _log_to(options.out / "recipe.log")
+    try:
+        settings = load_settings(options.recipe, options.overrides)
+        for stage in STAGES:
+            if stage.name in options.stages:
+                run_stage(stage, options.out, settings)
+    except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
+        logger.debug("stopped", exc_info=True)
+        print(f"error: {error} (details: {options.out / 'recipe.log'})", file=sys.stderr)
+        return 1
+    logger.info("finished in %s: %s", _clock(time.monotonic() - started), options.out / assemble.NAME)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

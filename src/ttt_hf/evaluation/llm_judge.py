@@ -1,0 +1,211 @@
+"""A language model as judge, behind any OpenAI-compatible address. What it says is recorded, so that it is asked once.
+
+An answer that cannot be read is an error and never a score: it is asked for again, and then reported. So is a request
+that failed. A judge that is not there, or refuses the key, ends the work with one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import Any, Literal
+
+from .concepts import Judgement, Record, Task
+from .endpoint import Endpoint, RequestFailed
+from .judge_prompts import load_prompt
+from .scoring.checks import is_empty
+from .scoring.scorers import SCORERS
+
+
+TASK_KEYS = ("prompt", "parser", "samples", "temperature")
+
+# A judge that fails so many replies in a row will fail the rest, too.
+_FAILURES_IN_A_ROW = 10
+_SHOWN = 80
+
+
+class Judge:
+    """Asks a language model what replies are worth.
+
+    Args:
+        url: Base address of the server, such as `http://localhost:8000/v1`.
+        model: Name of the model there.
+        prompt: Name of a prompt of this package, or path of a `.txt` file, see `judge_prompts.py`.
+        parser: How the answers to a prompt of one's own are read.
+        samples: How often it is asked about each reply; by default as the prompt's rule says.
+        temperature: Its temperature; by default as the prompt's rule says.
+        max_tokens: Limit of its answers; the server's by default.
+        rereads: How often it is asked again for an answer that could not be read.
+        concurrency: Replies that are judged at the same time.
+        key_variable, timeout, tries, pause: See [`Endpoint`].
+
+    Raises:
+        ValueError: If an argument cannot be.
+        FileNotFoundError: If there is no such prompt file.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        prompt: str,
+        *,
+        parser: str | None = None,
+        samples: int | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        rereads: int = 2,
+        concurrency: int = 8,
+        key_variable: str = "OPENAI_API_KEY",
+        timeout: float = 60.0,
+        tries: int = 5,
+        pause: float = 1.0,
+    ) -> None:
+        self.prompt = load_prompt(prompt, parser)
+        self.model = model
+        self.samples = self.prompt.samples if samples is None else samples
+        self.temperature = self.prompt.temperature if temperature is None else temperature
+        self.max_tokens = max_tokens
+        self.rereads = rereads
+        self.concurrency = concurrency
+        for name, value in (("samples", self.samples), ("concurrency", concurrency)):
+            if value < 1:
+                raise ValueError(f"The judge's {name} is {value}: choose 1 or more.")
+        if self.temperature < 0:
+            raise ValueError(f"The judge's temperature is {self.temperature}: choose 0 or more.")
+        self._endpoint = Endpoint(url, key_variable, timeout, tries, pause)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What decides the judgements; the address is no part of it, and the key is nowhere."""
+        return {
+            "model": self.model,
+            "prompt": self.prompt.name,
+            "prompt_sha256": self.prompt.sha256,
+            "parser": self.prompt.parser,
+            "samples": self.samples,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+        }
+
+    def ask(self, records: Iterable[Record]) -> Iterator[tuple[str, tuple[Judgement, ...]]]:
+        """Judges replies, several at a time.
+
+        Args:
+            records: The replies; of spoken ones both the text and the transcript are judged.
+
+        Yields:
+            Id of a record and all its judgements, in the order in which they are done; none for empty and failed
+            replies, which need no judge.
+
+        Raises:
+            PermissionError: The key is missing or wrong.
+            ValueError: There is no such address or model.
+            ConnectionError: The server cannot be reached, or fails ten replies in a row.
+        """
+        self._endpoint.stopped.clear()
+        rest = iter(records)
+        pool = ThreadPoolExecutor(self.concurrency)
+        running: dict[Future[tuple[Judgement, ...]], str] = {}
+        failures = 0
+        try:
+            while True:
+                # No more than what is worked on: what was not yielded when the process dies is lost.
+                for record in islice(rest, self.concurrency - len(running)):
+                    running[pool.submit(self._judge, record)] = record.id
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    judgements = future.result()
+                    yield running.pop(future), judgements
+                    if judgements:
+                        failures = failures + 1 if all(_has_no_answer(one) for one in judgements) else 0
+                    if failures >= _FAILURES_IN_A_ROW:
+                        raise ConnectionError(
+                            f"The judge failed {failures} replies in a row, the last one so: {judgements[-1].error} "
+                            "Run the same command again when it works; what it said is kept."
+                        )
+        finally:
+            self._endpoint.stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _judge(self, record: Record) -> tuple[Judgement, ...]:
+        return tuple(
+            self._ask(self.prompt.fill(record, reply), about)
+            for about, reply in _replies(record)
+            for _ in range(self.samples)
+        )
+
+    def _ask(self, question: str, about: Literal["text", "transcript"]) -> Judgement:
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": self.temperature,
+            **({} if self.max_tokens is None else {"max_tokens": self.max_tokens}),
+        }
+        raw, problem, prompt_tokens, completion_tokens = "", "", 0, 0
+        score = None
+        for _ in range(1 + self.rereads):
+            try:
+                answer = self._endpoint.post("chat/completions", body)
+            except RequestFailed as error:
+                raw, problem = "", str(error)
+                break
+            raw, usage = _content(answer), answer.get("usage") or {}
+            prompt_tokens += int(usage.get("prompt_tokens") or 0)
+            completion_tokens += int(usage.get("completion_tokens") or 0)
+            try:
+                score, problem = self.prompt.parse(raw), ""
+                break
+            except ValueError as error:
+                problem = f"The judge's answer {error}: {raw[:_SHOWN]!r}."
+        return Judgement(score, raw, problem or None, prompt_tokens, completion_tokens, about)
+
+
+def load_judge(task: Task, url: str, model: str, **settings: Any) -> Judge:
+    """Makes the judge that a task asks for.
+
+    Args:
+        task: Its `judge` may have `prompt` (by default that of the scorer), `parser`, `samples` and `temperature`.
+        url, model: Where it is and what it is called there.
+        settings: Further arguments of [`Judge`].
+
+    Returns:
+        The judge.
+
+    Raises:
+        ValueError: The task needs no judge, or asks for what there is not.
+        FileNotFoundError: If there is no such prompt file.
+    """
+    prompt = task.judge.get("prompt", SCORERS[task.scorer].judge_prompt)
+    if prompt is None:
+        raise ValueError(f"The task {task.name} needs no judge: its scorer is {task.scorer!r}.")
+    for key in task.judge:
+        if key not in TASK_KEYS:
+            raise ValueError(f"The judge of task {task.name} has no setting {key!r}: it has {', '.join(TASK_KEYS)}.")
+    return Judge(url, model, **{**task.judge, "prompt": prompt}, **settings)
+
+
+def _replies(record: Record) -> Sequence[tuple[Literal["text", "transcript"], str]]:
+    """What of a record is judged: what is empty gets the lowest mark from the scorer."""
+    if record.finish_reason == "error":
+        return []
+    replies: list[tuple[Literal["text", "transcript"], str]] = [("text", record.text)]
+    if record.transcript is not None:
+        replies.append(("transcript", record.transcript))
+    return [(about, reply) for about, reply in replies if not is_empty(reply)]
+
+
+def _content(answer: dict[str, Any]) -> str:
+    """The words of a chat completion; none where it has another form, which no parser takes."""
+    try:
+        content = answer["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        return ""
+    return content if isinstance(content, str) else ""
+
+
+def _has_no_answer(judgement: Judgement) -> bool:
+    return judgement.score is None and not judgement.raw

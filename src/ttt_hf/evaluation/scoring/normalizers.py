@@ -1,0 +1,252 @@
+"""Text normalisers by name: the same reply has another error rate under another one, so a result names its own.
+
+| name | what it does |
+|---|---|
+| `verbatim` | nothing but joining words by single spaces |
+| `whisper_english` | Whisper's `EnglishTextNormalizer`: lower case, no punctuation, contractions, numbers as digits |
+| `whisper_basic` | Whisper's `BasicTextNormalizer`, for languages without one of their own |
+| `chinese` | NFKC, lower case, no punctuation; digits and traditional characters stay |
+| `chinese_simplified` | `chinese` in simplified characters (OpenCC `t2s`) |
+| `chinese_digits` | `chinese_simplified`, numbers read digit by digit: 10086 is 一零零八六 |
+| `chinese_telephone` | `chinese_simplified`, numbers read like telephone numbers: 10086 is 幺零零八六 |
+| `chinese_cardinal` | `chinese_simplified`, numbers read as amounts: 10086 is 一万零八十六 |
+
+`normalizer_versions` records the packages behind them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+
+Normalizer = Callable[[str], str]
+
+# Packages that decide what a normaliser and an alignment give.
+SCORING_PACKAGES = ("jiwer", "whisper-normalizer", "opencc")
+
+# `<|0.00|>`, `<|en|>`, `<|im_end|>`, and the markers of sentence-piece and CTC vocabularies.
+_SPECIAL_TOKEN = re.compile(r"<\|[^<>|]*\|>|</?s>|<(?:pad|unk|bos|eos|blank|mask)>", re.IGNORECASE)
+
+_DIGITS = "零一二三四五六七八九"
+_TELEPHONE_DIGITS = "零幺二三四五六七八九"
+_PLACES = ("", "十", "百", "千")
+_GROUPS = ("", "万", "亿")
+# Amounts are read up to here; longer runs of digits are read one by one, as speakers do.
+_LONGEST_AMOUNT = 12
+
+# 1,234,567 or 1234567, an optional decimal part, and what changes the reading behind it.
+_NUMBER = re.compile(r"(\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.(\d+))?(%|(?=年))?", re.ASCII)
+
+
+def get_normalizer(name: str) -> Normalizer:
+    """Finds a normaliser.
+
+    Args:
+        name: One of the table at the top of this module.
+
+    Returns:
+        From any text to words separated by single spaces.
+
+    Raises:
+        ValueError: There is none of that name.
+        ModuleNotFoundError: The package behind it is not installed.
+    """
+    if name not in NORMALIZERS:
+        raise ValueError(f"There is no normaliser {name!r}: choose one of {', '.join(NORMALIZERS)}.")
+    return NORMALIZERS[name]()
+
+
+def strip_special_tokens(text: str) -> str:
+    """The rule `strip`: special and timestamp tokens that were left in a reply separate words and are none.
+
+    Args:
+        text: Any text, such as `"<|0.00|>Good<|0.42|>morning<|endoftext|>"`.
+
+    Returns:
+        The text with a space in place of each token.
+    """
+    return _SPECIAL_TOKEN.sub(" ", text)
+
+
+def has_special_tokens(text: str) -> bool:
+    """Whether special or timestamp tokens were left in a text."""
+    return _SPECIAL_TOKEN.search(text) is not None
+
+
+def is_cjk(character: str) -> bool:
+    """Whether a character is written without spaces to its neighbours: Han, Hiragana or Katakana."""
+    code = ord(character)
+    return (
+        0x3040 <= code <= 0x30FF
+        or 0x3400 <= code <= 0x4DBF
+        or 0x4E00 <= code <= 0x9FFF
+        or 0xF900 <= code <= 0xFAFF
+        or 0x20000 <= code <= 0x323AF
+        or character in "々〇"
+    )
+
+
+def split_mixed(text: str) -> list[str]:
+    """The mixed-text rule: CJK by character, everything else by word.
+
+    Args:
+        text: Normalised text, such as `"我用 python 写"`.
+
+    Returns:
+        The tokens, `["我", "用", "python", "写"]`.
+    """
+    return "".join(f" {character} " if is_cjk(character) else character for character in text).split()
+
+
+def read_digits(text: str, digits: str = _DIGITS) -> str:
+    """Reads numbers digit by digit in Chinese.
+
+    Args:
+        text: Text with ASCII digits.
+        digits: Names of 0 to 9, length 10.
+
+    Returns:
+        The text without ASCII digits; a decimal point is 点.
+    """
+
+    def read(match: re.Match[str]) -> str:
+        whole, decimals, behind = match.groups()
+        spoken = whole.replace(",", "") + (f"点{decimals}" if decimals else "") + (behind or "")
+        return "".join(digits[int(character)] if character.isdecimal() else character for character in spoken)
+
+    return _NUMBER.sub(read, text)
+
+
+def read_cardinals(text: str) -> str:
+    """Reads numbers as amounts in Chinese: 10086 is 一万零八十六, 3.5 is 三点五, 50% is 百分之五十.
+
+    Years (2024年) and numbers with a leading zero or more than twelve digits are read digit by digit.
+
+    Args:
+        text: Text with ASCII digits.
+
+    Returns:
+        The text without ASCII digits.
+    """
+
+    def read(match: re.Match[str]) -> str:
+        whole, decimals, behind = match.groups()
+        whole = whole.replace(",", "")
+        is_year = behind == "" and len(whole) == 4
+        if is_year or len(whole) > _LONGEST_AMOUNT or (len(whole) > 1 and whole.startswith("0")):
+            spoken = "".join(_DIGITS[int(digit)] for digit in whole)
+        else:
+            spoken = _read_amount(int(whole))
+        if decimals:
+            spoken += "点" + "".join(_DIGITS[int(digit)] for digit in decimals)
+        return f"百分之{spoken}" if behind == "%" else spoken
+
+    return _NUMBER.sub(read, text)
+
+
+def normalizer_versions() -> dict[str, str | None]:
+    """Versions of what normalises and aligns, for results: a normaliser's new release moves scores.
+
+    Returns:
+        Package -> version, none where it is not installed; and the Unicode version.
+    """
+    versions: dict[str, str | None] = {"unicode": unicodedata.unidata_version}
+    for package in SCORING_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _read_amount(number: int) -> str:
+    spoken, skipped = "", False
+    for place in reversed(range(len(_GROUPS))):
+        group = number // 10_000**place % 10_000
+        if not group:
+            skipped = True
+            continue
+        if spoken and (skipped or group < 1000):
+            spoken += "零"
+        spoken, skipped = spoken + _read_group(group) + _GROUPS[place], False
+    if not spoken:
+        return "零"
+    return spoken[1:] if spoken.startswith("一十") else spoken
+
+
+def _read_group(group: int) -> str:
+    """Reads 1 to 9999."""
+    spoken, skipped = "", False
+    for place in reversed(range(len(_PLACES))):
+        digit = group // 10**place % 10
+        if not digit:
+            skipped = True
+            continue
+        if spoken and skipped:
+            spoken += "零"
+        spoken, skipped = spoken + _DIGITS[digit] + _PLACES[place], False
+    return spoken
+
+
+def _join(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _drop_punctuation(text: str) -> str:
+    # An apostrophe within a word joins it ("don't" is one word, whichever apostrophe was typed).
+    text = re.sub(r"(?<=\w)['’](?=\w)", "", text)
+    return "".join(" " if unicodedata.category(character)[0] in "PSZC" else character for character in text)
+
+
+def _chinese(simplify: Normalizer | None = None, read_numbers: Normalizer | None = None) -> Normalizer:
+    def normalize(text: str) -> str:
+        text = unicodedata.normalize("NFKC", text).lower()
+        if simplify:
+            text = simplify(text)
+        if read_numbers:
+            text = read_numbers(text)
+        return _join(_drop_punctuation(text))
+
+    return normalize
+
+
+@functools.cache
+def _simplifier() -> Normalizer:
+    try:
+        from opencc import OpenCC
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Simplified characters need OpenCC: pip install 'ttt-hf[eval]', or choose the normaliser 'chinese'.",
+            name=error.name,
+        ) from error
+    return OpenCC("t2s").convert
+
+
+@functools.cache
+def _whisper(language: str) -> Normalizer:
+    try:
+        from whisper_normalizer.basic import BasicTextNormalizer
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Whisper's normalisers need whisper-normalizer: pip install 'ttt-hf[eval]'.", name=error.name
+        ) from error
+    normalize = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
+    return lambda text: _join(normalize(text))
+
+
+# A factory each, so that a package is wanted only by the normaliser that needs it.
+NORMALIZERS: dict[str, Callable[[], Normalizer]] = {
+    "verbatim": lambda: _join,
+    "whisper_english": lambda: _whisper("en"),
+    "whisper_basic": lambda: _whisper("any"),
+    "chinese": lambda: _chinese(),
+    "chinese_simplified": lambda: _chinese(_simplifier()),
+    "chinese_digits": lambda: _chinese(_simplifier(), read_digits),
+    "chinese_telephone": lambda: _chinese(_simplifier(), lambda text: read_digits(text, _TELEPHONE_DIGITS)),
+    "chinese_cardinal": lambda: _chinese(_simplifier(), read_cardinals),
+}

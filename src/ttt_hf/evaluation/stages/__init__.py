@@ -1,0 +1,1 @@
+"""The stages of an evaluation, in order: answer, transcribe, judge, score."""

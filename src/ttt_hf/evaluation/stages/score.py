@@ -1,0 +1,85 @@
+"""The last stage: scores out of what was recorded. It needs no model, no transcriber and no judge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...atomic_files import whole_file
+from ..concepts import Task
+from ..folder import TaskFolder, task_from
+from ..results import make_results
+from ..scoring.scorers import SCORERS, bind_scorer
+from ..store import write_json
+from ..tasks import load_task
+from .answer import check_version
+
+
+# What may be changed after the model was asked.
+SCORING_KEYS = ("scorer", "scorer_options")
+
+
+def task_to_score(folder: TaskFolder, overrides: Mapping[str, Any] | None = None) -> Task:
+    """The task of a run as it is now, so that a changed scorer counts.
+
+    Args:
+        folder: The run.
+        overrides: Another `scorer` or other `scorer_options`.
+
+    Returns:
+        The task; where its file is gone, as it was when the model was asked.
+
+    Raises:
+        ValueError: If the task has another version now, or something else than the scoring is overridden.
+        FileNotFoundError: If the task's file is gone and shall be overridden.
+    """
+    settings = folder.read_settings()
+    overrides = dict(overrides or {})
+    for key in overrides:
+        if key.split(".", 1)[0] not in SCORING_KEYS:
+            raise ValueError(
+                f"{key} cannot be changed after the model was asked, only {' and '.join(SCORING_KEYS)} can: run "
+                "`ttt-hf eval run` with it into another folder."
+            )
+    try:
+        task = load_task(settings["task_spec"], **{**settings["overrides"], **overrides})
+    except FileNotFoundError:
+        if overrides:
+            raise
+        task = task_from(settings["task"])
+    check_version(folder, task)
+    return task
+
+
+def score_task(folder: TaskFolder, task: Task) -> dict[str, Any]:
+    """Scores what is recorded, and writes `scores.jsonl` and `results.json`.
+
+    Args:
+        folder: The run.
+        task: The task, see `task_to_score`.
+
+    Returns:
+        Content of `results.json`.
+
+    Raises:
+        ValueError: If replies have not been transcribed or judged, or the scorer does not fit the task.
+    """
+    scorer = bind_scorer(task.scorer, task.scorer_options)
+    settings = folder.read_settings()
+    if SCORERS[task.scorer].needs_judge and settings["judge"] is None:
+        raise ValueError(
+            f"The replies in {folder.path} have not been judged, which the scorer {task.scorer} needs: run `ttt-hf "
+            f"eval judge {folder.path} --judge-url URL --judge-model NAME`; the replies are kept."
+        )
+    replies, records = folder.replies(), folder.records(task)
+    if not records:
+        raise ValueError(f"{folder.path} has no replies yet: run `ttt-hf eval run` again.")
+    scores = [scorer(record) for record in records]
+    results = make_results(settings, task, replies, records, scores)
+    with whole_file(folder.scores) as partial, partial.open("w", encoding="utf-8") as file:
+        for record, score in zip(records, scores):
+            row = {"id": record.id, "values": dict(score.values), "counts": dict(score.counts)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    write_json(folder.results, results)
+    return results

@@ -1,0 +1,61 @@
+"""YAML files and the `key=value` strings that change them: how all recipes are read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no recipe file {path}: give the path of a YAML file.") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from None
+
+
+def split_override(override: str, form: str) -> tuple[str, Any]:
+    """Reads a `key=value` string.
+
+    Args:
+        override: The string; its value is read as YAML, so that numbers, lists, `true` and `null` mean what they do in
+            a file.
+        form: What one looks like, for the error.
+
+    Returns:
+        Key and value.
+
+    Raises:
+        ValueError: If there is no key, or the value is not YAML.
+    """
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not (equals and key):
+        raise ValueError(f"{override!r} is not an override: write {form}.")
+    try:
+        return key, yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"The value of {override!r} is not valid YAML: quote it.") from None
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A hint at the name that was probably meant: the nearest one, or else what `otherwise` says."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {match[0]}" if match else otherwise

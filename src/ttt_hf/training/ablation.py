@@ -1,0 +1,100 @@
+"""The paper's ablation on your own data: the shipped `ablation` recipes one after the other, and one table.
+
+python -m ttt_hf.training.ablation train_data=dialogues eval_data=held_out output_dir=ablation max_steps=500
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .arguments import load_recipe
+from .finetuning import train
+from .shipped import recipe_names
+
+
+logger = logging.getLogger(__name__)
+
+GROUP = "ablation/"
+# The order of the table, ours first; the audio losses of rows with different objectives are not comparable, as each
+# masks in its own way.
+COLUMNS = {
+    "eval_text_loss": "text loss",
+    "eval_text_accuracy": "text accuracy",
+    "eval_audio_loss": "audio loss",
+    "eval_audio_accuracy_80_100": "audio accuracy, 80-100 % masked",
+    "train_runtime": "seconds",
+}
+
+
+def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Trains and evaluates each of the shipped `ablation` recipes; a finished one is not run again.
+
+    Args:
+        overrides: `key=value` strings for all of them; `train_data`, `eval_data` and `output_dir` have to be among
+            them. Each recipe gets a folder of its own in `output_dir`, where `ablation.md` holds the table.
+
+    Returns:
+        The measures of each recipe, by its name without `ablation/`.
+
+    Raises:
+        OSError, ValueError: If data or keys cannot be used, see `train`.
+    """
+    names = [name for name in recipe_names() if name.startswith(GROUP)]
+    recipe = load_recipe(names[0], overrides)  # checks the keys before anything is trained
+    if not (recipe.data.train_data and recipe.data.eval_data):
+        raise ValueError("The ablation needs data to train on and to compare with: train_data=DIR eval_data=DIR.")
+    if not any(override.startswith("output_dir=") for override in overrides):
+        raise ValueError("The ablation needs a folder for its models: output_dir=DIR.")
+    out = Path(recipe.training.output_dir)
+    table: dict[str, dict[str, float]] = {}
+    for name in names:
+        folder = out / name.removeprefix(GROUP)
+        results = folder / "all_results.json"
+        if results.is_file():
+            logger.info("%s is there already", folder)
+        else:
+            logger.info("training %s", name)
+            train(load_recipe(name, [*overrides, f"output_dir={folder}"]))
+        table[folder.name] = json.loads(results.read_text(encoding="utf-8"))
+    partial = out / "ablation.md.partial"
+    partial.write_text(as_table(table), encoding="utf-8")
+    os.replace(partial, out / "ablation.md")
+    return table
+
+
+def as_table(measures: dict[str, dict[str, float]]) -> str:
+    """Writes measures as a table in Markdown.
+
+    Args:
+        measures: Measures by recipe.
+
+    Returns:
+        One row a recipe; a dash where an objective has no such measure.
+    """
+    lines = [["recipe", *COLUMNS.values()], ["---"] * (len(COLUMNS) + 1)]
+    for name, row in measures.items():
+        lines.append([name, *(f"{row[key]:.4g}" if key in row else "-" for key in COLUMNS)])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Command line: `key=value` overrides for all recipes.
+
+    Args:
+        words: Arguments; those of the process by default.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        table = run_ablation(sys.argv[1:] if words is None else words)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(as_table(table), end="")
+
+
+if __name__ == "__main__":
+    main()

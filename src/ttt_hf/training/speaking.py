@@ -1,0 +1,177 @@
+"""What a model says in the course of its training: replies to a few samples as text, sound and word error rate."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from transformers import TrainerCallback
+
+from ..atomic_files import whole_file
+from ..data.samples import IGNORE
+from ..evaluation import total_word_errors
+from ..modeling import TextSegment, TtTConfig
+from ..processing import Reply, TtTProcessor
+
+
+logger = logging.getLogger(__name__)
+
+SPOKEN_FOLDER = "spoken"
+# A model that does not end its replies yet must not hold up the training.
+LENGTH_FACTOR, LENGTH_MARGIN = 2, 32
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a sample asks.
+
+    Args:
+        ids: Everything before what is learned.
+        expected: The reply that is learned behind it.
+    """
+
+    ids: list[int]
+    expected: list[int]
+
+
+def find_prompts(samples: Iterable[Mapping[str, Any]]) -> Iterator[Prompt]:
+    """Finds the first prompt of each sample, and the reply to it.
+
+    Args:
+        samples: Rows with `input_ids` and `labels`, and `sample_lengths` where they are packed.
+
+    Yields:
+        Of all samples but those without a prompt (pre-training).
+    """
+    for row in samples:
+        place = 0
+        for length in row.get("sample_lengths") or [len(row["input_ids"])]:
+            ids, labels = (row[name][place : place + length] for name in ("input_ids", "labels"))
+            place += length
+            runs = [(is_learned, len(list(run))) for is_learned, run in groupby(label != IGNORE for label in labels)]
+            if len(runs) > 1 and not runs[0][0]:
+                start, count = runs[0][1], runs[1][1]
+                yield Prompt(ids[:start], ids[start : start + count])
+
+
+class SpeakingCallback(TrainerCallback):
+    """Lets the model reply to a few samples every so many steps, and at the end of the training.
+
+    The replies go to `OUTPUT_DIR/spoken/step-000200/00.txt` and, where they have sound, `00.wav`; the word error rate
+    of their text against the samples' is logged as `spoken_wer`. The training does not notice: weights and random
+    numbers are those of a training without replies.
+
+    Args:
+        processor: Decodes the replies; without a codec they have no sound.
+        config: Tells audio from text, and how long a prompt may be.
+        samples: As `prepare_samples` gives them; the first ones are taken.
+        count: How many.
+        every: Steps between replies.
+        log: Takes the scores; `Trainer.log`.
+    """
+
+    def __init__(
+        self,
+        processor: TtTProcessor,
+        config: TtTConfig,
+        samples: Iterable[Mapping[str, Any]],
+        count: int,
+        every: int,
+        log: Callable[[dict[str, float]], None],
+    ) -> None:
+        self.processor = processor
+        self.config = config
+        self.every = every
+        self.log = log
+        longest = config.get_text_config().max_position_embeddings
+        prompts = (prompt for prompt in find_prompts(islice(samples, count)) if len(prompt.ids) < longest)
+        self.prompts = list(islice(prompts, count))
+        if not self.prompts:
+            logger.warning("speak_steps: none of the first %d samples has a prompt, nothing will be spoken", count)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        # Not at the end of a step: what is logged there takes the place of the step's own log.
+        if state.global_step and state.global_step % self.every == 0:
+            self._speak(args, state, model)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self._speak(args, state, model)
+
+    def _speak(self, args: Any, state: Any, model: Any) -> None:
+        if not self.prompts or not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir, SPOKEN_FOLDER, f"step-{state.global_step:06d}")
+        folder.mkdir(parents=True, exist_ok=True)
+        pairs = []
+        for number, (prompt, reply) in enumerate(zip(self.prompts, self._replies(model, args.eval_batch_size))):
+            expected = self._text(prompt.expected)
+            lines = {"prompt": self._prompt_text(prompt.ids), "expected": expected, "reply": reply.text}
+            told = [f"{name}: {' '.join(text.split())}" for name, text in lines.items()]
+            logger.info("step %d | %s", state.global_step, " | ".join(told))
+            _write_reply(folder / f"{number:02d}.txt", told, reply)
+            if expected:
+                pairs.append((expected, reply.text))
+        try:
+            rate = total_word_errors(pairs).rate
+        except ModuleNotFoundError as error:
+            logger.info("spoken_wer needs %s: pip install 'ttt-hf[eval]'", error.name)
+            return
+        if not math.isnan(rate):
+            self.log({"spoken_wer": round(rate, 4)})
+
+    def _replies(self, model: Any, batch_size: int) -> list[Reply]:
+        was_training = model.training
+        cuda = [model.device] if model.device.type == "cuda" else []
+        replies: list[Reply] = []
+        try:
+            model.eval()
+            # The seed keeps what is sampled comparable from step to step.
+            with torch.random.fork_rng(cuda), torch.no_grad():
+                for start in range(0, len(self.prompts), batch_size):
+                    batch = self.prompts[start : start + batch_size]
+                    out = model.generate(
+                        **self._pad([prompt.ids for prompt in batch]).to(model.device),
+                        max_new_tokens=LENGTH_FACTOR * max(len(prompt.expected) for prompt in batch) + LENGTH_MARGIN,
+                        seed=0,
+                        return_dict_in_generate=True,
+                    )
+                    if self.processor.codec is None:
+                        out.segments = [
+                            [piece for piece in pieces if isinstance(piece, TextSegment)] for pieces in out.segments
+                        ]
+                    replies += [self.processor.decode_reply(out, row) for row in range(len(batch))]
+        finally:
+            model.train(was_training)
+        return replies
+
+    def _pad(self, rows: list[list[int]]) -> Any:
+        return self.processor.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
+
+    def _text(self, ids: list[int]) -> str:
+        markers = self.config.begin_audio_token_ids or []
+        text_ids = [id_ for id_ in ids if id_ < self.config.audio_token_start_id and id_ not in markers]
+        return self.processor.tokenizer.decode(text_ids, skip_special_tokens=True).strip()
+
+    def _prompt_text(self, ids: list[int]) -> str:
+        runs = groupby(ids, key=lambda id_: id_ >= self.config.audio_token_start_id)
+        return " ".join("(speech)" if is_audio else self._text(list(run)) for is_audio, run in runs)
+
+
+def _write_reply(path: Path, lines: list[str], reply: Reply) -> None:
+    """Writes a reply's text and, next to it, its sound."""
+    with whole_file(path) as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sound = path.with_suffix(".wav")
+    if not len(reply.audio):
+        sound.unlink(missing_ok=True)  # of a training that was here before
+        return
+    with whole_file(sound) as part:
+        soundfile.write(part, np.clip(reply.audio, -1, 1), reply.sampling_rate, subtype="PCM_16", format="WAV")

@@ -1,0 +1,220 @@
+"""Transformers' Trainer for TtT: exact averages over samples, and a log that tells text and audio apart."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Sized
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+
+from ..data import LengthGroupedSampler, NumberedDataset
+from ..modeling.loss_ttt import sample_ids
+from .saving import whole_checkpoint
+
+
+logger = logging.getLogger(__name__)
+
+NOISE_BINS = 5
+
+
+class Means:
+    """Running means by name."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, name: str, value: torch.Tensor | float, count: int) -> None:
+        """Adds a sum over `count` values; nothing when there are none."""
+        if count:
+            total, number = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + float(value), number + count
+
+    def take(self, every_process: bool = False) -> dict[str, float]:
+        """The means, which start anew; those over all processes if `every_process`."""
+        mine, self._sums = self._sums, {}
+        merged = Means()
+        for sums in gather_object([mine]) if every_process else [mine]:
+            for name, (total, number) in sums.items():
+                merged.add(name, total, number)
+        return {name: round(total / number, 4) for name, (total, number) in merged._sums.items()}
+
+
+class Interruption(TrainerCallback):
+    """Ctrl-C ends the training behind the step that is being made: in the midst of it some weights are new and some
+    are not. Pressed again, it stops at once. Use it as a context manager.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._previous: Any = None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._previous = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        logger.warning("interrupted: this step is ended and saved; Ctrl-C again stops at once")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+
+class TtTTrainer(Trainer):
+    """Trains a TtT on batches of `TtTDataCollator`.
+
+    The loss of a step is the mean over all of its samples: those of all processes and all accumulated batches, packed
+    or not, count the same, so that eight accumulated batches of one sample make the step of one batch of eight.
+
+    Besides transformers' own log it reports, averaged since the last log: `text_loss`, `audio_loss`, `text_accuracy`,
+    `audio_accuracy_0_20` ... `audio_accuracy_80_100` (how many masked positions were found, by the share of masked
+    positions in percent), `end_accuracy` (the same for the markers that end a span), `tokens_per_second` (of this
+    process, noised copies included) and `padding` (its share of the computed positions). An evaluation reports the
+    same losses and accuracies, as `eval_text_loss` and so on. Batches hold samples of similar length (column `length`
+    of the dataset). Set `remove_unused_columns=False` in its arguments, since the collator names the inputs of
+    `forward`.
+    """
+
+    # compute_loss divides by the samples of the whole step, so nothing is left to divide by the number of batches.
+    loss_is_scaled_for_ga: ClassVar[bool] = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._means = {True: Means(), False: Means()}  # in training, in evaluation
+        self._positions = self._tokens = 0
+        self._logged_at = time.monotonic()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; when interrupted (Ctrl-C), it ends its step and saves a checkpoint, from which the next
+        call goes on.
+        """
+        with Interruption() as interruption:
+            self.add_callback(interruption)
+            try:
+                output = super().train(*args, **kwargs)
+            finally:
+                self.remove_callback(interruption)
+        if interruption.asked:
+            raise KeyboardInterrupt
+        return output
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step < self.state.max_steps:  # else it was finished: not one step more
+            super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with whole_checkpoint(Path(self._get_output_dir(trial), name)):
+            super()._save_checkpoint(model, trial)
+
+    # -- loss ---------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        levels, draws = inputs.pop("noise_levels"), inputs.pop("draws")
+        outputs = model(**inputs)
+        if not torch.isfinite(outputs.loss):
+            raise FloatingPointError(
+                f"The loss of step {self.state.global_step + 1} is not a number. Its batch held the samples "
+                f"{self._sample_numbers(draws)}: look at them, or take a smaller learning_rate."
+            )
+        loss = outputs.loss * self._share_of_step(outputs, num_items_in_batch)
+        if model.training:
+            self._tokens += int(inputs["attention_mask"].sum())
+            self._positions += inputs["attention_mask"].numel()
+        self._record(self._means[model.training], outputs, inputs, levels)
+        return (loss, outputs) if return_outputs else loss
+
+    def _sample_numbers(self, draws: torch.Tensor) -> str:
+        count = len(self.train_dataset) if isinstance(self.train_dataset, Sized) else None
+        return ", ".join(str(draw % count if count else draw) for draw in draws.tolist())
+
+    def _share_of_step(self, outputs: Any, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
+        """Weight of a batch's mean in the mean over the step, times the processes, whose gradients are averaged."""
+        if num_items_in_batch is None:
+            return 1.0
+        return outputs.num_samples * self.accelerator.num_processes / num_items_in_batch
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
+    ) -> torch.Tensor | None:
+        """The number of samples in a step, those of all processes together."""
+        if not batch_samples:
+            return None
+        count = sum(sample_ids(batch["order_ids"], batch["start_ids"])[1] for batch in batch_samples)
+        return self.accelerator.reduce(torch.tensor(count, device=device), reduction="sum")
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        if isinstance(dataset, Sized):  # a stream is not: the collator numbers its samples
+            dataset = NumberedDataset(dataset)
+        return super()._get_dataloader(dataset, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: NumberedDataset) -> Sampler[int]:
+        return LengthGroupedSampler(
+            train_dataset.lengths, self._train_batch_size, self.args.seed, processes=self.args.world_size
+        )
+
+    # -- log ----------------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        now = time.monotonic()
+        if self._positions:
+            logs.update(self._means[True].take())
+            logs["tokens_per_second"] = round(self._tokens / (now - self._logged_at), 1)
+            logs["padding"] = round(1 - self._tokens / self._positions, 4)
+        self._positions = self._tokens = 0
+        self._logged_at = now
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """As `Trainer.evaluation_loop`, with losses and accuracies of text and audio apart."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        means = self._means[False].take(every_process=True)
+        if output.metrics is not None:
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        return output
+
+    def _record(self, means: Means, outputs: Any, inputs: dict[str, torch.Tensor], levels: torch.Tensor) -> None:
+        texts = outputs.text_correct.numel()
+        means.add("text_loss", outputs.text_loss.detach(), int(texts > 0))
+        means.add("text_accuracy", outputs.text_correct.sum(), texts)
+        learned = inputs["audio_loss_weights"] > 0
+        if not learned.any():
+            return
+        means.add("audio_loss", outputs.audio_loss.detach(), 1)
+        levels, targets = levels[learned], inputs["labels"][learned]
+        counted = levels > 0  # not the end markers that fill up a canvas
+        ends = torch.tensor(self._end_ids(), device=targets.device)
+        is_end = counted & torch.isin(targets, ends)
+        means.add("end_accuracy", outputs.audio_correct[is_end].sum(), int(is_end.sum()))
+        bins = (levels * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
+        for number in range(NOISE_BINS):
+            correct = outputs.audio_correct[counted & (bins == number)]
+            low, high = (100 * edge // NOISE_BINS for edge in (number, number + 1))
+            means.add(f"audio_accuracy_{low}_{high}", correct.sum(), correct.numel())
+
+    def _end_ids(self) -> list[int]:
+        return self.accelerator.unwrap_model(self.model).config.end_audio_token_ids or []

@@ -1,0 +1,145 @@
+"""From the data that a recipe names to training samples."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ttt_hf import TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
+from ttt_hf.training.arguments import DataArguments, ObjectiveArguments
+from ttt_hf.training.preparation import parse_sources, prepare_samples
+from ttt_hf.training.shipped import recipe_names
+
+
+QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return TtTProcessor.from_pretrained(embedded_checkpoint())
+
+
+@pytest.fixture(scope="module")
+def config():
+    return TtTForConditionalGeneration.config_class.from_pretrained(embedded_checkpoint())
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recordings") / "rows.jsonl"
+    rows = [{"audio": str(QUESTION), "text": f"What is a carrot, number {number}?"} for number in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory):
+    """Rows of all tasks whose audio is codes already."""
+    path = tmp_path_factory.mktemp("dialogues") / "rows.jsonl"
+    speech = {"type": "audio", "codes": list(range(40))}
+    turns = [
+        ("asr", [speech], [{"type": "text", "text": "Hello."}]),
+        ("tts", [{"type": "text", "text": "Hello there."}], [{"type": "text", "text": "Hello there."}, speech]),
+        ("chat", [speech], [{"type": "text", "text": "Good morning to you."}, speech]),
+    ]
+    rows = [
+        {"task": task, "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]}
+        for task, user, reply in turns
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
+    return str(path)
+
+
+def prepare(text, processor, config, work, **arguments):
+    return prepare_samples(text, DataArguments(**arguments), ObjectiveArguments(), processor, config, work)
+
+
+def test_sources_are_a_path_a_mapping_or_a_list():
+    assert parse_sources("a/b") == [{"path": "a/b"}]
+    assert parse_sources('{"path": "a", "task": "asr"}') == [{"path": "a", "task": "asr"}]
+    assert parse_sources('["a", {"path": "b", "ratio": 0.5}]') == [{"path": "a"}, {"path": "b", "ratio": 0.5}]
+    with pytest.raises(ValueError, match="unknown key pth"):
+        parse_sources('{"pth": "a"}')
+    with pytest.raises(ValueError, match="has no path"):
+        parse_sources('{"task": "asr"}')
+
+
+def test_the_same_recordings_serve_two_tasks(recordings, processor, config, tmp_path):
+    sources = [{"path": recordings, "task": task, "ratio": 0.5} for task in ("asr", "tts")]
+    samples = prepare(json.dumps(sources), processor, config, tmp_path)
+    prompts = [processor.tokenizer.decode(ids) for ids in samples["input_ids"]]
+    for phrase in ("Speech Recognition", "Text-to-Speech"):
+        assert any(phrase in prompt for prompt in prompts)
+
+
+def test_what_is_encoded_is_not_encoded_again(recordings, processor, config, tmp_path):
+    source = json.dumps({"path": recordings, "task": "asr"})
+    first = prepare(source, processor, config, tmp_path)
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    again = prepare(source, processor, config, tmp_path)
+    assert made and made == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    assert list(first) == list(again)
+
+
+def test_variants_are_for_training(recordings, processor, config, tmp_path):
+    source = json.dumps({"path": recordings, "task": "asr"})
+    samples = prepare(source, processor, config, tmp_path, audio_variants=2)
+    plain = prepare(source, processor, config, tmp_path)
+    assert [len(entry["input_ids"]) for row in samples for entry in row["variants"]] == [2] * 3
+    assert list(samples["input_ids"]) == list(plain["input_ids"])
+    assert list(plain["variants"]) == [[]] * 3
+    (with_variants,) = tmp_path.glob("*-variants-2")
+    settings = (DataArguments(audio_variants=2), ObjectiveArguments(), processor, config, tmp_path)
+    for data in (source, str(with_variants)):
+        assert list(prepare_samples(data, *settings, is_training=False)["variants"]) == [[]] * 3
+    row = prepare(str(with_variants), processor, config, tmp_path, row_length=600)[0]
+    assert len(row["variants"]) == 3
+    streamed = prepare(str(with_variants), processor, config, tmp_path, row_length=600, streaming=True)
+    assert next(iter(streamed))["variants"] == row["variants"]
+
+
+def test_packed_rows(dialogues, processor, config, tmp_path):
+    samples = prepare(dialogues, processor, config, tmp_path, row_length=600)
+    assert all(length <= 600 for length in samples["length"])
+    assert sum(map(len, samples["sample_lengths"])) == 12 > len(samples)
+
+
+def test_streamed_data(dialogues, recordings, processor, config, tmp_path):
+    whole = prepare(dialogues, processor, config, tmp_path)
+    assert list(prepare(dialogues, processor, config, tmp_path, streaming=True)) == list(whole)
+    with pytest.raises(ValueError, match="ttt-hf encode"):
+        prepare(json.dumps({"path": recordings, "task": "asr"}), processor, config, tmp_path, streaming=True)
+
+
+def test_nothing_that_fits(dialogues, processor, config, tmp_path):
+    with pytest.raises(ValueError, match="max_length"):
+        prepare(dialogues, processor, config, tmp_path, max_length=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name != "qlora"])  # which needs a GPU
+def test_shipped_recipes_train(name, dialogues, tmp_path):
+    from ttt_hf.cli.main import main
+
+    settings = ["model=embedded", "max_steps=2", "gradient_accumulation_steps=1", "per_device_train_batch_size=2"]
+    assert main(["train", name, f"train_data={dialogues}", f"output_dir={tmp_path}", *settings]) == 0
+    assert list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["streaming=true"],
+        ["eval_data={data}", "eval_strategy=steps", "eval_steps=1", "save_steps=1", "load_best_model_at_end=true",
+         "early_stopping_patience=1"],
+        ["gradient_checkpointing=true", "objective=paper"],
+    ],
+    ids=["streaming", "early stopping", "checkpointing"],
+)  # fmt: skip
+def test_keys_that_change_how_it_is_trained(settings, dialogues, tmp_path):
+    from ttt_hf.cli.main import main
+
+    words = [word.format(data=dialogues) for word in settings]
+    fixed = [f"train_data={dialogues}", f"output_dir={tmp_path}", "max_steps=2", "per_device_train_batch_size=2"]
+    assert main(["train", "lora_chat", *fixed, *words]) == 0

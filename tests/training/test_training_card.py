@@ -1,0 +1,118 @@
+"""The model card of a training."""
+
+import logging
+import re
+import sys
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from transformers import TrainerState
+
+from ttt_hf import TtTForConditionalGeneration, TtTProcessor
+from ttt_hf.training.arguments import parse_recipe
+from ttt_hf.training.card import changed_keys, write_card
+
+
+LOG = [
+    {"step": 10, "loss": 3.0, "text_loss": 2.0, "audio_loss": 1.0, "text_accuracy": 0.5},
+    {"step": 10, "spoken_wer": 0.5},
+    {"step": 20, "eval_loss": 2.5},
+    {"step": 20, "spoken_wer": 0.0},
+    {"step": 20, "eval_loss": 2.25},
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """`write(log, key=value)` writes the card of a recipe with these keys and gives it."""
+
+    def make(log=(), sources=({"path": "recordings", "task": "asr", "rows": 12, "seconds": 34.5},), **keys):
+        out = tmp_path / "my-adapter"
+        out.mkdir(exist_ok=True)
+        recipe = parse_recipe({"output_dir": str(out), "train_data": "recordings", **keys})
+        state = TrainerState(global_step=20, epoch=1.5, log_history=list(log))
+        return ModelCard.load(write_card(recipe, sources, state))
+
+    return make
+
+
+def test_card_of_an_adapter(write, tmp_path):
+    card = write(LOG, lora_rank=4, learning_rate=1e-3, model="some/model")
+    assert card.data.base_model == "some/model" and card.data.library_name == "peft"
+    assert "lora" in card.data.tags and card.data.license is None
+    assert "| `recordings` | asr |  | 12 | 34 |" in card.text
+    assert "2.25" in card.text and re.search(r"spoken_wer.* \| 0 \|", card.text)
+    assert (tmp_path / "my-adapter" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "(curves.png)" in card.text
+    keys = yaml.safe_load(re.search(r"```yaml\n(.*?)```", card.text, re.S)[1])
+    assert keys == {"lora_rank": 4, "learning_rate": 1e-3, "model": "some/model", "train_data": "recordings"}
+
+
+def test_card_of_a_whole_model(write):
+    card = write(model="embedded")
+    assert card.data.library_name == "transformers" and "lora" not in card.data.tags
+    assert "PeftModel" not in card.text and 'from_pretrained("my-adapter")' in card.text
+
+
+def test_card_names_no_paths_but_those_of_the_data(write, tmp_path):
+    base = tmp_path / "my-base"
+    base.mkdir()
+    data = str(tmp_path / "recordings")
+    keys = {"model": str(base), "codec": str(base), "run_name": str(tmp_path / "run"), "hub_token": "secret"}
+    card = write(lora_rank=4, sources=[{"path": data}], train_data=data, **keys)
+    assert card.data.base_model is None
+    assert 'codec="my-base"' in card.text
+    assert "secret" not in card.content
+    assert str(tmp_path) not in card.content.replace(data, "")
+
+
+def test_data_of_the_hub_are_named_to_it(write):
+    assert write(sources=[{"path": "some/speech"}]).data.datasets == ["some/speech"]
+
+
+def test_what_changes_how_an_adapter_loads_is_in_the_example(write):
+    card = write(lora_rank=4, audio_block_length=16, dtype="bfloat16")
+    assert 'dtype="bfloat16", audio_block_length=16)' in card.text
+    assert "generation_config.audio_block_length = 16" in card.text
+
+
+def test_nothing_measured(write, tmp_path):
+    card = write()
+    assert "Not measured" in card.text and "curves.png" not in card.text
+
+
+def test_without_matplotlib_the_card_has_no_curves(write, monkeypatch, caplog):
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with caplog.at_level(logging.INFO):
+        card = write(LOG)
+    assert "curves.png" not in card.text and "2.25" in card.text
+    assert "ttt-hf[train]" in caplog.text
+
+
+def test_changed_keys_are_those_of_the_recipe(tmp_path):
+    keys = {
+        "lora_rank": 4,
+        "lora_targets": ["q_proj"],
+        "train_data": [{"path": "a", "ratio": 0.5}],
+        "lr_scheduler_type": "linear",
+        "eval_strategy": "steps",
+        "eval_steps": 5,
+        "speak_steps": 10,
+    }
+    changed = changed_keys(parse_recipe({"output_dir": str(tmp_path), **keys}))
+    assert changed == {**keys, "do_eval": True}
+    assert parse_recipe(changed | {"output_dir": str(tmp_path)}) == parse_recipe({"output_dir": str(tmp_path), **keys})
+
+
+def test_a_training_replaces_the_card_of_peft_and_its_example_runs(spoken_adapter, monkeypatch):
+    card = ModelCard.load(spoken_adapter / "README.md")
+    assert "# adapter" in card.text and "(curves.png)" in card.text and "spoken_wer" in card.text
+    assert "rows.jsonl` |  |  | 3 |" in card.text
+    assert torch.__version__ in card.text
+    monkeypatch.chdir(spoken_adapter.parent)
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", card.text, re.S)[1], names)
+    assert isinstance(names["model"], TtTForConditionalGeneration) and isinstance(names["processor"], TtTProcessor)
