@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "ttt_hf"
+MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "recipes").rglob("*.py")])
 REMOTE_CODE = sorted(path for path in (PACKAGE / "modeling").glob("*.py") if path.name != "__init__.py")
 
 # Which extra a room of the package may count on; rooms that are not named have to make do with the core.
@@ -96,11 +97,37 @@ def test_every_third_party_import_is_declared(path: Path) -> None:
         assert names & allowed, f"{path.name} imports {module}, which no dependency of the {room} part names"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_open_with_a_docstring_and_stay_readable(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(source)), f"{path.name} does not say what it is for"
-    assert source.count("\n") <= 600, f"{path.name} wants to be two files"
+    assert source.count("\n") <= 500, f"{path.name} wants to be two files"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_leave_types_to_the_signature(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            continue
+        docstring = ast.get_docstring(node) or "A sentence."
+        where = f"{path.name}, {getattr(node, 'name', 'module')}"
+        assert docstring[0] != "\n" and docstring.strip(), f"{where}: the summary stands on the opening line"
+        typed = re.search(r"^ +\**\w+ \(`.*?\):", docstring, re.M)
+        assert typed is None, f"{where}: {typed.group().strip()} repeats the type in the signature"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_fit_on_a_screen(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = [part for part in node.body if not (isinstance(part, ast.Expr) and part is node.body[0])]
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 60, f"{path.name}, {node.name} has {lines} lines: split it where a step has a name"
+
+
+def test_no_module_name_stands_twice() -> None:
+    names = [path.stem for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__")]
+    assert sorted(names) == sorted(set(names))
 
 
 def test_architecture_page_lists_every_file() -> None:

@@ -51,6 +51,8 @@ def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == source
+    others = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()} - {"ttt_hf"}
+    assert others == {"ttt_hf-0.1.0.dist-info"}, "the recipe, tests and tools stay in the repository"
     assert "ttt_hf/cli/main.py" in packed
     assert "ttt_hf/training/recipes/lora_asr.yaml" in packed
     assert "ttt_hf/processing/chat_template.jinja" in packed
