@@ -20,13 +20,13 @@ def states(values: list[list[float]]) -> torch.Tensor:
 
 def test_rows_are_written_behind_their_own_lengths() -> None:
     cache = RaggedCache(batch_size=2, capacity=6)
-    assert cache.place([3, 1], CPU).tolist() == [[0, 1, 2], [0, 6, 6]]
+    assert cache.reserve([3, 1], CPU).tolist() == [[0, 1, 2], [0, 6, 6]]
     keys, _ = cache.update(states([[1, 2, 3], [4, -1, -1]]), states([[1, 2, 3], [4, -1, -1]]), 0)
     assert keys.shape == (2, 2, 6, 3)
     assert keys[:, 0, :, 0].tolist() == [[1, 2, 3, 0, 0, 0], [4, 0, 0, 0, 0, 0]]
 
     cache.commit([2, 1])
-    assert cache.place([1, 2], CPU).tolist() == [[2, 6], [1, 2]]
+    assert cache.reserve([1, 2], CPU).tolist() == [[2, 6], [1, 2]]
     keys, values = cache.update(states([[7, -1], [8, 9]]), states([[70, -1], [80, 90]]), 0)
     # The open third token of row 0 is overwritten, padding leaves no trace.
     assert keys[:, 1, :, 2].tolist() == [[1, 2, 7, 0, 0, 0], [4, 8, 9, 0, 0, 0]]
@@ -38,18 +38,18 @@ def test_rows_are_written_behind_their_own_lengths() -> None:
 
 def test_attention_gets_no_more_keys_than_the_longest_row_needs() -> None:
     cache = RaggedCache(batch_size=1, capacity=300)
-    cache.place([5], CPU)
+    cache.reserve([5], CPU)
     keys, _ = cache.update(states([[1.0] * 5]), states([[1.0] * 5]), 0)
     assert keys.shape[2] == cache.key_length == KEY_LENGTH_MULTIPLE
     assert cache.get_mask_sizes(5, 0) == (KEY_LENGTH_MULTIPLE, 0)
     cache.commit([5])
-    cache.place([2 * KEY_LENGTH_MULTIPLE], CPU)
+    cache.reserve([2 * KEY_LENGTH_MULTIPLE], CPU)
     assert cache.key_length == 3 * KEY_LENGTH_MULTIPLE
 
 
 def test_selected_rows_keep_their_keys() -> None:
     cache = RaggedCache(batch_size=3, capacity=4)
-    cache.place([1, 2, 2], CPU)
+    cache.reserve([1, 2, 2], CPU)
     cache.update(states([[1, 0], [2, 3], [4, 5]]), states([[1, 0], [2, 3], [4, 5]]), 0)
     cache.commit([1, 2, 1])
     cache.batch_select_indices(torch.tensor([2, 0]))
@@ -60,12 +60,12 @@ def test_selected_rows_keep_their_keys() -> None:
 def test_overflow_and_shrinking_are_errors() -> None:
     cache = RaggedCache(batch_size=1, capacity=4)
     with pytest.raises(ValueError, match="4 slots a row, 5 are needed"):
-        cache.place([5], CPU)
+        cache.reserve([5], CPU)
     cache.commit([3])
     with pytest.raises(ValueError, match="cannot shrink"):
         cache.commit([2])
     with pytest.raises(ValueError, match="4 slots a row, 5 are needed"):
-        cache.place([2], CPU)
+        cache.reserve([2], CPU)
 
 
 @pytest.mark.parametrize("backbone", ["qwen2", "qwen3", "llama"])
@@ -81,7 +81,7 @@ def test_ragged_pieces_give_the_same_hidden_states_as_whole_rows(
     # Row 0 in pieces of 4, 1, 4; row 1 in pieces of 2, 5, 2: one of them is padded every time.
     done = [0, 0]
     for counts in ([4, 2], [1, 5], [4, 2]):
-        slots = cache.place(counts, CPU)
+        slots = cache.reserve(counts, CPU)
         width = slots.shape[1]
         pieces = torch.zeros(2, width, dtype=torch.long)
         for row, count in enumerate(counts):

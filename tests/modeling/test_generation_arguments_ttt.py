@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 from transformers.generation import MaxLengthCriteria, StoppingCriteriaList
 
 from ttt_hf.modeling import TtTForConditionalGeneration, TtTGenerateOutput
-from ttt_hf.modeling.decoding_ttt import AudioGenerationSettings
+from ttt_hf.modeling.settings_ttt import AudioGenerationSettings
 
 
 Models = Callable[..., TtTForConditionalGeneration]

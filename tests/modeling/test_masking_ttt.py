@@ -138,7 +138,7 @@ def test_a_window_limits_order_but_not_the_block():
     assert mask[3].int().tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
     assert mask[7].int().tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     queries, keys = clean(block_ids)
-    moved = evaluate(queries._replace(place=queries.horizon + 1), keys, window=2)[0]
+    moved = evaluate(queries._replace(position=queries.horizon + 1), keys, window=2)[0]
     assert moved[3].int().tolist() == [0] * 8
 
 

@@ -1,4 +1,4 @@
-"""The TtT model for transformers. Its files travel to the Hub as remote code and need torch and transformers alone."""
+"""The TtT model for transformers: saved with a model as remote code, so it needs torch and transformers only."""
 
 from .configuration_ttt import TtTConfig
 from .decoding_ttt import AudioSegment, TextSegment

@@ -1,12 +1,12 @@
-"""A key/value cache with a length per row, so that rows of one batch may be anywhere: in text, at any step of a span.
+"""A key/value cache with a length per row: each row of a batch may be in text or at any denoising step of a span.
 
     row 0  [##########=====..........]     #  committed: final keys and values
     row 1  [####==========...........]     =  open part: written by this forward, overwritten by the next
     row 2  [#############=...........]     .  free
 
-A forward writes the keys of row i behind its committed length; which of them each query sees is the mask's business.
-Committing is advancing the row's length. Nothing is cropped, shifted or padded, so a row's arithmetic does not depend
-on its neighbours.
+A forward writes the keys of row i after its committed length; the attention mask decides which of them each query
+sees. Committing means advancing the row's length. Nothing is cropped, shifted or padded, so a row's results do not
+depend on the other rows.
 """
 
 from collections.abc import Sequence
@@ -17,25 +17,23 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-# The keys handed to attention are cut to the longest row's length, rounded up: few different shapes, little waste.
+# The keys passed to attention are cut to the longest row's length, rounded up to this multiple: few different shapes,
+# little waste.
 KEY_LENGTH_MULTIPLE = 64
 
 
 class SlotTable:
-    """What all layers of a cache share: the rows' lengths, and where the coming forward reads and writes.
-
-    Args:
-        batch_size: number of rows.
-        capacity: number of slots of a row.
+    """State shared by all layers of a cache: the rows' lengths, and where the next forward reads and writes.
 
     Attributes:
-        lengths: committed length of every row.
-        slots: slot of every input position, `torch.long` of shape `(batch, length)`; padding has slot `capacity`, one
-            behind the last, which attention never gets to see.
-        key_length: number of slots, from the first on, that attention gets.
+        capacity: Number of slots per row.
+        lengths: Committed length of every row.
+        slots: Slot of every input position, `torch.long` of shape `(batch, length)`; padding has slot `capacity`, one
+            past the last, which attention never reads.
+        key_length: Number of leading slots that attention reads.
     """
 
-    def __init__(self, batch_size: int, capacity: int):
+    def __init__(self, batch_size: int, capacity: int) -> None:
         self.capacity = capacity
         self.lengths = [0] * batch_size
         self.slots = torch.empty(batch_size, 0, dtype=torch.long)
@@ -46,17 +44,17 @@ class RaggedLayer(CacheLayerMixin):
     """Keys and values of one layer, of shape `(batch, heads, capacity + 1, head size)`.
 
     Args:
-        table: where to read and write, shared with the other layers.
+        table: Lengths and slots, shared with the other layers.
     """
 
     is_sliding = False
 
-    def __init__(self, table: SlotTable):
+    def __init__(self, table: SlotTable) -> None:
         super().__init__()
         self.table = table
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocates the layer as soon as data type, device and head sizes are known."""
+        """Allocates the layer at its first update, when dtype, device and head sizes are known."""
         batch_size, heads = key_states.shape[:2]
         length = self.table.capacity + 1
         # Zeros, not uninitialised memory: attention multiplies hidden values by 0, and 0 * NaN is NaN.
@@ -70,14 +68,15 @@ class RaggedLayer(CacheLayerMixin):
         """Writes the new keys and values into their slots.
 
         Args:
-            key_states: shape `(batch, heads, length, head size)`.
-            value_states: shape `(batch, heads, length, head size)`.
+            key_states: Shape `(batch, heads, length, head size)`.
+            value_states: Shape `(batch, heads, length, head size)`.
 
         Returns:
             The first `key_length` keys and values of every row.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        # One scatter for all rows, each at its own offset; padding goes to the spare slot at index `capacity`.
         slots = self.table.slots.to(self.keys.device)
         rows = torch.arange(slots.shape[0], device=slots.device)[:, None]
         self.keys[rows, :, slots] = key_states.transpose(1, 2)
@@ -86,7 +85,7 @@ class RaggedLayer(CacheLayerMixin):
         return self.keys[:, :, :key_length], self.values[:, :, :key_length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of keys that attention gets, and the index of the first one."""
+        """Number of keys that attention reads, and the index of the first one."""
         return self.table.key_length, 0
 
     def get_seq_length(self) -> int:
@@ -94,29 +93,29 @@ class RaggedLayer(CacheLayerMixin):
         return max(self.table.lengths)
 
     def get_max_length(self) -> int:
-        """Number of slots of a row."""
+        """Number of slots per row."""
         return self.table.capacity
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keeps the given rows only."""
+        """Keeps only the given rows."""
         if self.is_initialized:
             self.keys = self.keys[indices.to(self.keys.device)]
             self.values = self.values[indices.to(self.values.device)]
 
 
 class RaggedCache(Cache):
-    """A preallocated cache whose rows have a length each; fits every backbone that takes a transformers `Cache`.
+    """A preallocated cache with a length per row; works with every backbone that takes a transformers `Cache`.
 
-    Use: `place` before each forward, `commit` after it.
+    Call `reserve` before each forward and `commit` after it.
 
     Args:
-        batch_size: number of rows.
-        capacity: number of slots of a row, an upper limit of committed and open positions together.
+        batch_size: Number of rows.
+        capacity: Number of slots per row, an upper bound on committed and open positions together.
     """
 
-    def __init__(self, batch_size: int, capacity: int):
+    def __init__(self, batch_size: int, capacity: int) -> None:
         self.table = SlotTable(batch_size, capacity)
-        # The layers come into being at the first forward, as many as the backbone has.
+        # transformers creates the layers at the first forward, as many as the backbone has.
         super().__init__(layer_class_to_replicate=partial(RaggedLayer, self.table))
 
     @property
@@ -126,32 +125,32 @@ class RaggedCache(Cache):
 
     @property
     def capacity(self) -> int:
-        """Number of slots of a row."""
+        """Number of slots per row."""
         return self.table.capacity
 
     @property
     def key_length(self) -> int:
-        """Number of slots of each row that attention gets at the coming forward."""
+        """Number of slots of each row that attention reads at the next forward."""
         return self.table.key_length
 
-    def place(self, counts: Sequence[int], device: torch.device) -> torch.Tensor:
-        """Reserves slots for the coming forward: behind each row's committed length.
+    def reserve(self, counts: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Reserves slots for the next forward, after each row's committed length.
 
         Args:
-            counts: number of inputs of each row; rows with fewer than the largest are right-padded.
-            device: where to put the result.
+            counts: Number of inputs of each row; rows with fewer than the largest are right-padded.
 
         Returns:
             Slot of every input position, `torch.long` of shape `(batch, max(counts))`: for tokens their index in the
             row, for padding the capacity.
 
         Raises:
-            ValueError: a row does not fit.
+            ValueError: If a row does not fit into the cache.
         """
         capacity = self.table.capacity
         longest = max(length + count for length, count in zip(self.lengths, counts))
         if longest > capacity:
             raise ValueError(f"The cache has {capacity} slots a row, {longest} are needed.")
+        # What an earlier forward left in the open slots is overwritten, so nothing has to be cleared.
         index = torch.arange(max(counts), device=device)
         starts = torch.tensor(self.lengths, device=device)[:, None]
         is_token = index < torch.tensor(list(counts), device=device)[:, None]
@@ -160,23 +159,23 @@ class RaggedCache(Cache):
         return self.table.slots
 
     def commit(self, lengths: Sequence[int]) -> None:
-        """Declares the keys below the given lengths final.
+        """Marks the keys below the given lengths as final.
 
         Args:
-            lengths: the new committed length of every row.
+            lengths: The new committed length of every row.
 
         Raises:
-            ValueError: a length is smaller than before.
+            ValueError: If a length is smaller than before.
         """
         if any(new < old for new, old in zip(lengths, self.lengths)):
             raise ValueError(f"Committed lengths cannot shrink: from {self.lengths} to {list(lengths)}.")
         self.table.lengths = list(lengths)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keeps the given rows only.
+        """Keeps only the given rows.
 
         Args:
-            indices: rows to keep, `torch.long` of shape `(kept,)`.
+            indices: Rows to keep, `torch.long` of shape `(kept,)`.
         """
         super().batch_select_indices(indices)
         self.table.lengths = [self.lengths[index] for index in indices.tolist()]

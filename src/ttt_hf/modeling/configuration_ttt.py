@@ -1,4 +1,4 @@
-"""Configuration of TtT: a decoder-only text backbone whose vocabulary also holds the codes of an audio codec."""
+"""Configuration of TtT: a decoder-only text backbone whose vocabulary includes the codes of an audio codec."""
 
 import os
 from typing import Any, ClassVar, Literal
@@ -32,24 +32,24 @@ class TtTConfig(PreTrainedConfig):
 
     Ids below `audio_token_start_id` are text. **Every** id from there on counts as audio: `audio_token_start_id`
     itself is the `<|audio|>` token, code `c` has the id `audio_token_start_id + 1 + c`, and the mask token and the end
-    markers lie behind the codes. The defaults are those of the official TtT checkpoints.
+    markers follow the codes. The defaults are those of the official TtT checkpoints.
 
     Args:
         text_config: Configuration of the backbone, any decoder-only text model. Defaults to Qwen2.
-        audio_token_start_id: The first audio id, that of `<|audio|>`.
+        audio_token_start_id: First audio id, that of `<|audio|>`.
         audio_vocab_size: Number of audio codes, the size of the codec's codebook.
         mask_token_id: Id of the mask token of audio diffusion.
-        begin_audio_token_ids: Ids that open a span of audio, text side: `[<|begin_of_audio|>, <|begin_of_quad|>]`.
-        end_audio_token_ids: Ids that end a span of audio, audio side: `[<|end_of_audio_new|>,
-            <|end_of_audio_span_last|>]`.
+        begin_audio_token_ids: Text ids that open a span of audio: `[<|begin_of_audio|>, <|begin_of_quad|>]`.
+        end_audio_token_ids: Audio ids that end a span of audio:
+            `[<|end_of_audio_new|>, <|end_of_audio_span_last|>]`.
         audio_attention: `"span"`: all tokens of a span see each other (the official model). `"block_causal"`: only
-            tokens of the same block of `audio_block_length` do, later blocks stay hidden.
+            tokens of the same block of `audio_block_length` do, and later blocks stay hidden.
         audio_block_length: Number of tokens that are denoised together.
         tie_word_embeddings: Whether the output layer shares its weights with the input embeddings. Defaults to the
             backbone's value.
 
     Raises:
-        ValueError: the ids contradict each other or do not fit the vocabulary.
+        ValueError: If the ids contradict each other or do not fit the vocabulary.
     """
 
     model_type = "ttt"
@@ -80,7 +80,7 @@ class TtTConfig(PreTrainedConfig):
         self._check_audio_tokens()
 
     def _check_audio_tokens(self) -> None:
-        # Not a `validate_...` method: those are wrapped into an exception that is no ValueError and spans lines.
+        # Not a `validate_...` method: `strict` wraps their errors in an exception that is not a ValueError.
         start, mask, vocab_size = self.audio_token_start_id, self.mask_token_id, self.text_config.vocab_size
         if self.audio_block_length < 1:
             raise ValueError(f"audio_block_length must be at least 1, got {self.audio_block_length}.")
@@ -121,37 +121,37 @@ class TtTConfig(PreTrainedConfig):
 
     @property
     def attention_block_length(self) -> int | None:
-        """Length in tokens of the groups that see each other inside a span; `None` when the whole span does."""
+        """Length in tokens of the groups that see each other inside a span; `None` when all of the span does."""
         return self.audio_block_length if self.audio_attention == "block_causal" else None
 
     @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Reads config.json as `PreTrainedConfig.get_config_dict` does, the flat official format included.
+        """Reads config.json like `PreTrainedConfig.get_config_dict`, including the flat official format.
 
-        The flat format does not say which ids open and end a span; where there is a tokenizer, its names do.
+        The flat format lacks the ids that open and end a span; they are looked up by name in the tokenizer, if any.
         """
-        place = dict(kwargs)
+        hub_kwargs = dict(kwargs)
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
-            marker_ids = official_marker_ids(added_token_ids(pretrained_model_name_or_path, **place), config_dict)
+            marker_ids = official_marker_ids(added_token_ids(pretrained_model_name_or_path, **hub_kwargs), config_dict)
             config_dict = {**_from_flat_config(config_dict, kwargs), **marker_ids}
         return config_dict, kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "TtTConfig":
-        """Instantiates the configuration from a dictionary: this class's own, or the official flat one.
+        """Instantiates the configuration from a dictionary, in the format of this class or the flat official one.
 
         Args:
-            config_dict: contents of a config.json.
-            **kwargs: fields to override, e.g. `begin_audio_token_ids`, which the official format does not hold.
+            config_dict: Content of a config.json.
+            **kwargs: Fields to override, e.g. `begin_audio_token_ids`, which the official format does not hold.
 
         Returns:
-            The configuration; with `return_unused_kwargs=True` a tuple with the arguments that are no fields.
+            The configuration; with `return_unused_kwargs=True` a tuple with the unused arguments.
 
         Raises:
-            ValueError: the dictionary is that of a text model and the audio ids are not given.
+            ValueError: If the dictionary is that of a text model and the audio ids are not given.
         """
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
             config_dict = _from_flat_config(config_dict, kwargs)
@@ -161,10 +161,10 @@ class TtTConfig(PreTrainedConfig):
 
 
 def _from_flat_config(config_dict: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Turns the flat config.json of an official TtT checkpoint, or of a text model, into that of a `TtTConfig`.
+    """Converts the flat config.json of an official TtT checkpoint, or of a text model, to that of a `TtTConfig`.
 
-    The flat format counts the audio codes only through the ids around them: the mask follows the last code and the
-    two end markers follow the mask.
+    The flat format gives the number of audio codes only implicitly: the mask token follows the last code, and the two
+    end markers follow the mask token.
     """
     text_config = dict(config_dict)
     mask = overrides.get("mask_token_id", text_config.pop(OFFICIAL_MASK_KEY, None))

@@ -1,6 +1,4 @@
-"""`generate()` of TtT: transformers' own up to the decoding loop, and a loop in which every forward serves text tokens
-and denoising steps of all rows alike.
-"""
+"""`generate()` of TtT: transformers' own, with a decoding loop whose forwards serve text and denoising of all rows."""
 
 import copy
 import os
@@ -18,40 +16,14 @@ from transformers.utils import ModelOutput, logging
 
 from .cache_ttt import RaggedCache
 from .configuration_ttt import TtTConfig
-from .decoding_ttt import (
-    AUDIO_GENERATION_KEYS,
-    AudioGenerationSettings,
-    AudioSegment,
-    DecodingContext,
-    DecodingRow,
-    TextSegment,
-)
+from .decoding_ttt import AudioSegment, DecodingContext, DecodingRow, TextSegment
 from .masking_ttt import NO_ORDER, AttentionKeys, AttentionQueries, audio_block_ids, build_attention_mask
 from .official_ttt import added_token_ids, is_official, paper_generation_config
+from .settings_ttt import AUDIO_GENERATION_KEYS, UNSUPPORTED_GENERATION_KEYS, AudioGenerationSettings
 from .streamers_ttt import RawStreamer, TtTStreamer
 
 
 logger = logging.get_logger(__name__)
-
-# Generation keys of transformers that ask for another decoding loop, and their values that do not.
-UNSUPPORTED_GENERATION_KEYS: dict[str, tuple[Any, ...]] = {
-    "num_beams": (None, 1),
-    "num_beam_groups": (None, 1),
-    "penalty_alpha": (None, 0),
-    "constraints": (None,),
-    "force_words_ids": (None,),
-    "prompt_lookup_num_tokens": (None,),
-    "assistant_early_exit": (None,),
-    "use_mtp": (None, False),
-    "dola_layers": (None,),
-    "guidance_scale": (None, 1),
-    "token_healing": (None, False),
-    "cache_implementation": (None,),
-    "output_scores": (None, False),
-    "output_logits": (None, False),
-    "output_attentions": (None, False),
-    "output_hidden_states": (None, False),
-}
 
 
 @dataclass
@@ -59,12 +31,12 @@ class TtTGenerateOutput(ModelOutput):
     """Output of `generate()` with `return_dict_in_generate=True`.
 
     Attributes:
-        sequences: prompt and new tokens of every row, right-padded, the prompt's own padding removed; `torch.long` of
-            shape `(batch, length)`.
-        segments: for every row what it said, in order: `TextSegment` or `AudioSegment`. Prompt, markers, end of
-            sequence and padding are left out.
-        num_forward_passes: forwards that each row took part in, `torch.long` of shape `(batch,)`. A denoising step
-            with classifier-free guidance counts once.
+        sequences: Prompt and new tokens of every row, right-padded, without the padding of the prompts; `torch.long`
+            of shape `(batch, length)`.
+        segments: For every row the generated `TextSegment` and `AudioSegment` objects in order, without prompt,
+            markers, end of sequence and padding.
+        num_forward_passes: Number of forwards that each row took part in, `torch.long` of shape `(batch,)`. A
+            denoising step with classifier-free guidance counts once.
     """
 
     sequences: torch.Tensor | None = None
@@ -73,38 +45,59 @@ class TtTGenerateOutput(ModelOutput):
 
 
 class TtTGenerationMixin(GenerationMixin):
-    """Generation for TtT models: `generate()` of transformers with a decoding loop of its own.
-
-    Everything around the loop works as users of transformers know it: generation config and keyword arguments, logits
-    processors and sampling for text, stopping criteria, streamers. Prompts may be padded on either side. The keys in
-    `AudioGenerationSettings` come on top. A row's output depends neither on its neighbours nor on padding.
-
-    The loop:
-
-    1. Set up.
-        1.a Cut the padding off, make one `DecodingRow` a prompt: its ids, its limits, its processors, its generator.
-        1.b Allocate the cache: one length a row.
-    2. Tick, while rows are unfinished.
-        2.a Every row names its open part: the ids whose keys are not final, and in a span the canvas.
-        2.b One forward for all rows, whatever they are doing, writes behind each row's committed keys.
-        2.c With guidance, one more forward for rows in a span, with everything but the canvas masked.
-        2.d Logits where they are needed: last position of a row in text, canvas of a row in a span.
-        2.e Every row takes its logits: a text token, or a denoising step.
-        2.f Commit the keys that became final. Text and closed spans never see later tokens, so theirs do; of an open
-            span only finished blocks of block-causal attention.
-        2.g Stopping criteria, row by row; finished rows leave the batch.
-    3. Pad what the rows have made to one length.
-
-        slot      0                     committed            key length
-        row 0     [######################][b==========mmmm]           b begin marker, = finished blocks, m canvas
-        row 1     [#################][t].                             t last text token
-        row 2     [##############################][==e]               e end marker: the span is read once more, final
-    """
+    """Generation for TtT models: `generate()` of transformers with its own decoding loop."""
 
     config: TtTConfig
     generation_config: GenerationConfig
     model: nn.Module
     lm_head: nn.Module
+
+    def generate(  # type: ignore[override]
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> TtTGenerateOutput | torch.Tensor:
+        """Generates text token by token and audio block by block, for all rows of a batch in the same forwards.
+
+        Generation config, logits processors and sampling (of text), stopping criteria and streamers work as in
+        `GenerationMixin.generate`. Prompts may be padded on either side; the output of a row depends neither on the
+        other rows nor on padding.
+
+        1. Set up.
+            1.a Remove the padding and create a `DecodingRow` per prompt: ids, limits, processors, random generator.
+            1.b Allocate the cache, with a length per row.
+        2. While there are unfinished rows:
+            2.a Each row gives its open part: the ids whose keys are not final and, in a span, the canvas.
+            2.b One forward for all rows, in text or in a span, writes keys after each row's committed length.
+            2.c With guidance, a second forward for rows in a span, with everything but the canvas masked.
+            2.d Compute logits where they are needed: at the last position in text, at the canvas in a span.
+            2.e Each row takes its logits and makes a text token or a denoising step.
+            2.f Commit the keys that are final. Text and closed spans never see later tokens, so theirs are; of an
+                open span only those of finished blocks with block-causal attention.
+            2.g Check the stopping criteria per row; finished rows leave the batch.
+        3. Pad the rows to one length.
+
+            slot      0                     committed            key length
+            row 0     [######################][b==========mmmm]       b begin marker, = finished blocks, m canvas
+            row 1     [#################][t].                         t last text token
+            row 2     [##############################][==e]           e end marker: a last forward over the span
+
+        Args:
+            inputs: Prompts, `torch.long` of shape `(batch, length)`; also accepted as `input_ids`.
+            generation_config: Default generation config; keyword arguments take precedence.
+            *args: Further arguments of `GenerationMixin.generate`.
+            **kwargs: Further arguments of `GenerationMixin.generate`, and generation keys: those of transformers and
+                of `AudioGenerationSettings`.
+
+        Returns:
+            `TtTGenerateOutput` with `return_dict_in_generate`, otherwise its `sequences`.
+
+        Raises:
+            ValueError: If a prompt or a generation key cannot be used.
+        """
+        return super().generate(inputs, generation_config, *args, **kwargs)
 
     def adjust_generation_fn(
         self,
@@ -114,15 +107,7 @@ class TtTGenerationMixin(GenerationMixin):
         pretrained_model_name_or_path: str | os.PathLike | None,
         **kwargs: Any,
     ) -> None:
-        """Loads the decoding defaults; an official checkpoint with its tokenizer gets those of the paper.
-
-        Args:
-            generation_config: given to `from_pretrained`; then it is taken.
-            from_auto_class: for `GenerationMixin.adjust_generation_fn`.
-            from_pipeline: for `GenerationMixin.adjust_generation_fn`.
-            pretrained_model_name_or_path: folder or Hub id.
-            **kwargs: where the files are.
-        """
+        """Loads the generation config; an official checkpoint with its tokenizer gets the decoding of the paper."""
         super().adjust_generation_fn(
             generation_config, from_auto_class, from_pipeline, pretrained_model_name_or_path, **kwargs
         )
@@ -137,7 +122,7 @@ class TtTGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
-        """Adds the audio keys, which transformers would take for arguments of the model, and checks all keys."""
+        """Adds the audio keys, which transformers would take for model arguments, and checks all keys."""
         audio_keys = {name: kwargs.pop(name) for name in AUDIO_GENERATION_KEYS if name in kwargs}
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, value in audio_keys.items():
@@ -162,13 +147,13 @@ class TtTGenerationMixin(GenerationMixin):
     def _validate_generation_mode(
         self, generation_mode: str, generation_config: GenerationConfig, generation_mode_kwargs: dict[str, Any]
     ) -> None:
-        """Rejects assistants; other modes show in the generation config, which has been checked."""
+        """Rejects assistant models; other modes are set in the generation config, which has been checked."""
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
         if generation_mode_kwargs.get("assistant_model") is not None:
             raise ValueError("assistant_model is not supported: TtT decodes greedily or by sampling; leave it out.")
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        """Rejects what the loop would ignore: it makes positions, masks and caches itself."""
+        """Rejects arguments that the loop would ignore: it creates positions, masks and caches itself."""
         super()._validate_model_kwargs(model_kwargs)
         unused = [
             name
@@ -181,7 +166,7 @@ class TtTGenerationMixin(GenerationMixin):
     def _prepare_model_inputs(
         self, inputs: torch.Tensor | None, bos_token_id: torch.Tensor | None, model_kwargs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, str | None, dict[str, torch.Tensor]]:
-        """Checks the prompts and moves their padding to the left, where transformers wants it."""
+        """Checks the prompts and moves their padding to the left, as transformers expects."""
         input_ids, input_name, model_kwargs = super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
         attention_mask = model_kwargs.get("attention_mask")
         if input_ids.ndim != 2 or input_ids.is_floating_point():
@@ -197,7 +182,7 @@ class TtTGenerationMixin(GenerationMixin):
         self._check_prompts(split_rows(input_ids, attention_mask))
         if attention_mask is not None:
             attention_mask = attention_mask.bool()
-            # A stable sort by "is a token" keeps the tokens in order.
+            # A stable sort by the mask moves padding to the left and keeps the tokens in order.
             order = attention_mask.byte().argsort(dim=-1, stable=True)
             input_ids = input_ids.gather(1, order.to(input_ids.device))
             model_kwargs["attention_mask"] = attention_mask.gather(1, order).long()
@@ -237,7 +222,7 @@ class TtTGenerationMixin(GenerationMixin):
         )
 
     def _prepare_cache_for_generation(self, *args: Any, **kwargs: Any) -> None:
-        """Prepares nothing: the loop allocates its own cache."""
+        """Does nothing: the loop allocates its own cache."""
 
     def _get_logits_processor(
         self,
@@ -247,17 +232,17 @@ class TtTGenerationMixin(GenerationMixin):
         model_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> LogitsProcessorList:
-        """Makes a list of processors for every row, since rows are at different lengths when they need them.
+        """Creates a list of processors per row, since rows have different lengths when they need them.
 
         Args:
-            generation_config: the prepared generation config.
-            encoder_input_ids: the prompts, before they are repeated for `num_return_sequences`.
-            prefix_allowed_tokens_fn: called with the row's index in the batch and its ids.
-            model_kwargs: holds the `attention_mask` of all rows.
-            **kwargs: for `GenerationMixin._get_logits_processor`.
+            generation_config: The prepared generation config.
+            encoder_input_ids: The prompts, before they are repeated for `num_return_sequences`.
+            prefix_allowed_tokens_fn: Called with the index of the row in the batch and its ids.
+            model_kwargs: Holds the `attention_mask` of all rows.
+            **kwargs: For `GenerationMixin._get_logits_processor`.
 
         Returns:
-            One `LogitsProcessorList` a row, to be called with the row's ids left-padded as in transformers' own loop.
+            One `LogitsProcessorList` per row, called with its ids left-padded as in transformers' own loop.
         """
         attention_mask = (model_kwargs or {}).get("attention_mask")
         input_ids = encoder_input_ids.repeat_interleave(generation_config.num_return_sequences or 1, dim=0)
@@ -265,7 +250,7 @@ class TtTGenerationMixin(GenerationMixin):
         for row, prompt in enumerate(split_rows(input_ids, attention_mask)):
             pads = input_ids.shape[1] - len(prompt)
             row_config = copy.copy(generation_config)
-            # Absolute lengths mean the row's own tokens, but processors count what they are shown.
+            # Absolute lengths refer to the row without padding, but processors see the padded ids.
             if generation_config.max_new_tokens is None:
                 row_config.max_length += pads
             if generation_config.min_new_tokens is None and generation_config.min_length:
@@ -293,23 +278,23 @@ class TtTGenerationMixin(GenerationMixin):
         streamer: BaseStreamer | None = None,
         **model_kwargs: Any,
     ) -> TtTGenerateOutput | torch.Tensor:
-        """Runs the decoding loop; the class describes it.
+        """Runs the decoding loop, whose steps are described in `generate`.
 
         Args:
-            input_ids: prompts, `torch.long` of shape `(batch, prompt_length)`.
-            logits_processor: one list a row, see `_get_logits_processor`.
-            stopping_criteria: tested for every row after every forward, also in the middle of a block. Lengths are the
-                rows' own business.
-            generation_config: the prepared generation config.
-            synced_gpus: not supported.
-            streamer: receives the tokens of the only row; a `TtTStreamer` receives typed events.
+            input_ids: Prompts, `torch.long` of shape `(batch, prompt_length)`.
+            logits_processor: One list per row, see `_get_logits_processor`.
+            stopping_criteria: Checked for every row after every forward, also within a block. Length limits are
+                enforced per row.
+            generation_config: The prepared generation config.
+            synced_gpus: Not supported.
+            streamer: Receives the tokens of a single row; a `TtTStreamer` receives typed events.
             **model_kwargs: `attention_mask` of the prompts.
 
         Returns:
             `TtTGenerateOutput` with `return_dict_in_generate`, otherwise its `sequences`.
 
         Raises:
-            ValueError: a streamer for several rows, or `synced_gpus`.
+            ValueError: If there is a streamer for several rows, or `synced_gpus` is set.
         """
         if synced_gpus:
             raise ValueError(
@@ -318,27 +303,28 @@ class TtTGenerationMixin(GenerationMixin):
         if streamer is not None and input_ids.shape[0] > 1:
             raise ValueError(f"A streamer follows one row, got {input_ids.shape[0]}: generate them one by one.")
         settings = AudioGenerationSettings.from_generation_config(generation_config, self.config)
-        # 1.a
+        # 1.a One decoding state per prompt, without padding
         attention_mask = model_kwargs.get("attention_mask")
         rows = self._make_rows(
             settings, input_ids, attention_mask, logits_processor, stopping_criteria, generation_config, streamer
         )
+        # The rows enforce their lengths themselves: a criterion would count padding.
         criteria = StoppingCriteriaList(item for item in stopping_criteria if not isinstance(item, MaxLengthCriteria))
-        # 1.b
+        # 1.b The cache, large enough for the longest row
         active = list(rows)
         cache = RaggedCache(len(rows), max(row.capacity for row in rows))
 
         with self._optimize_model_for_decode():
             while active:
-                # 2.a to 2.d
+                # 2.a to 2.d One forward, logits per row
                 logits = self._row_logits(active, cache, settings.audio_cfg_scale, input_ids.device)
                 for row, row_logits in zip(active, logits):
-                    # 2.e
+                    # 2.e A text token or a denoising step
                     row.accept(row_logits)
-                # 2.f
+                # 2.f Final keys are not computed again
                 if generation_config.use_cache:
                     cache.commit([row.final_length for row in active])
-                # 2.g
+                # 2.g Rows that a criterion stops or that are finished leave the batch
                 for row in active:
                     if not row.is_finished and bool(criteria(row.padded_ids, None).any()):
                         row.stop()
@@ -348,7 +334,7 @@ class TtTGenerationMixin(GenerationMixin):
                     cache.batch_select_indices(torch.tensor(kept, dtype=torch.long))
         if streamer is not None:
             streamer.end()
-        # 3.
+        # 3. Right-pad the rows
         return self._collect(rows, input_ids, generation_config)
 
     def _make_rows(
@@ -361,7 +347,7 @@ class TtTGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig,
         streamer: BaseStreamer | None,
     ) -> list[DecodingRow]:
-        """Makes the decoding state of every row."""
+        """Creates the decoding state of every row (step 1.a)."""
         width, device = input_ids.shape[1], input_ids.device
         context = DecodingContext.create(settings, self.config, generation_config, width, device)
         if streamer is None:
@@ -370,7 +356,7 @@ class TtTGenerationMixin(GenerationMixin):
             streamer = RawStreamer(streamer)
         seed = settings.seed
         if seed is None:
-            # torch's global generator is left alone when nothing is drawn.
+            # Greedy decoding does not advance torch's global generator.
             draws = context.do_sample or settings.draws_audio
             seed = int(torch.randint(2**62, (1,))) if draws else 0
         copies = generation_config.num_return_sequences or 1
@@ -379,10 +365,11 @@ class TtTGenerationMixin(GenerationMixin):
         longest = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         rows = []
         for index, prompt in enumerate(split_rows(input_ids, attention_mask)):
-            # A number of new tokens was counted from the padded prompt, an absolute length means the row's own tokens.
+            # transformers counts max_new_tokens from the padded prompt; max_length refers to the row without padding.
             limit = max_length - (len(prompt) if generation_config.max_new_tokens is None else width)
             if longest is not None:
                 limit = min(limit, longest - len(prompt))
+            # The copies of num_return_sequences differ, but copy i of a prompt is the same in every batch.
             generator = torch.Generator(device).manual_seed(seed + index % copies)
             rows.append(DecodingRow(context, prompt.tolist(), limit, logits_processor[index], generator, streamer))
         return rows
@@ -390,60 +377,63 @@ class TtTGenerationMixin(GenerationMixin):
     def _row_logits(
         self, rows: list[DecodingRow], cache: RaggedCache, cfg_scale: float, device: torch.device
     ) -> list[torch.Tensor]:
-        """Runs one tick's forwards.
+        """Runs the forwards of one iteration (steps 2.a to 2.d).
 
         Returns:
-            For every row `float32` logits: of its last id, `(1, vocabulary)`, or of its canvas, `(block, vocabulary)`.
+            For every row `torch.float32` logits of shape `(1, vocabulary)` at its last id, or `(block, vocabulary)` at
+            its canvas.
         """
-        # 2.a
+        # 2.a Inputs: the rows' open parts
         parts = [row.open_part(committed) for row, committed in zip(rows, cache.lengths)]
-        # 2.b
+        # 2.b One forward for all rows
         hidden_states = self._hidden_states(parts, cache)
         counts = [max(1, len(row.canvas)) for row in rows]
         states = [state[len(part) - count : len(part)] for state, part, count in zip(hidden_states, parts, counts)]
-        # 2.c
+        # 2.c Unconditional forward of classifier-free guidance
         guided = [index for index, row in enumerate(rows) if row.canvas and cfg_scale > 0]
         if guided:
             mask = self.config.mask_token_id
-            blind = [[mask] * len(rows[index].ids) + rows[index].canvas for index in guided]
-            # All of it is one bidirectional run, so there is nothing to keep from step to step.
-            blind_states = self._hidden_states(blind, RaggedCache(len(blind), max(map(len, blind))))
-            for index, part, state in zip(guided, blind, blind_states):
+            masked = [[mask] * len(rows[index].ids) + rows[index].canvas for index in guided]
+            # Mask tokens are audio: each input is a single bidirectional run, so no keys can be reused between steps.
+            masked_states = self._hidden_states(masked, RaggedCache(len(masked), max(map(len, masked))))
+            for index, part, state in zip(guided, masked, masked_states):
                 states.append(state[len(part) - counts[index] : len(part)])
                 counts.append(counts[index])
-        # 2.d
+        # 2.d The output layer runs once, at the needed positions of all rows
         logits = list(self.lm_head(torch.cat(states)).to(device=device, dtype=torch.float32).split(counts))
-        for index, blind_logits in zip(guided, logits[len(rows) :]):
-            logits[index] = blind_logits + (cfg_scale + 1) * (logits[index] - blind_logits)
+        for index, unconditional in zip(guided, logits[len(rows) :]):
+            logits[index] = unconditional + (cfg_scale + 1) * (logits[index] - unconditional)
         return logits[: len(rows)]
 
     def _hidden_states(self, parts: list[list[int]], cache: RaggedCache) -> torch.Tensor:
         """Runs the backbone on the rows' open parts.
 
         Args:
-            parts: token ids of every row, to be placed behind its committed length.
-            cache: keys and values of what lies before.
+            parts: Token ids of every row, which follow its committed length.
+            cache: Keys and values of the committed ids.
 
         Returns:
-            Last hidden states, of shape `(batch, longest part, hidden)`; meaningless behind the end of a part.
+            Last hidden states, of shape `(batch, longest part, hidden)`; undefined after the end of a part.
         """
         device = self.device
-        slots = cache.place([len(part) for part in parts], device)
+        slots = cache.reserve([len(part) for part in parts], device)
         width, key_length = slots.shape[1], cache.key_length
         is_token = slots < cache.capacity
         input_ids = torch.tensor([part + [0] * (width - len(part)) for part in parts], device=device)
-        # An open part starts where its run (or block) starts, so the groups show in the part alone.
+        # An open part starts where its run (or block) starts, so its ids alone determine the groups.
         block_ids = audio_block_ids(
             input_ids, self.config.audio_token_start_id, self.config.attention_block_length, is_token
         )
-        # Padding sees the first token, since kernels return NaN for queries that see nothing.
+        # Padding sees the first token: some kernels return NaN for queries that see nothing.
         horizon = torch.where(is_token, slots + 1, 1)
         queries = AttentionQueries(torch.zeros_like(slots), horizon, block_ids)
 
+        # Slots after a row's end hold keys of earlier forwards or nothing; no query may see them.
         index = torch.arange(key_length, device=device)
         ends = torch.tensor([length + len(part) for length, part in zip(cache.lengths, parts)], device=device)
         order = torch.where(index < ends[:, None], index, NO_ORDER)
-        # The last column takes the padding and is cut off.
+        # Committed keys need no block id, as every query sees them by order. The last column takes the padding and is
+        # cut off.
         key_blocks = torch.full((len(parts), key_length + 1), -1, device=device)
         key_blocks.scatter_(1, slots.clamp(max=key_length), block_ids)
         keys = AttentionKeys(order, key_blocks[:, :key_length])
@@ -461,7 +451,7 @@ class TtTGenerationMixin(GenerationMixin):
     def _collect(
         self, rows: list[DecodingRow], input_ids: torch.Tensor, generation_config: GenerationConfig
     ) -> TtTGenerateOutput | torch.Tensor:
-        """Puts the rows' results together."""
+        """Collects the results of the rows (step 3)."""
         device = input_ids.device
         longest = max(len(row.ids) for row in rows)
         sequences = torch.full((len(rows), longest), int(generation_config._pad_token_tensor), device=device)
@@ -477,11 +467,11 @@ class TtTGenerationMixin(GenerationMixin):
 
 
 def split_rows(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> list[torch.Tensor]:
-    """Cuts the padding off a batch of prompts.
+    """Removes the padding from a batch of prompts.
 
     Args:
         input_ids: `torch.long` of shape `(batch, length)`.
-        attention_mask: 1 for tokens, 0 for padding anywhere, of the same shape; `None` if there is none.
+        attention_mask: 1 for tokens, 0 for padding on any side, of the same shape; `None` if there is none.
 
     Returns:
         The ids of every row.
@@ -494,7 +484,7 @@ def split_rows(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> 
 def _for_row(
     prefix_allowed_tokens_fn: Callable[[int, torch.Tensor], list[int]] | None, row: int
 ) -> Callable[[int, torch.Tensor], list[int]] | None:
-    """Tells a user's function the row in the batch, where its processor only ever sees row 0."""
+    """Binds the index of the row in the batch, since the processor of a single row would always pass 0."""
     if prefix_allowed_tokens_fn is None:
         return None
     return lambda _, ids: prefix_allowed_tokens_fn(row, ids)

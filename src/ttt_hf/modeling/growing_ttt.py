@@ -1,4 +1,4 @@
-"""Growing a vocabulary: the audio tokens a text model has to learn, where they go, and how their rows start."""
+"""Adds the audio tokens to the vocabulary of a text model: their ids, and the initial rows of its embeddings."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,29 +10,25 @@ TEXT_SIDE_TOKENS = ("<|begin_of_audio|>", "<|begin_of_quad|>", "<|end_of_audio|>
 AUDIO_TOKEN = "<|audio|>"
 MASK_TOKEN = "<|mask_token|>"
 END_TOKENS = ("<|end_of_audio_new|>", "<|end_of_audio_span_last|>")
-# Tokens of the chat format (ChatML), and the one that pads.
+# Tokens of the chat format (ChatML), and the padding token.
 TURN_START_TOKEN = "<|im_start|>"
 TURN_END_TOKEN = "<|im_end|>"
 PAD_TOKEN = "<|endoftext|>"
 
-# New rows are drawn from a normal distribution with the old rows' mean and this share of their covariance. So close to
-# the mean, the new tokens take the probability of an average token from the text distribution and no more: see
+# New rows are drawn from a normal distribution with the mean of the old rows and this share of their covariance. Close
+# to the mean, a new token takes no more probability from the text distribution than an average token does: see
 # J. Hewitt, "Initializing New Word Embeddings for Pretrained Language Models" (2021).
 COVARIANCE_SHARE = 1e-5
-# Rows that are cast to float64 at a time; bounds the memory that the covariance of a large vocabulary takes.
+# Rows cast to float64 at a time, which bounds the memory for the covariance of a large vocabulary.
 CHUNK_ROWS = 8192
 
 
 class AudioTokens(NamedTuple):
-    """Where the audio tokens of a grown vocabulary lie.
+    """Ids of the audio tokens in an enlarged vocabulary; the first four are fields of `TtTConfig`.
 
     Attributes:
-        begin_audio_token_ids: ids that open a span, text side.
-        audio_token_start_id: the first audio id.
-        mask_token_id: the mask token, behind the codes.
-        end_audio_token_ids: ids that end a span, behind the mask.
-        first_new_id: the first id whose row is new.
-        vocab_size: smallest vocabulary that holds all ids.
+        first_new_id: First id whose row is new.
+        vocab_size: Size of the smallest vocabulary that holds all ids.
     """
 
     begin_audio_token_ids: list[int]
@@ -46,23 +42,20 @@ class AudioTokens(NamedTuple):
 def place_audio_tokens(
     audio_vocab_size: int, text_vocab_size: int, tokenizer: Any = None, text_tokens: Sequence[str] = ()
 ) -> AudioTokens:
-    """Decides the ids of the audio tokens and adds them to the tokenizer, if there is one.
+    """Assigns ids to the audio tokens and adds them to the tokenizer, if there is one.
 
     The order is that of the official TtT vocabulary: `<|begin_of_audio|>`, `<|begin_of_quad|>`, `<|end_of_audio|>` as
     the last text tokens, then `<|audio|>`, the codes `<|audio_0|>` ..., the mask token and the two end markers.
 
     Args:
-        audio_vocab_size: number of codes.
-        text_vocab_size: rows of the text model's embedding matrix; new ids follow them when there is no tokenizer.
-        tokenizer: a transformers tokenizer, changed in place; new ids follow its own tokens, so that rows that only
-            pad the text model's embedding matrix are used up first.
-        text_tokens: further special tokens that the tokenizer gets, before those of audio, where it lacks them.
-
-    Returns:
-        The ids.
+        audio_vocab_size: Number of codes.
+        text_vocab_size: Rows of the text model's embedding matrix; new ids follow them when there is no tokenizer.
+        tokenizer: A transformers tokenizer, changed in place. New ids follow its own tokens, so that padding rows of
+            the text model's embedding matrix are used first.
+        text_tokens: Further special tokens to add to the tokenizer, before those of audio, unless it has them.
 
     Raises:
-        ValueError: the tokenizer already holds audio tokens, or numbers new tokens with gaps.
+        ValueError: If the tokenizer already holds audio tokens, or numbers new tokens with gaps.
     """
     codes = [f"<|audio_{code}|>" for code in range(audio_vocab_size)]
     tokens = [*TEXT_SIDE_TOKENS, AUDIO_TOKEN, *codes, MASK_TOKEN, *END_TOKENS]
@@ -84,14 +77,14 @@ def place_audio_tokens(
         audio_token_start_id=start,
         mask_token_id=mask,
         end_audio_token_ids=[mask + 1, mask + 2],
-        # A tokenizer may know tokens that the text model has no rows for: they are new, too.
+        # A tokenizer may have tokens without a row in the text model: their rows are new, too.
         first_new_id=min(first, text_vocab_size),
         vocab_size=max(first + len(tokens), text_vocab_size),
     )
 
 
 def _add_tokens(tokenizer: Any, tokens: Sequence[str]) -> int:
-    """Adds special tokens and returns the id of the first; the others must follow it without a gap."""
+    """Adds special tokens with contiguous ids and returns the first id."""
     tokenizer.add_tokens(list(tokens), special_tokens=True)
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
     if ids != list(range(ids[0], ids[0] + len(tokens))):
@@ -105,16 +98,17 @@ def grow_rows(weight: torch.Tensor, first_new_row: int, rows: int, generator: to
     """Enlarges an embedding matrix by rows drawn around the mean of the old ones.
 
     Args:
-        weight: the old matrix, float of shape `(old rows, hidden)`.
-        first_new_row: rows from here on are drawn anew, those before it are kept bit for bit.
-        rows: number of rows of the result.
-        generator: source of randomness, on the CPU.
+        weight: The old matrix, float of shape `(old rows, hidden)`.
+        first_new_row: Index of the first row to draw; those before it are kept bit for bit.
+        rows: Number of rows of the result.
+        generator: Random generator on the CPU.
 
     Returns:
-        Matrix of shape `(rows, hidden)` with the data type and device of `weight`.
+        Matrix of shape `(rows, hidden)` with the dtype and device of `weight`.
     """
     old = weight.detach()[:first_new_row]
     hidden = old.shape[1]
+    # Two passes, mean and centred products: the textbook E[xy] - E[x]E[y] would cancel.
     total = torch.zeros(hidden, dtype=torch.float64, device=old.device)
     products = torch.zeros(hidden, hidden, dtype=torch.float64, device=old.device)
     for chunk in old.split(CHUNK_ROWS):
@@ -124,7 +118,7 @@ def grow_rows(weight: torch.Tensor, first_new_row: int, rows: int, generator: to
         centred = chunk.double() - mean
         products += centred.T @ centred
     covariance = products / max(len(old) - 1, 1)
-    # A covariance of fewer rows than dimensions is singular; the jitter keeps the factorisation defined.
+    # With fewer rows than dimensions the covariance is singular; the jitter makes the factorisation exist.
     jitter = 1e-6 * covariance.diagonal().mean().clamp(min=1e-12)
     factor = torch.linalg.cholesky(covariance + jitter * torch.eye(hidden, dtype=torch.float64, device=old.device))
     noise = torch.randn(rows - first_new_row, hidden, dtype=torch.float64, generator=generator).to(old.device)

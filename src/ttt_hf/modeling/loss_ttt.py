@@ -1,6 +1,7 @@
-"""The two losses of TtT as pure functions of what is predicted at target positions: autoregressive for text, masked
-diffusion for audio. Their plain sum bounds the joint negative log-likelihood ("TtT", arXiv 2509.20072), so there are
-no weights between them; noise enters as data, through the input ids and the weights.
+"""The two losses of TtT, autoregressive for text and masked diffusion for audio, as pure functions.
+
+Their plain sum bounds the joint negative log-likelihood (TtT, arXiv 2509.20072), so there are no weights between them.
+Noise enters as data, through the input ids and the loss weights.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 
-# Logits are computed in as many parts as the vocabulary holds this many ids, so that their size does not grow with it.
+# Logits are computed in one part per this many ids of the vocabulary, so that their memory does not grow with it.
 VOCABULARY_PART = 16384
 
 
@@ -20,11 +21,11 @@ def text_target_mask(
     """Finds the positions from which a text token is predicted.
 
     Args:
-        labels: the clean id at each position, -100 where there is no target; `torch.long` of shape `(batch, length)`.
-        audio_token_start_id: the first audio id; audio is never predicted autoregressively.
-        order_ids: place of each position among the clean tokens, shape `(batch, length)`.
-        start_ids: order of the first token of the position's document, shape `(batch, length)`.
-        no_order: the order of padding and noised copies, which neither predict text nor are predicted.
+        labels: Clean id at each position, -100 where there is no target; `torch.long` of shape `(batch, length)`.
+        audio_token_start_id: First audio id; audio is never predicted autoregressively.
+        order_ids: Index of each position among the clean tokens, shape `(batch, length)`.
+        start_ids: Order of the first token of the position's document, shape `(batch, length)`.
+        no_order: Order of padding and noised copies, which neither predict text nor are predicted as text.
 
     Returns:
         Boolean tensor of shape `(batch, length - 1)`: position i predicts `labels[:, i + 1]`.
@@ -32,19 +33,20 @@ def text_target_mask(
     target = labels[:, 1:]
     is_text = (target != -100) & (target < audio_token_start_id)
     is_clean = (order_ids[:, :-1] != no_order) & (order_ids[:, 1:] != no_order)
+    # In a packed row the last token of a document does not predict the first of the next one.
     return is_text & is_clean & (start_ids[:, :-1] == start_ids[:, 1:])
 
 
 def sample_ids(order_ids: torch.Tensor, start_ids: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Numbers the samples of a batch in whose rows several may be packed.
+    """Numbers the samples of a batch whose rows may hold several packed samples.
 
     Args:
-        order_ids: place of each position among the clean tokens, `torch.long` of shape `(batch, length)`.
-        start_ids: order of the first token of the position's document, of the same shape.
+        order_ids: Index of each position among the clean tokens, `torch.long` of shape `(batch, length)`.
+        start_ids: Order of the first token of the position's document, of the same shape.
 
     Returns:
-        The number of the sample that each position belongs to, `torch.long` of shape `(batch, length)`, and the number
-        of samples.
+        Index of the sample that each position belongs to, `torch.long` of shape `(batch, length)`, and the number of
+        samples.
     """
     is_first = order_ids == start_ids
     return (is_first.flatten().cumsum(0) - 1).view_as(order_ids), int(is_first.sum())
@@ -56,18 +58,18 @@ def token_losses(
     head: Callable[[torch.Tensor], torch.Tensor],
     vocab_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of each target. With a large vocabulary the targets are taken in parts, whose logits are computed
-    once more in the backward pass and then dropped: they never exist all at once.
+    """Cross-entropy of each target, without the logits of all targets in memory at once.
+
+    With a large vocabulary the targets are split into parts, whose logits are recomputed in the backward pass.
 
     Args:
-        hidden_states: shape `(targets, hidden)`, each row predicting the target of the same index.
-        targets: token ids, `torch.long` of shape `(targets,)`.
-        head: the output layer, from hidden states to logits.
-        vocab_size: number of ids. It alone decides into how many parts, so that all processes of a sharded training
-            call the head equally often: each call may gather its weights from all of them.
+        hidden_states: Shape `(targets, hidden)`, each row predicting the target of the same index.
+        targets: Token ids, `torch.long` of shape `(targets,)`.
+        head: The output layer, from hidden states to logits.
+        vocab_size: Number of ids.
 
     Returns:
-        The cross-entropies, `float32`, and whether the target is the most likely id, `torch.bool`, both of shape
+        The cross-entropies, `torch.float32`, and whether the target is the most likely id, `torch.bool`, both of shape
         `(targets,)`.
     """
 
@@ -76,6 +78,8 @@ def token_losses(
         losses = functional.cross_entropy(logits.float(), targets, reduction="none")
         return losses, logits.detach().argmax(dim=-1) == targets
 
+    # The number of parts depends on the vocabulary only, not on the targets: all processes of a sharded training must
+    # call the head equally often, since each call may gather its weights from all of them.
     count = -(-vocab_size // VOCABULARY_PART)
     if count == 1:
         return losses_of(hidden_states, targets)
@@ -88,13 +92,14 @@ def text_loss(losses: torch.Tensor, samples: torch.Tensor, num_samples: int) -> 
     """Autoregressive loss: cross-entropy averaged over the targets of each sample, then over the samples.
 
     Args:
-        losses: cross-entropy of each text target, shape `(targets,)`.
-        samples: sample in the batch that each target belongs to, `torch.long` of shape `(targets,)`.
-        num_samples: number of samples. A sample without targets contributes 0 and still counts.
+        losses: Cross-entropy of each text target, shape `(targets,)`.
+        samples: Index of the sample that each target belongs to, `torch.long` of shape `(targets,)`.
+        num_samples: Number of samples. A sample without targets contributes 0 and still counts.
 
     Returns:
-        The loss, a `float32` scalar.
+        The loss, a `torch.float32` scalar.
     """
+    # As in the official code (`modeling_qwen_TtT.py`): long samples do not weigh more than short ones.
     counts = torch.bincount(samples, minlength=num_samples)
     return (losses / counts[samples]).sum() / num_samples
 
@@ -103,12 +108,12 @@ def audio_loss(losses: torch.Tensor, weights: torch.Tensor, num_samples: int) ->
     """Masked diffusion loss: weighted cross-entropy of the masked tokens, summed, divided by the number of samples.
 
     Args:
-        losses: cross-entropy of each masked position, predicted there itself (not shifted), shape `(targets,)`.
-        weights: weight of each target, float of shape `(targets,)`; the paper's is 1 / (masking probability * number
+        losses: Cross-entropy of each masked position, predicted there itself (not shifted), shape `(targets,)`.
+        weights: Weight of each target, float of shape `(targets,)`; the paper's is 1 / (masking probability * number
             of maskable audio tokens of the sample).
-        num_samples: number of samples.
+        num_samples: Number of samples.
 
     Returns:
-        The loss, a `float32` scalar.
+        The loss, a `torch.float32` scalar.
     """
     return (losses * weights.float()).sum() / num_samples

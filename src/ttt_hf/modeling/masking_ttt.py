@@ -1,10 +1,12 @@
-"""Hybrid attention as data: who sees whom, from token ids, for one clean sequence, packed documents, caches and noised
-copies alike.
+"""The hybrid attention mask of TtT, for clean sequences, packed documents, caches and noised copies alike.
 
-Every key has an *order*, its place among the clean tokens, and every query an interval ``[start, horizon)`` of orders
-that it sees. In addition, positions that carry the same non-negative *block id* see each other. Text has block id -1,
-an audio token the id of its span (or of its block inside the span). A key whose order is `NO_ORDER` is visible to its
+Every key has an *order*, its index among the clean tokens, and every query an interval ``[start, horizon)`` of orders
+that it sees. In addition, positions with the same non-negative *block id* see each other. Text has block id -1, an
+audio token the id of its span (or of its block inside the span). A key whose order is `NO_ORDER` is visible to its
 own block only: padding, empty cache slots, and the noised copies that are appended to a clean sequence in training.
+
+The rule is that of the official code (`modeling_qwen_TtT.py` of https://github.com/ai4ed/TtT): a query sees the keys
+up to its own position, and all of the audio run that it lies in.
 """
 
 from collections.abc import Callable
@@ -16,10 +18,10 @@ from transformers import PreTrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 
-# The order of a key that no query sees by order. Fits int32, so that callers may use narrow integers on devices.
+# Order of a key that no query sees by order. The largest int32, so that orders may be narrow integers on devices.
 NO_ORDER = 2**31 - 1
 
-# Kernels that only know causal masks cannot express hybrid attention, hence no flash attention.
+# Flash attention is missing: its kernels support causal masks only, not hybrid ones.
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")
 
 AttentionMask = torch.Tensor | BlockMask | dict[str, torch.Tensor | BlockMask]
@@ -29,25 +31,25 @@ class AttentionQueries(NamedTuple):
     """What each query position sees. All tensors are `torch.long` of shape `(batch, query_length)`.
 
     Attributes:
-        start: first visible order (the first token of the query's document).
-        horizon: first order that is no longer visible; for a clean token its own order plus one.
-        block_ids: keys with the same non-negative id are visible whatever their order.
-        place: the query's own place among the clean tokens; only read by layers with a sliding window. `None` stands
-            for `horizon - 1`, right for clean tokens.
+        start: First visible order (that of the first token of the query's document).
+        horizon: First order that is no longer visible; for a clean token its own order plus one.
+        block_ids: Keys with the same non-negative id are visible regardless of their order.
+        position: The query's own index among the clean tokens, used only by layers with a sliding window. `None` means
+            `horizon - 1`, which is correct for clean tokens.
     """
 
     start: torch.Tensor
     horizon: torch.Tensor
     block_ids: torch.Tensor
-    place: torch.Tensor | None = None
+    position: torch.Tensor | None = None
 
 
 class AttentionKeys(NamedTuple):
-    """How each key position is seen. All tensors are `torch.long` of shape `(batch, key_length)`.
+    """Which queries see each key position. All tensors are `torch.long` of shape `(batch, key_length)`.
 
     Attributes:
-        order: place among the clean tokens, or `NO_ORDER`.
-        block_ids: queries with the same non-negative id see the key whatever its order.
+        order: Index among the clean tokens, or `NO_ORDER`.
+        block_ids: Queries with the same non-negative id see the key regardless of its order.
     """
 
     order: torch.Tensor
@@ -63,20 +65,20 @@ def audio_block_ids(
     """Numbers the groups of audio tokens that see each other.
 
     Args:
-        input_ids: token ids, `torch.long` of shape `(batch, length)`. Every id >= `audio_token_start_id` is audio:
+        input_ids: Token ids, `torch.long` of shape `(batch, length)`. Every id >= `audio_token_start_id` is audio:
             codes, the mask token and the end markers alike.
-        audio_token_start_id: the first audio id.
+        audio_token_start_id: First audio id.
         block_length: `None` makes each maximal run of audio ids (a span) one group (`audio_attention="span"`); a
             number cuts each run into groups of that many tokens, counted from the run's start (`"block_causal"`).
-        attention_mask: 1 for tokens, 0 for padding, shape `(batch, length)`. Padding belongs to no group and ends a
-            run.
+        attention_mask: 1 for tokens, 0 for padding, shape `(batch, length)`. Padding belongs to no group and ends
+            runs.
 
     Returns:
         `torch.long` tensor of shape `(batch, length)`: -1 for text and padding, otherwise the index in the row of the
         group's first token, which makes ids unique within a row.
 
     Raises:
-        ValueError: `block_length` is smaller than 1.
+        ValueError: If `block_length` is smaller than 1.
     """
     if block_length is not None and block_length < 1:
         raise ValueError(f"block_length must be at least 1, got {block_length}.")
@@ -86,6 +88,7 @@ def audio_block_ids(
     index = torch.arange(input_ids.shape[-1], device=input_ids.device).expand_as(input_ids)
     is_start = is_audio.clone()
     is_start[:, 1:] &= ~is_audio[:, :-1]
+    # The running maximum carries the index of each run's first token through the run.
     run_start = torch.where(is_start, index, 0).cummax(dim=-1).values
     group_start = run_start
     if block_length is not None:
@@ -99,11 +102,11 @@ def isolate_padding(block_ids: torch.Tensor, attention_mask: torch.Tensor) -> to
     A padding query would otherwise see nothing at all, for which some attention kernels return NaN.
 
     Args:
-        block_ids: shape `(batch, length)`, see `audio_block_ids`.
+        block_ids: Shape `(batch, length)`, see `audio_block_ids`.
         attention_mask: 1 for tokens, 0 for padding, shape `(batch, length)`.
 
     Returns:
-        Block ids of the same shape in which padding positions carry ids that occur once in the row.
+        Block ids of the same shape, with unique ids for padding positions.
     """
     index = torch.arange(block_ids.shape[-1], device=block_ids.device)
     unused_id = block_ids.amax(dim=-1, keepdim=True).clamp(min=0) + 1
@@ -116,19 +119,19 @@ def hybrid_mask_function(
     """Makes the mask function (in the sense of `transformers.masking_utils`) of hybrid attention.
 
     Args:
-        queries: what each query sees.
-        keys: how each key is seen.
-        window: sliding window in tokens, the query's own included; `None` for full attention. Positions of the same
+        queries: What each query sees.
+        keys: Which queries see each key.
+        window: Sliding window in tokens, including the query itself; `None` for full attention. Positions of the same
             block see each other beyond the window.
 
     Returns:
-        A function `(batch_idx, head_idx, q_idx, kv_idx) -> bool` over index tensors; it works with broadcasting, under
+        A function `(batch_idx, head_idx, q_idx, kv_idx) -> bool` of index tensors that works with broadcasting, under
         `torch.vmap` and as the `mask_mod` of flex attention.
     """
     lowest = queries.start
     if window is not None:
-        place = queries.horizon - 1 if queries.place is None else queries.place
-        lowest = torch.maximum(lowest, place - window + 1)
+        position = queries.horizon - 1 if queries.position is None else queries.position
+        lowest = torch.maximum(lowest, position - window + 1)
 
     def mask_function(
         batch_idx: torch.Tensor, head_idx: torch.Tensor, q_idx: torch.Tensor, kv_idx: torch.Tensor
@@ -142,17 +145,14 @@ def hybrid_mask_function(
 
 
 def attention_windows(text_config: PreTrainedConfig) -> dict[str, int | None]:
-    """Reads which kinds of attention layers a backbone has.
-
-    Args:
-        text_config: configuration of the decoder-only backbone.
+    """Sliding window of each type of attention layer that a backbone has.
 
     Returns:
-        For each layer type its sliding window in tokens, `None` for full attention.
+        The window in tokens by layer type, `None` for full attention.
 
     Raises:
-        ValueError: a layer type is neither full nor sliding attention (chunked, linear, ...): the hybrid mask cannot
-            be expressed there.
+        ValueError: If a layer type is neither full nor sliding attention (chunked, linear, ...), since such layers
+            cannot express the hybrid mask.
     """
     window = getattr(text_config, "sliding_window", None)
     layer_types = getattr(text_config, "layer_types", None)
@@ -174,23 +174,23 @@ def build_attention_mask(
     keys: AttentionKeys,
     dtype: torch.dtype = torch.float32,
 ) -> AttentionMask:
-    """Builds the prepared mask that a backbone takes as `attention_mask`.
+    """Builds the mask that a backbone takes as `attention_mask`.
 
-    The object comes from transformers' own mask interface, so it fits the configured attention implementation: an
-    additive float tensor (eager), a boolean tensor (SDPA), or a `BlockMask` (flex attention).
+    It comes from transformers' mask interface and fits the configured attention implementation: an additive float
+    tensor (eager), a boolean tensor (SDPA) or a `BlockMask` (flex attention).
 
     Args:
-        config: a `TtTConfig` or the backbone's own configuration.
-        queries: what each query sees.
-        keys: how each key is seen.
-        dtype: data type of the hidden states, used by eager attention only.
+        config: A `TtTConfig` or the backbone's own configuration.
+        queries: What each query sees.
+        keys: Which queries see each key.
+        dtype: Dtype of the hidden states, used by eager attention only.
 
     Returns:
         The mask, of shape `(batch, 1, query_length, key_length)`; for a backbone with sliding-window layers listed in
         `layer_types`, a dictionary from layer type to mask.
 
     Raises:
-        ValueError: the attention implementation or a layer type cannot express the hybrid mask.
+        ValueError: If the attention implementation or a layer type cannot express this mask.
     """
     text_config = config.get_text_config()
     implementation = text_config._attn_implementation
@@ -207,14 +207,14 @@ def build_attention_mask(
             q_length=query_length,
             kv_length=keys.order.shape[1],
             mask_function=hybrid_mask_function(queries, keys, window),
+            # Padding is part of `mask_function`, and the mask may not be dropped as a merely causal one.
             attention_mask=None,
             allow_is_causal_skip=False,
             dtype=dtype,
             device=keys.order.device,
             config=text_config,
         )
-    # Backbones index a dictionary by layer type, if they know layer types at all; with full attention alone a single
-    # mask serves every backbone.
+    # Backbones with layer types index a dictionary of masks by them; with full attention only, one mask fits all.
     if getattr(text_config, "layer_types", None) is None or list(masks) == ["full_attention"]:
         return next(iter(masks.values()))
     return masks

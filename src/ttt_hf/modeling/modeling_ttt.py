@@ -35,19 +35,19 @@ class TtTOutputWithPast(ModelOutput):
     """Output of `TtTForConditionalGeneration.forward`.
 
     Attributes:
-        loss: `text_loss + audio_loss` (`text_loss` alone without `audio_loss_weights`); scalar, only with `labels`.
-        text_loss: autoregressive loss over text targets; scalar, only with `labels`.
-        audio_loss: diffusion loss over audio targets; scalar, only with `labels` and `audio_loss_weights`.
-        logits: shape `(batch, kept positions, vocabulary)`; `None` with `labels`, where logits exist at targets only.
-        past_key_values: the cache, with `use_cache`.
-        hidden_states: one tensor `(batch, length, hidden)` a layer, with `output_hidden_states`.
-        attentions: one tensor `(batch, heads, length, keys)` a layer, with `output_attentions` (eager attention).
-        num_text_targets: number of text targets, 0-dimensional `torch.long`, only with `labels`.
-        num_audio_targets: number of audio targets, 0-dimensional `torch.long`, only with `labels`.
-        text_correct: whether the most likely id is the target's, `torch.bool` of shape `(num_text_targets,)`, row
+        loss: `text_loss + audio_loss` (only `text_loss` without `audio_loss_weights`); scalar, only with `labels`.
+        text_loss: Autoregressive loss over text targets; scalar, only with `labels`.
+        audio_loss: Diffusion loss over audio targets; scalar, only with `labels` and `audio_loss_weights`.
+        logits: Shape `(batch, kept positions, vocabulary)`; `None` with `labels`, which need logits at targets only.
+        past_key_values: The cache, with `use_cache`.
+        hidden_states: One tensor `(batch, length, hidden)` per layer, with `output_hidden_states`.
+        attentions: One tensor `(batch, heads, length, keys)` per layer, with `output_attentions` (eager attention).
+        num_text_targets: Number of text targets, 0-dimensional `torch.long`, only with `labels`.
+        num_audio_targets: Number of audio targets, 0-dimensional `torch.long`, only with `labels`.
+        text_correct: Whether the most likely id is the target's, `torch.bool` of shape `(num_text_targets,)`, row
             after row, only with `labels`.
-        audio_correct: the same for audio, `torch.bool` of shape `(num_audio_targets,)`, only with `labels`.
-        num_samples: number of samples over which the losses are averaged, 0-dimensional `torch.long`, only with
+        audio_correct: The same for audio, `torch.bool` of shape `(num_audio_targets,)`, only with `labels`.
+        num_samples: Number of samples over which the losses are averaged, 0-dimensional `torch.long`, only with
             `labels`.
     """
 
@@ -69,11 +69,11 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
     """A TtT model over any decoder-only backbone.
 
     Parameters are called `model.*` and `lm_head.weight` as in transformers' causal language models, so their
-    checkpoints and those of the official TtT code load unchanged. `forward` draws no random numbers: noise comes in as
-    data.
+    checkpoints and those of the official TtT code load unchanged. `forward` draws no random numbers: noise is part of
+    its inputs.
 
     Args:
-        config: the configuration; `config.text_config` decides the backbone.
+        config: The configuration; its `text_config` selects the backbone.
     """
 
     config: TtTConfig
@@ -85,13 +85,13 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
     supports_gradient_checkpointing = True
-    # The loss is a mean over samples, whatever their lengths: accumulated micro-batches are averaged by the Trainer.
+    # The loss is a mean over samples, regardless of their lengths: the Trainer averages accumulated micro-batches.
     accepts_loss_kwargs = False
 
-    def __init__(self, config: TtTConfig):
+    def __init__(self, config: TtTConfig) -> None:
         super().__init__(config)
         attention_windows(config.text_config)
-        # The backbone follows the data type this model is being built in, not the one its own config was saved with.
+        # The backbone gets the dtype in which this model is being built, not the one saved in its own config.
         backbone: PreTrainedModel = AutoModel.from_config(config.text_config, dtype=torch.get_default_dtype())
         self.model = backbone
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
@@ -111,25 +111,25 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         text_tokens: Sequence[str] = (),
         **config_kwargs: Any,
     ) -> "TtTForConditionalGeneration":
-        """Grows a TtT out of a decoder-only text model: adds the audio tokens and leaves its text behaviour as it is.
+        """Creates a TtT from a decoder-only text model: adds the audio tokens and keeps its text behaviour unchanged.
 
         Args:
-            text_model: a causal language model, or the Hub id or folder of one. A model object is not changed.
-            codec: audio codec (or its configuration) whose `codebook_size` counts the codes.
-            audio_vocab_size: number of codes, in place of `codec`.
-            tokenizer: the text model's tokenizer; gets the audio tokens, in place. Without one the new ids follow the
-                model's vocabulary.
-            seed: seeds the initial values of the new rows; no other random state is read or changed.
-            text_tokens: further special tokens that the tokenizer gets where it lacks them, e.g. those of the chat
+            text_model: A causal language model, which is not modified, or its Hub id or folder.
+            codec: Audio codec (or its configuration) whose `codebook_size` is the number of codes.
+            audio_vocab_size: Number of codes, instead of `codec`.
+            tokenizer: The text model's tokenizer, to which the audio tokens are added in place. Without one the new
+                ids follow the model's vocabulary.
+            seed: Seed of the new embedding rows; torch's global generator is not used.
+            text_tokens: Further special tokens to add to the tokenizer unless it has them, e.g. those of the chat
                 format, `TURN_START_TOKEN` and `TURN_END_TOKEN`.
-            **config_kwargs: further fields of `TtTConfig`, e.g. `audio_attention`.
+            **config_kwargs: Further fields of `TtTConfig`, e.g. `audio_attention`.
 
         Returns:
-            The model, in the text model's data type and on its device. Logits of old ids are unchanged.
+            The model in the dtype and on the device of the text model. Logits of existing ids are unchanged.
 
         Raises:
-            ValueError: the number of codes is not given or given twice, the tokenizer has audio tokens already, or the
-                text model is no plain decoder-only model.
+            ValueError: If the number of codes is missing or given twice, the tokenizer already has audio tokens, or
+                the text model is not a plain decoder-only model.
         """
         if (codec is None) == (audio_vocab_size is None):
             raise ValueError("Pass either codec or audio_vocab_size, so that the number of audio codes is known.")
@@ -159,8 +159,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         )
         if text_model.config._attn_implementation in ATTENTION_IMPLEMENTATIONS:
             config._attn_implementation = text_model.config._attn_implementation
-        # Every parameter is overwritten below, so that the values drawn here do not matter, only the caller's random
-        # state does.
+        # All parameters are overwritten below; drawing them must not advance the caller's random state.
         with torch.random.fork_rng(devices=[]):
             model = cls._from_config(config, dtype=text_model.dtype)
         state = {f"model.{name}": value for name, value in backbone.state_dict().items()}
@@ -175,13 +174,8 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         return model.to(text_model.device).eval()
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Saves weights, configuration and the modelling code itself, see `PreTrainedModel.save_pretrained`.
-
-        Args:
-            save_directory: folder, made if it does not exist.
-            **kwargs: passed on.
-        """
-        # A class registers itself for one Auto class only; the other one finds the same code through this entry.
+        """Saves weights, configuration and the modeling code, see `PreTrainedModel.save_pretrained`."""
+        # A class can register for a single Auto class; this entry makes the other one find the same code.
         name = type(self).__name__
         auto_map = getattr(self.config, "auto_map", None) or {}
         self.config.auto_map = {**auto_map, "AutoModelForMultimodalLM": f"modeling_ttt.{name}"}
@@ -205,38 +199,38 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> TtTOutputWithPast:
-        """Runs the backbone under hybrid attention; with `labels` computes the losses instead of all logits.
+        """Runs the backbone with hybrid attention; with `labels` it computes the losses instead of all logits.
 
         Args:
-            input_ids: token ids, noised where the model shall denoise; `torch.long` of shape `(batch, length)`.
-            attention_mask: padding mask, 1 for tokens and 0 for padding, of shape `(batch, cached + length)`; or a
-                mask prepared by `build_attention_mask`, which is used as it is.
-            position_ids: positions for the position encoding, `torch.long` of shape `(batch, length)`. Defaults to
-                counting the row's tokens, padding left out.
-            past_key_values: cache of earlier positions, which must be final: text and closed spans.
-            inputs_embeds: embeddings in place of `input_ids`, shape `(batch, length, hidden)`; needs `block_ids`.
-            labels: the clean id at each position, -100 to ignore it, `torch.long` of shape `(batch, length)`. Text is
+            input_ids: Token ids, with noised positions where the model denoises; `torch.long` of shape
+                `(batch, length)`.
+            attention_mask: Padding mask, 1 for tokens and 0 for padding, of shape `(batch, cached + length)`; or a
+                mask prepared by `build_attention_mask`, which is used unchanged.
+            position_ids: Positions for the position encoding, `torch.long` of shape `(batch, length)`. Defaults to the
+                index of each token in its row, not counting padding.
+            past_key_values: Cache of earlier positions, which must be final: text and closed spans.
+            inputs_embeds: Embeddings instead of `input_ids`, shape `(batch, length, hidden)`; needs `block_ids`.
+            labels: Clean id at each position, -100 to ignore it, `torch.long` of shape `(batch, length)`. Text is
                 predicted from the position before, audio (where `audio_loss_weights` is not 0) at the position itself.
-            block_ids: groups of positions that see each other, shape `(batch, cached + length)`, see
+            block_ids: Groups of positions that see each other, shape `(batch, cached + length)`, see
                 `audio_block_ids`. Defaults to the spans (or blocks) found in `input_ids`.
-            audio_loss_weights: weight of the cross-entropy of `labels[b, i]` predicted at position i, 0 for no target,
-                float of shape `(batch, length)`. `None` leaves the audio loss out.
-            order_ids: place of each position among the clean tokens, `NO_ORDER` for noised copies, shape `(batch,
-                cached + length)`. Defaults to the position's index. Needs `position_ids` and `horizon_ids`.
-            horizon_ids: first order that a position no longer sees, shape `(batch, length)`. Defaults to the
+            audio_loss_weights: Weight of the cross-entropy of `labels[b, i]` predicted at position i, 0 for no target,
+                float of shape `(batch, length)`. Without it there is no audio loss.
+            order_ids: Index of each position among the clean tokens, `NO_ORDER` for noised copies, shape
+                `(batch, cached + length)`. Defaults to the position's index. Needs `position_ids` and `horizon_ids`.
+            horizon_ids: First order that a position no longer sees, shape `(batch, length)`. Defaults to the
                 position's index plus one.
-            start_ids: first order that a position sees, shape `(batch, length)`: the first token of its sample when
-                several are packed in a row; each of them counts as one in the losses. Defaults to 0, a sample a row.
-            logits_to_keep: number of last positions to compute logits for (0: all), or a tensor of positions.
-            use_cache: whether to return the cache. Defaults to the backbone's setting, and to no with `labels`.
-            **kwargs: passed on to the backbone, e.g. `output_hidden_states`.
-
-        Returns:
-            The losses or logits, see `TtTOutputWithPast`.
+            start_ids: First order that a position sees, shape `(batch, length)`: that of the first token of its sample
+                if rows hold several packed samples, each of which counts as one in the losses. Defaults to 0, one
+                sample per row.
+            logits_to_keep: Number of last positions to compute logits for (0: all), or a tensor of positions.
+            use_cache: Whether to return the cache. Defaults to the backbone's setting, and to `False` with `labels`.
+            **kwargs: Passed on to the backbone, e.g. `output_hidden_states`.
 
         Raises:
-            ValueError: arguments contradict each other, or attention cannot be derived from what is given.
+            ValueError: If arguments contradict each other, or do not determine the attention mask.
         """
+        # 1. Embeddings and cache
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
         if inputs_embeds is None:
@@ -244,9 +238,10 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         if use_cache is None:
             use_cache = labels is None and getattr(self.config.text_config, "use_cache", True)
         if use_cache and past_key_values is None:
-            # Without a config every layer keeps all keys, sliding-window layers too: a span may exceed the window.
+            # Without a config all layers keep all keys, including those with a sliding window: a span may exceed it.
             past_key_values = DynamicCache()
 
+        # 2. What each position sees: its order, and the interval [start, horizon) of orders visible to it
         length = inputs_embeds.shape[1]
         padding_mask = None
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
@@ -254,11 +249,10 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         if order_ids is not None and (position_ids is None or horizon_ids is None):
             raise ValueError(
                 "order_ids needs position_ids and horizon_ids: neither the position of a noised copy nor what it sees "
-                "follows from its place in the row."
+                "follows from its index in the row."
             )
         if position_ids is None:
             position_ids = self._default_position_ids(inputs_embeds, padding_mask, past_key_values)
-
         if order_ids is None:
             order_ids = self._default_order_ids(inputs_embeds, past_key_values)
         packed = start_ids is not None
@@ -267,26 +261,15 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         if horizon_ids is None:
             horizon_ids = order_ids[:, -length:] + 1
         if padding_mask is not None:
-            if padding_mask.shape != order_ids.shape:
-                raise ValueError(
-                    f"attention_mask must cover cached and new positions, shape {tuple(order_ids.shape)}, got "
-                    f"{tuple(padding_mask.shape)}."
-                )
+            _check_covers("attention_mask", padding_mask, order_ids)
             order_ids = order_ids.masked_fill(~padding_mask.to(device=order_ids.device, dtype=torch.bool), NO_ORDER)
 
+        # 3. The backbone, under the hybrid mask
         if attention_mask is None:
-            if block_ids is None:
-                block_ids = self._default_block_ids(input_ids, padding_mask, order_ids)
-            elif block_ids.shape != order_ids.shape:
-                raise ValueError(
-                    f"block_ids must cover cached and new positions, shape {tuple(order_ids.shape)}, got "
-                    f"{tuple(block_ids.shape)}."
-                )
-            keys = AttentionKeys(order_ids, block_ids)
+            keys = AttentionKeys(order_ids, self._block_ids(block_ids, input_ids, padding_mask, order_ids))
             attention_mask = self._hybrid_mask(
                 inputs_embeds, padding_mask, position_ids, past_key_values, keys, horizon_ids, start_ids
             )
-
         outputs = self.model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -295,11 +278,11 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
+        # 4. Logits, or losses
         if labels is None:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             results = {"logits": self.lm_head(outputs.last_hidden_state[:, kept])}
         else:
-            order_ids = order_ids[:, -length:]
             results = self._losses(outputs.last_hidden_state, labels, audio_loss_weights, order_ids, start_ids, packed)
         return TtTOutputWithPast(
             **results,
@@ -317,14 +300,17 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         start_ids: torch.Tensor,
         packed: bool,
     ) -> dict[str, Any]:
-        """Losses, counts and hits; logits are computed where there is a target and nowhere else."""
+        """Losses, counts and accuracies; logits are computed at targets only."""
+        order_ids = order_ids[:, -labels.shape[1] :]
         text_mask = text_target_mask(labels, self.config.audio_token_start_id, order_ids, start_ids, NO_ORDER)
         text_rows, text_index = text_mask.nonzero(as_tuple=True)
+        # Text is predicted from the position before it, audio at its own (masked) position.
         states, targets = [hidden_states[text_rows, text_index]], [labels[text_rows, text_index + 1]]
         if audio_loss_weights is not None:
             audio_rows, audio_index = ((audio_loss_weights != 0) & (labels != -100)).nonzero(as_tuple=True)
             states.append(hidden_states[audio_rows, audio_index])
             targets.append(labels[audio_rows, audio_index])
+        # One call for both, so that the output layer runs once per part of the vocabulary.
         vocab_size = self.config.text_config.vocab_size
         target_losses, correct = token_losses(torch.cat(states), torch.cat(targets), self.lm_head, vocab_size)
         text_losses, audio_losses = target_losses[: len(text_rows)], target_losses[len(text_rows) :]
@@ -357,18 +343,26 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
     def _default_position_ids(
         self, inputs_embeds: torch.Tensor, padding_mask: torch.Tensor | None, past_key_values: Cache | None
     ) -> torch.Tensor:
-        """Positions of the new tokens, shape `(batch, length)`; padding is not counted, so that it changes nothing."""
+        """Positions of the new tokens, shape `(batch, length)`; padding is not counted, so it has no effect."""
         if padding_mask is None:
             return self._default_order_ids(inputs_embeds, past_key_values)[:, -inputs_embeds.shape[1] :]
         positions = (padding_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
         return positions[:, -inputs_embeds.shape[1] :].to(inputs_embeds.device)
 
-    def _default_block_ids(
-        self, input_ids: torch.Tensor | None, padding_mask: torch.Tensor | None, order_ids: torch.Tensor
+    def _block_ids(
+        self,
+        block_ids: torch.Tensor | None,
+        input_ids: torch.Tensor | None,
+        padding_mask: torch.Tensor | None,
+        order_ids: torch.Tensor,
     ) -> torch.Tensor:
-        """Block ids of cached and new positions from the token ids, shape `(batch, cached + length)`."""
+        """The given block ids, or those of the token ids; for cached and new positions, `(batch, cached + length)`."""
+        if block_ids is not None:
+            _check_covers("block_ids", block_ids, order_ids)
+            return block_ids
         if input_ids is None:
             raise ValueError("inputs_embeds needs block_ids: which positions are audio shows in the ids only.")
+        # Ids of cached positions are unknown; without audio among the new ones no block reaches back to them.
         past = order_ids.shape[1] - input_ids.shape[1]
         if past == 0:
             start = self.config.audio_token_start_id
@@ -390,29 +384,37 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         horizon_ids: torch.Tensor,
         start_ids: torch.Tensor,
     ) -> AttentionMask:
-        """Prepares the backbone's mask; `keys` cover cached and new positions."""
+        """Builds the backbone's mask; `keys` cover cached and new positions."""
         length = inputs_embeds.shape[1]
         order_ids, block_ids = keys
         if padding_mask is not None:
             block_ids = isolate_padding(block_ids, padding_mask)
-        place = None
+        position = None
         if order_ids.shape[1] == length and any(attention_windows(self.config.text_config).values()):
-            # A noised copy stands where its original does, which only its position tells.
-            place = start_ids + position_ids - position_ids.expand_as(start_ids).gather(1, start_ids)
-        queries = AttentionQueries(start_ids, horizon_ids, block_ids[:, -length:], place)
+            # A sliding window needs the index among the clean tokens. That of a noised copy is its original's, which
+            # follows from its position id, counted from the first token of its document.
+            position = start_ids + position_ids - position_ids.expand_as(start_ids).gather(1, start_ids)
+        queries = AttentionQueries(start_ids, horizon_ids, block_ids[:, -length:], position)
         if past_key_values is not None:
             if any(past_key_values.is_sliding):
                 raise ValueError(
                     "A cache whose layers forget keys outside a sliding window cannot hold spans of audio: pass "
                     "past_key_values=DynamicCache() without a config."
                 )
-            # Caches of a fixed size have empty slots behind the new keys.
+            # Caches of a fixed size have empty slots after the new keys.
             key_length, _ = past_key_values.get_mask_sizes(length, 0)
             empty = key_length - order_ids.shape[1]
             order_ids = nn.functional.pad(order_ids, (0, empty), value=NO_ORDER)
             block_ids = nn.functional.pad(block_ids, (0, empty), value=-1)
         return build_attention_mask(
             self.model.config, queries, AttentionKeys(order_ids, block_ids), dtype=inputs_embeds.dtype
+        )
+
+
+def _check_covers(name: str, tensor: torch.Tensor, order_ids: torch.Tensor) -> None:
+    if tensor.shape != order_ids.shape:
+        raise ValueError(
+            f"{name} must cover cached and new positions, shape {tuple(order_ids.shape)}, got {tuple(tensor.shape)}."
         )
 
 

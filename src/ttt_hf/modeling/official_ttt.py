@@ -1,4 +1,4 @@
-"""What an official TtT checkpoint leaves to its tokenizer and to the paper: ids by name, and decoding defaults."""
+"""What official TtT checkpoints lack in their configs: marker ids, from the tokenizer, and the paper's decoding."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from transformers.utils import cached_file
 from .growing_ttt import AUDIO_TOKEN, END_TOKENS, MASK_TOKEN, PAD_TOKEN, TEXT_SIDE_TOKENS, TURN_END_TOKEN
 
 
-# Keys of the official flat config.json (https://github.com/ai4ed/TtT) that no text model has.
+# Keys of the official flat config.json (https://github.com/ai4ed/TtT) that text models do not have.
 OFFICIAL_START_KEY = "audio_token_id_start"
 OFFICIAL_MASK_KEY = "mask_token"
-# Files in which tokenizers of different ages keep the tokens that were added to them.
+# Files in which tokenizers of different versions of transformers list their added tokens.
 TOKEN_FILES = ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
-# Decoding of the paper (arXiv 2509.20072): 200 denoising steps over a span of 640 in blocks of 32 are 10 a block.
-# Replies end with the training length at the latest.
+# Decoding of the paper (arXiv 2509.20072): 200 denoising steps over a span of 640 in blocks of 32, so 10 per block.
+# The limit on new tokens is the training length.
 PAPER_GENERATION = {
     "do_sample": True,
     "temperature": 1.0,
@@ -34,25 +34,28 @@ PAPER_GENERATION = {
 }
 
 
+def hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Picks the keyword arguments of `from_pretrained` that say where a checkpoint's files are."""
+    return {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+
+
 def is_official(name_or_path: str | os.PathLike, **kwargs: Any) -> bool:
-    """Whether a checkpoint has the official flat config.json; arguments as of `added_token_ids`."""
-    place = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-    return OFFICIAL_MASK_KEY in PreTrainedConfig.get_config_dict(name_or_path, **place)[0]
+    """Whether a checkpoint has the official flat config.json; see `added_token_ids` for the arguments."""
+    return OFFICIAL_MASK_KEY in PreTrainedConfig.get_config_dict(name_or_path, **hub_arguments(kwargs))[0]
 
 
 def added_token_ids(name_or_path: str | os.PathLike, **kwargs: Any) -> dict[str, int]:
-    """Reads the tokens that were added to a checkpoint's tokenizer, without loading it.
+    """Reads the added tokens of a checkpoint's tokenizer without loading the tokenizer.
 
     Args:
-        name_or_path: folder or Hub id of the checkpoint, or its config.json.
-        **kwargs: of `from_pretrained`; those that say where files are (`revision`, `token`, ...) are used.
+        name_or_path: Folder or Hub id of the checkpoint, or its config.json.
+        **kwargs: Arguments of `from_pretrained`, of which those of the Hub (`revision`, `token`, ...) are used.
 
     Returns:
-        Ids by name; empty where there is no tokenizer.
+        Ids by token; empty if there is no tokenizer.
     """
     if os.path.isfile(name_or_path):
         name_or_path = os.path.dirname(os.path.abspath(name_or_path))
-    place = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
     ids: dict[str, int] = {}
     for file in TOKEN_FILES:
         path = cached_file(
@@ -60,7 +63,7 @@ def added_token_ids(name_or_path: str | os.PathLike, **kwargs: Any) -> dict[str,
             file,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
-            **place,
+            **hub_arguments(kwargs),
         )
         if path is not None:
             with open(path, encoding="utf-8") as content:
@@ -80,14 +83,14 @@ def official_marker_ids(ids: dict[str, int], config_dict: dict[str, Any]) -> dic
     """The fields of `TtTConfig` that the official format lacks.
 
     Args:
-        ids: as `added_token_ids` gives them.
-        config_dict: the flat config.json.
+        ids: Result of `added_token_ids`.
+        config_dict: The flat config.json.
 
     Returns:
-        `begin_audio_token_ids` and `end_audio_token_ids`, each where the tokenizer knows all of its tokens.
+        `begin_audio_token_ids` and `end_audio_token_ids`, each if the tokenizer has all of its tokens.
 
     Raises:
-        ValueError: the tokenizer numbers a token differently than the config.json.
+        ValueError: If the tokenizer numbers a token differently than the config.json.
     """
     for key, name in ((OFFICIAL_START_KEY, AUDIO_TOKEN), (OFFICIAL_MASK_KEY, MASK_TOKEN)):
         if key in config_dict and name in ids and config_dict[key] != ids[name]:
@@ -95,25 +98,22 @@ def official_marker_ids(ids: dict[str, int], config_dict: dict[str, Any]) -> dic
                 f"Tokenizer and config.json number the audio tokens differently: {name} is {ids[name]} there and "
                 f"{config_dict[key]} here; fetch the checkpoint again."
             )
-    if MASK_TOKEN not in ids:  # not a tokenizer of TtT, whatever else it holds
+    if MASK_TOKEN not in ids:  # not a tokenizer of TtT
         return {}
     fields = {"begin_audio_token_ids": TEXT_SIDE_TOKENS[:2], "end_audio_token_ids": END_TOKENS}
     return {field: [ids[name] for name in names] for field, names in fields.items() if ids.keys() >= set(names)}
 
 
 def paper_generation_config(ids: dict[str, int], previous: GenerationConfig) -> GenerationConfig:
-    """Decoding as in the paper.
+    """Generation config with the decoding of the paper.
 
-    The generation config of an official checkpoint is that of the text model it grew from, whose replies end
-    elsewhere.
+    That of an official checkpoint is left over from its text model, which ends its replies with another token.
 
     Args:
-        ids: as `added_token_ids` gives them.
-        previous: what ends a reply and pads where the names do not say it.
-
-    Returns:
-        A fresh configuration: one derived from a model's own would lose the audio keys when it is saved.
+        ids: Result of `added_token_ids`.
+        previous: Gives the ids of end of sequence and padding that are not in `ids`.
     """
+    # A new object: one derived from the model's own config would lose the audio keys when it is saved.
     eos = ids.get(TURN_END_TOKEN, previous.eos_token_id)
     pad = ids.get(PAD_TOKEN, previous.pad_token_id)
     return GenerationConfig(**PAPER_GENERATION, eos_token_id=eos, pad_token_id=pad)

@@ -1,5 +1,7 @@
-"""What a denoising step does with its logits: which token each masked position proposes, how sure it is, and which
-positions are committed. Pure functions of one row's tensors, without a model and without state.
+"""The sampler of a denoising step: proposals, their confidence, and which positions are committed.
+
+Pure functions of one row's tensors. The default is low-confidence remasking (Nie et al., "Large Language Diffusion
+Models" (LLaDA), arXiv 2502.09992), as in the official code of TtT.
 """
 
 from collections.abc import Sequence
@@ -11,14 +13,15 @@ REMASKING_STRATEGIES = ("low_confidence", "random", "entropy", "margin")
 
 
 def transfer_schedule(length: int, steps: int) -> list[int]:
-    """Says how many positions of a block each denoising step commits (`get_num_transfer_tokens` of LLaDA and TtT).
+    """Number of positions that each denoising step commits (`get_num_transfer_tokens` in LLaDA and TtT).
 
     Args:
-        length: number of masked positions.
-        steps: number of denoising steps, at least 1.
+        length: Number of masked positions.
+        steps: Number of denoising steps, at least 1.
 
     Returns:
-        One count a step: as equal as possible, larger ones first, their sum is `length`. Steps beyond `length` get 0.
+        One count per step: as equal as possible, larger ones first, with `length` as their sum. With more steps than
+        positions the last ones get 0.
     """
     share, surplus = divmod(length, steps)
     return [share + 1] * surplus + [share] * (steps - surplus)
@@ -28,12 +31,12 @@ def choose_token(scores: torch.Tensor, do_sample: bool, generator: torch.Generat
     """Chooses the next text token.
 
     Args:
-        scores: processed logits, float of shape `(1, vocabulary)`.
-        do_sample: draw from the softmax of the scores rather than take the most likely token.
-        generator: source of randomness, on the device of `scores`; only used with `do_sample`.
+        scores: Processed logits, float of shape `(1, vocabulary)`.
+        do_sample: Whether to sample from the softmax of the scores, rather than take the most likely token.
+        generator: Random generator on the device of `scores`, used only with `do_sample`.
 
     Returns:
-        The index of the token in `scores`.
+        Id of the token.
     """
     if not do_sample:
         return int(scores.argmax(dim=-1))
@@ -46,17 +49,18 @@ def propose_tokens(
     """Proposes a token for every position of a block.
 
     Args:
-        logits: float of shape `(positions, candidates)`.
+        logits: Float of shape `(positions, candidates)`.
         temperature: 0 proposes the most likely token, otherwise tokens are drawn from `softmax(logits / temperature)`.
-        generator: source of randomness, on the device of `logits`; only used with a temperature above 0.
+        generator: Random generator on the device of `logits`, used only with a temperature above 0.
 
     Returns:
-        The proposed candidates, `torch.long` of shape `(positions,)`, and the probabilities of all candidates without
-        temperature, of the shape of `logits`.
+        The proposed candidates, `torch.long` of shape `(positions,)`, and the probabilities of all candidates at
+        temperature 1, of the shape of `logits`.
     """
     probabilities = logits.softmax(dim=-1)
     if temperature == 0:
         return logits.argmax(dim=-1), probabilities
+    # Only the draw is tempered: confidences compare positions, and must not depend on the temperature.
     tempered = (logits / temperature).softmax(dim=-1)
     return torch.multinomial(tempered, num_samples=1, generator=generator).squeeze(-1), probabilities
 
@@ -65,8 +69,8 @@ def proposal_confidences(probabilities: torch.Tensor, choices: torch.Tensor) -> 
     """Looks up the probability of each proposed token.
 
     Args:
-        probabilities: shape `(positions, candidates)`.
-        choices: proposed candidates, `torch.long` of shape `(positions,)`.
+        probabilities: Shape `(positions, candidates)`.
+        choices: Proposed candidates, `torch.long` of shape `(positions,)`.
 
     Returns:
         Float tensor of shape `(positions,)`.
@@ -77,21 +81,21 @@ def proposal_confidences(probabilities: torch.Tensor, choices: torch.Tensor) -> 
 def remasking_scores(
     probabilities: torch.Tensor, choices: torch.Tensor, remasking: str, generator: torch.Generator
 ) -> torch.Tensor:
-    """Ranks the positions of a block: those with high scores are committed first, the others stay masked.
+    """Scores the positions of a block: those with high scores are committed first, the others stay masked.
 
     Args:
-        probabilities: shape `(positions, candidates)`.
-        choices: proposed candidates, `torch.long` of shape `(positions,)`.
-        remasking: `"low_confidence"` ranks by the probability of the proposed token (LLaDA, TtT), `"margin"` by the
-            gap between the two most likely ones (Dream), `"entropy"` by low entropy of the distribution, `"random"`
-            not at all.
-        generator: source of randomness, on the device of `probabilities`; only used by `"random"`.
+        probabilities: Shape `(positions, candidates)`.
+        choices: Proposed candidates, `torch.long` of shape `(positions,)`.
+        remasking: `"low_confidence"` scores by the probability of the proposed token (LLaDA, TtT), `"margin"` by the
+            gap between the two most likely candidates and `"entropy"` by negative entropy (both as in Dream 7B),
+            `"random"` uniformly at random.
+        generator: Random generator on the device of `probabilities`, used only by `"random"`.
 
     Returns:
         Float tensor of shape `(positions,)`.
 
     Raises:
-        ValueError: unknown strategy.
+        ValueError: If `remasking` is none of these.
     """
     if remasking == "low_confidence":
         return proposal_confidences(probabilities, choices)
@@ -100,7 +104,7 @@ def remasking_scores(
     if remasking == "entropy":
         return torch.special.entr(probabilities).sum(dim=-1).neg()
     if remasking == "margin":
-        # A single candidate has no runner-up.
+        # With a single candidate there is no second one to subtract.
         best = probabilities.topk(min(2, probabilities.shape[-1]), dim=-1).values
         return best[:, 0] if best.shape[-1] == 1 else best[:, 0] - best[:, 1]
     raise ValueError(f"Unknown remasking '{remasking}': choose one of {', '.join(REMASKING_STRATEGIES)}.")
@@ -116,15 +120,16 @@ def select_positions(
     """Selects the positions to commit at this step.
 
     Args:
-        scores: rank of every position of the block, high is committed first; ties go to the left.
-        confidences: probability of the token proposed at every position.
-        masked: the positions that are still masked, in ascending order.
-        count: how many the schedule commits at this step, if so many are left.
-        threshold: with a number all positions whose confidence exceeds it are committed as well.
+        scores: Score of every position of the block; high ones are committed first, equal ones from left to right.
+        confidences: Probability of the token proposed at every position.
+        masked: Positions that are still masked, in ascending order.
+        count: Number of positions that the schedule commits at this step.
+        threshold: Positions whose confidence exceeds it are committed as well, if given.
 
     Returns:
         The selected positions, best first.
     """
+    # `sorted` is stable, so equal scores keep their order from left to right.
     ranked = sorted(masked, key=lambda position: -scores[position])
     selected = ranked[:count]
     if threshold is not None:

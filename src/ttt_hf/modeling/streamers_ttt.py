@@ -1,6 +1,4 @@
-"""Following a generation while it runs: typed stream events, an iterator over them for another thread, and a stopping
-criterion that another thread can trigger.
-"""
+"""Streaming: typed events of a running generation, an iterator over them, and a criterion that interrupts it."""
 
 import threading
 from collections.abc import Iterator
@@ -14,46 +12,46 @@ from transformers.generation.streamers import BaseStreamer
 
 
 class TtTStreamer(BaseStreamer):
-    """Base class of streamers that tell text, provisional audio and committed audio apart; its methods do nothing.
+    """Base class of streamers with separate events for text, draft audio and committed audio; its methods do nothing.
 
     Events come in this order, repeatedly: `put_text` for text; for a span, `put_draft` after each denoising step but a
-    block's last, `put_block` when a block is finished, `end_span` behind the last block. `end` comes once, at the very
-    end. A streamer follows a single row.
+    block's last, `put_block` for each finished block, `end_span` after the last block. `end` comes once, at the end of
+    the generation. A streamer follows a single row.
     """
 
     def put(self, value: torch.Tensor) -> None:
-        """Receives the raw ids in sequence order, markers included: the prompt, then every committed token once.
+        """Receives the raw ids in order, including markers: first the prompt, then every committed token once.
 
         Args:
             value: `torch.long` of shape `(1, prompt_length)` for the prompt, then `(tokens,)`.
         """
 
     def put_text(self, token_ids: list[int]) -> None:
-        """Receives new text tokens; markers and the end-of-sequence token are left out.
+        """Receives new text tokens, without markers and the end-of-sequence token.
 
         Args:
-            token_ids: ids below the first audio id.
+            token_ids: Ids below the first audio id.
         """
 
     def put_draft(self, token_ids: list[int]) -> None:
-        """Receives the block that is being denoised; the next draft or block replaces it.
+        """Receives the block being denoised, to be replaced by the next draft or block.
 
         Args:
-            token_ids: one id a position, the mask token's where nothing is committed yet.
+            token_ids: One id per position, that of the mask token where nothing is committed yet.
         """
 
     def put_block(self, token_ids: list[int]) -> None:
-        """Receives a finished block, which will not change any more.
+        """Receives a finished block, which will not change anymore.
 
         Args:
-            token_ids: the ids that enter the sequence; the end marker, where the span ends, is the last one.
+            token_ids: The ids that enter the sequence; the last one is the end marker if the span ends here.
         """
 
     def end_span(self, complete: bool) -> None:
         """Receives the end of a span.
 
         Args:
-            complete: whether it ended with an end marker; otherwise a limit or a stopping criterion cut it.
+            complete: Whether it ended with an end marker, rather than at a limit or a stopping criterion.
         """
 
     def end(self) -> None:
@@ -61,13 +59,9 @@ class TtTStreamer(BaseStreamer):
 
 
 class RawStreamer(TtTStreamer):
-    """Passes the raw ids on to a streamer of transformers, which knows `put` and `end` only.
+    """Passes the raw ids on to a streamer of transformers, which has `put` and `end` only."""
 
-    Args:
-        streamer: the streamer to feed.
-    """
-
-    def __init__(self, streamer: BaseStreamer):
+    def __init__(self, streamer: BaseStreamer) -> None:
         self.streamer = streamer
 
     def put(self, value: torch.Tensor) -> None:
@@ -83,8 +77,8 @@ class StreamEvent:
 
     Attributes:
         kind: `"text"`, `"draft"`, `"block"` or `"span_end"`, see the methods of `TtTStreamer`.
-        token_ids: the ids that came with it; empty for `"span_end"`.
-        complete: only for `"span_end"`: whether the span ended with an end marker.
+        token_ids: Ids of the event; empty for `"span_end"`.
+        complete: For `"span_end"` whether the span ended with an end marker, otherwise `None`.
     """
 
     kind: Literal["text", "draft", "block", "span_end"]
@@ -93,11 +87,11 @@ class StreamEvent:
 
 
 class TtTIteratorStreamer(TtTStreamer):
-    """A streamer to be iterated over in one thread while `generate()` runs in another.
+    """A streamer that is iterated over in one thread while `generate()` runs in another.
 
     Args:
-        drafts: whether to yield `"draft"` events.
-        timeout: seconds to wait for the next event before `queue.Empty` is raised; `None` waits for ever.
+        drafts: Whether to yield `"draft"` events.
+        timeout: Seconds to wait for the next event before `queue.Empty` is raised; `None` waits forever.
 
     Example:
         ```python
@@ -115,7 +109,7 @@ class TtTIteratorStreamer(TtTStreamer):
         ```
     """
 
-    def __init__(self, drafts: bool = True, timeout: float | None = None):
+    def __init__(self, drafts: bool = True, timeout: float | None = None) -> None:
         self.drafts = drafts
         self.timeout = timeout
         self._queue: Queue[StreamEvent | BaseException | None] = Queue()
@@ -137,18 +131,14 @@ class TtTIteratorStreamer(TtTStreamer):
         self._queue.put(None)
 
     def fail(self, error: BaseException) -> None:
-        """Ends the iteration by raising an error in the iterating thread.
-
-        Args:
-            error: what went wrong in the generating thread.
-        """
+        """Ends the iteration: `error`, caught in the generating thread, is raised in the iterating one."""
         self._queue.put(error)
 
     def __iter__(self) -> Iterator[StreamEvent]:
         """Yields events until the generation ends.
 
         Raises:
-            queue.Empty: no event came within the timeout.
+            queue.Empty: If no event arrives within the timeout.
         """
         while (event := self._queue.get(timeout=self.timeout)) is not None:
             if isinstance(event, BaseException):
@@ -157,10 +147,10 @@ class TtTIteratorStreamer(TtTStreamer):
 
 
 class InterruptCriteria(StoppingCriteria):
-    """A stopping criterion that any thread can trigger; the generation then ends after the forward that is running.
+    """A stopping criterion that any thread can trigger; the generation then ends after the current forward.
 
     Args:
-        event: the event that stops the generation; a new one by default. It stays set until somebody clears it.
+        event: Stops the generation when set, until it is cleared; a new event by default.
 
     Example:
         ```python
@@ -170,21 +160,13 @@ class InterruptCriteria(StoppingCriteria):
         ```
     """
 
-    def __init__(self, event: threading.Event | None = None):
+    def __init__(self, event: threading.Event | None = None) -> None:
         self.event = threading.Event() if event is None else event
 
     def __call__(
         self, input_ids: torch.Tensor, scores: tuple[torch.Tensor, ...] | None, **kwargs: Any
     ) -> torch.Tensor:
-        """Tells for every row whether to stop.
-
-        Args:
-            input_ids: the ids so far, shape `(batch, length)`.
-            scores: not used.
-
-        Returns:
-            Boolean tensor of shape `(batch,)`.
-        """
+        """Whether each row stops, `torch.bool` of shape `(batch,)`: all rows do once the event is set."""
         return torch.full((input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 

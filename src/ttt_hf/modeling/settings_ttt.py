@@ -1,0 +1,140 @@
+"""Generation keys: those that TtT adds to transformers' own, and those of transformers that it does not support."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from transformers import GenerationConfig
+
+from .configuration_ttt import TtTConfig
+from .samplers_ttt import REMASKING_STRATEGIES
+
+
+AUDIO_VOCABULARIES = ("modality", "official")
+
+# Keys of transformers that select another decoding loop, and the values of each that leave it off.
+UNSUPPORTED_GENERATION_KEYS: dict[str, tuple[Any, ...]] = {
+    "num_beams": (None, 1),
+    "num_beam_groups": (None, 1),
+    "penalty_alpha": (None, 0),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "assistant_early_exit": (None,),
+    "use_mtp": (None, False),
+    "dola_layers": (None,),
+    "guidance_scale": (None, 1),
+    "token_healing": (None, False),
+    "cache_implementation": (None,),
+    "output_scores": (None, False),
+    "output_logits": (None, False),
+    "output_attentions": (None, False),
+    "output_hidden_states": (None, False),
+}
+
+
+@dataclass(frozen=True)
+class AudioGenerationSettings:
+    """Generation keys of TtT, to be set in `generation_config.json` or passed to `generate()`.
+
+    Args:
+        audio_block_length: Number of positions denoised together. Defaults to the model's `config.audio_block_length`.
+        audio_steps_per_block: Denoising steps, each a forward pass, per block.
+        audio_max_span_length: Longest span in tokens, including the end marker.
+        audio_temperature: 0 proposes the most likely tokens, a positive number samples them.
+        audio_cfg_scale: Scale of classifier-free guidance; 0 turns it off, otherwise each denoising step runs a second
+            forward in which everything but the block is masked.
+        audio_remasking: How positions are ranked at a denoising step: `"low_confidence"`, `"random"`, `"entropy"` or
+            `"margin"`.
+        audio_confidence_threshold: Positions whose proposal has a higher probability are committed immediately, which
+            saves steps; `None` follows the schedule only.
+        min_text_tokens_after_audio: Number of text tokens after a span before the end-of-sequence token is allowed.
+        audio_vocabulary: `"modality"` allows text tokens in text, codes and end markers in spans, and enforces every
+            limit; `"official"` is the algorithm of the official code (`inference_TtT.py`): any token anywhere (but no
+            end of sequence in a span), always all steps, limits checked between spans only.
+        seed: Seed for sampling; drawn from torch's global generator by default.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    audio_block_length: int
+    audio_steps_per_block: int = 10
+    audio_max_span_length: int = 640
+    audio_temperature: float = 0.0
+    audio_cfg_scale: float = 0.0
+    audio_remasking: str = "low_confidence"
+    audio_confidence_threshold: float | None = None
+    min_text_tokens_after_audio: int = 0
+    audio_vocabulary: str = "modality"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("audio_block_length", "audio_steps_per_block", "audio_max_span_length"):
+            _check_integer(name, getattr(self, name), lowest=1)
+        _check_integer("min_text_tokens_after_audio", self.min_text_tokens_after_audio)
+        _check_number("audio_temperature", self.audio_temperature)
+        _check_number("audio_cfg_scale", self.audio_cfg_scale)
+        if self.audio_confidence_threshold is not None:
+            _check_number("audio_confidence_threshold", self.audio_confidence_threshold, highest=1.0)
+        if self.seed is not None:
+            _check_integer("seed", self.seed)
+        for name, choices in (("audio_remasking", REMASKING_STRATEGIES), ("audio_vocabulary", AUDIO_VOCABULARIES)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        if self.is_official and self.audio_max_span_length % self.audio_block_length:
+            raise ValueError(
+                f"audio_vocabulary='official' needs an audio_max_span_length that is a multiple of audio_block_length "
+                f"{self.audio_block_length}, got {self.audio_max_span_length}."
+            )
+
+    @property
+    def is_official(self) -> bool:
+        """Whether the algorithm of the official code is reproduced exactly."""
+        return self.audio_vocabulary == "official"
+
+    @property
+    def draws_audio(self) -> bool:
+        """Whether spans need random numbers."""
+        return self.audio_temperature > 0 or self.audio_remasking == "random"
+
+    @classmethod
+    def from_generation_config(
+        cls, generation_config: GenerationConfig, config: TtTConfig
+    ) -> "AudioGenerationSettings":
+        """Reads the settings from a generation config; absent keys and `None` mean the default.
+
+        Raises:
+            ValueError: If a value is out of range or does not fit the model.
+        """
+        values: dict[str, Any] = {"audio_block_length": config.audio_block_length}
+        for name in AUDIO_GENERATION_KEYS:
+            value = getattr(generation_config, name, None)
+            if value is not None:
+                values[name] = value
+        settings = cls(**values)
+        if config.audio_attention == "block_causal" and settings.audio_block_length != config.audio_block_length:
+            raise ValueError(
+                f"audio_block_length must stay {config.audio_block_length}, the block length of this model's "
+                f"block-causal attention, got {settings.audio_block_length}."
+            )
+        return settings
+
+
+AUDIO_GENERATION_KEYS = tuple(setting.name for setting in fields(AudioGenerationSettings))
+
+
+def _check_integer(name: str, value: Any, lowest: int = 0) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}.")
+
+
+def _check_number(name: str, value: Any, highest: float = math.inf) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not 0 <= value <= highest:
+        limits = "of at least 0" if highest == math.inf else f"between 0 and {highest:g}"
+        raise ValueError(f"{name} must be a number {limits}, got {value!r}.")
+
+
+__all__ = ["AUDIO_GENERATION_KEYS", "AudioGenerationSettings"]
