@@ -213,7 +213,7 @@ def place_codes_by_geometry(model: TtTForConditionalGeneration, codebook: torch.
     generator = torch.Generator().manual_seed(seed)
     parts = torch.cat([codebook, code_digits(codebook), 0.5 * torch.eye(len(codebook))], dim=1)
     rows = parts @ torch.randn(parts.shape[1], weight.shape[1], generator=generator)
-    start = model.config.audio_token_start_id + 1
+    start = model.config.audio_code_offset
     weight[start : start + len(codebook)] = rows / rows.std() * model.config.get_text_config().initializer_range
 
 
@@ -243,7 +243,7 @@ def share_code_gradients(model: TtTForConditionalGeneration, codebook: torch.Ten
         share: Weight of the sums.
     """
     digits = code_digits(codebook)
-    start = model.config.audio_token_start_id + 1
+    start = model.config.audio_code_offset
 
     def add_shared(gradient: torch.Tensor) -> torch.Tensor:
         members = digits.to(gradient)

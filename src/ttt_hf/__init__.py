@@ -6,13 +6,14 @@ training, evaluation and serving live in modules of their own.
 
 import importlib
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
     from . import codecs
+    from .evaluation.harness import evaluate
+    from .loading import embedded_checkpoint
     from .modeling import (
         AudioSegment,
         TextSegment,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "evaluation.harness": ("evaluate",),
+    "loading": ("embedded_checkpoint",),
     "modeling": (
         "AudioSegment",
         "TextSegment",
@@ -37,24 +40,6 @@ _MODULES = {
     "processing": ("Reply", "TtTProcessor"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def embedded_checkpoint() -> str:
-    """Locates the small trained checkpoint that comes with the package.
-
-    Returns:
-        Path of a folder that `TtTForConditionalGeneration.from_pretrained` and `TtTProcessor.from_pretrained` take.
-
-    Raises:
-        FileNotFoundError: this installation holds no checkpoint.
-    """
-    folder = files(__name__) / "checkpoints" / "ttt-tiny"
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"This installation of ttt-hf holds no embedded checkpoint ({folder}): install the released wheel, or "
-            "build it in the source tree with `make tiny`."
-        )
-    return str(folder)
 
 
 def __getattr__(name: str) -> Any:
@@ -100,4 +85,5 @@ __all__ = [
     "__version__",
     "codecs",
     "embedded_checkpoint",
+    "evaluate",
 ]

@@ -1,37 +1,121 @@
-"""Files and folders that are written: looked at before the work begins, complete or not there."""
+"""Atomic writes: a file or folder appears under its name when it is complete, or not at all.
+
+Everything is written under a temporary name beside the final one, unique to the process, and then renamed. After an
+error or an interruption the temporary files are removed and what was there before is unchanged.
+"""
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Lets a file appear under its name only when it is complete.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Writes a file atomically.
 
     Args:
-        path: Its name; its folder exists.
+        path: The file; its folder exists.
 
     Yields:
-        The name to write to, in the same folder. After an error the file at `path` is as it was.
+        The path to write to. It does not exist yet, so that the file gets the permissions of any new file, and its
+        suffix is not that of `path`: writers that go by the suffix need to be told the format.
 
     Raises:
-        OSError: If it cannot be written, for example because there is no space left: names the file.
+        OSError: If it cannot be written, for example because there is no space left; names the file.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = _temporary_path(path)
     try:
-        yield part
-        part.replace(path)
-    except OSError as error:
-        raise OSError(
-            f"{path} cannot be written ({error.strerror or error}): free some space, or choose another folder, and "
-            "run the same command again."
-        ) from error
+        with _clear_errors(path, part):
+            yield part
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically, in UTF-8; raises like `atomic_write`."""
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
+    """Writes a new folder atomically.
+
+    Args:
+        folder: The folder; parents are made if missing.
+        replace: Whether a folder of that name is replaced; otherwise only an empty one may be there.
+
+    Yields:
+        An empty folder to write to, on the same file system.
+
+    Raises:
+        OSError: If it cannot be written, for example because there is no space left; names the folder.
+    """
+    with _temporary_folder(folder, folder.parent) as part:
+        yield part
+        _use_default_permissions(part)
+        if replace and folder.is_dir():
+            # The old folder is moved aside first: it is deleted only when the new one is in place.
+            old = _temporary_path(folder)
+            folder.rename(old)
+            part.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            if folder.is_dir():
+                folder.rmdir()
+            part.rename(folder)
+
+
+@contextmanager
+def atomic_update(folder: Path) -> Iterator[Path]:
+    """Writes files into a folder once all of them are complete; other files in it stay.
+
+    Args:
+        folder: The folder; made if missing.
+
+    Yields:
+        An empty folder to write to, on the same file system. Its files and sub-folders are merged into `folder`.
+
+    Raises:
+        OSError: If they cannot be written, for example because there is no space left; names the folder.
+    """
+    with _temporary_folder(folder, folder) as part:
+        yield part
+        _use_default_permissions(part)
+        for path in [path for path in part.rglob("*") if path.is_file()]:
+            target = folder / path.relative_to(part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+
+
+def check_file(path: Path) -> None:
+    """Checks that a file can be written, before anything slow begins.
+
+    Args:
+        path: The file; it may exist.
+
+    Raises:
+        OSError: If its folder is missing, or is not a folder, or nothing can be written there.
+    """
+    folder = path.parent
+    if not folder.exists():
+        raise FileNotFoundError(f"The folder {folder} for {path.name} does not exist: make it first.")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder: {path.name} cannot be written there.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file.")
+    try:
+        _try_writing(folder)
+    except OSError as error:
+        raise PermissionError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def check_folder(folder: Path) -> None:
@@ -46,10 +130,59 @@ def check_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: name a folder.")
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        # Trying is the only test that is right for every file system and user.
-        with tempfile.NamedTemporaryFile(dir=place, prefix=".write-test."):
-            pass
+        _try_writing(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
     except OSError as error:
         raise PermissionError(f"{folder} cannot be written ({error.strerror}): name another folder.") from error
+
+
+def _try_writing(folder: Path) -> None:
+    # Trying is the only test that is right for every file system and user.
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test."):
+        pass
+
+
+def _temporary_path(path: Path, folder: Path | None = None) -> Path:
+    return (folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
+
+
+@contextmanager
+def _temporary_folder(folder: Path, parent: Path) -> Iterator[Path]:
+    """An empty folder in `parent`, removed in the end if it is still there."""
+    part = _temporary_path(folder, parent)
+    try:
+        with _clear_errors(folder, part):
+            part.mkdir(parents=True)
+            yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _use_default_permissions(folder: Path) -> None:
+    """Gives files the permissions of any new file: safetensors makes its files readable by their owner alone."""
+    mode = folder.stat().st_mode & 0o666  # a new folder shows the umask, which cannot be read without setting it
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+@contextmanager
+def _clear_errors(path: Path, part: Path) -> Iterator[None]:
+    """Turns errors of the system in writing `part` into one sentence about `path`; others pass unchanged."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise _write_error(path, error) from error
+    except OSError as error:
+        is_sentence = error.errno is None
+        is_elsewhere = error.filename is not None and not str(error.filename).startswith(str(part))
+        if is_sentence or is_elsewhere or isinstance(error, ConnectionError):
+            raise
+        raise _write_error(path, error.strerror) from error
+
+
+def _write_error(path: Path, reason: object) -> OSError:
+    return OSError(
+        f"{path} cannot be written ({reason}): free some space, or choose another folder, and run the same command "
+        "again."
+    )

@@ -8,6 +8,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .names import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    CODEC_FOLDER,
+    CODEC_KEY,
+    EMBEDDED_NAME,
+    EMBEDDED_NAMES,
+    PROCESSOR_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE,
+)
+
 
 if TYPE_CHECKING:
     import torch
@@ -15,16 +27,7 @@ if TYPE_CHECKING:
     from .modeling.modeling_ttt import TtTForConditionalGeneration
     from .processing.processing_ttt import TtTProcessor
 
-WEIGHTS_FILE = "model.safetensors"
-WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
-PROCESSOR_FILE = "processor_config.json"
-CODEC_FOLDER = "codec"
-ADAPTER_CONFIG_FILE = "adapter_config.json"
-ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
-# What the checkpoint of this package is called.
-EMBEDDED_NAMES = ("embedded", "ttt-tiny")
-# What of a model's configuration a recipe may change.
-AUDIO_SETTINGS = ("audio_attention", "audio_block_length")
+DTYPES = ("float32", "bfloat16", "float16")
 # What a checkpoint is made of. Pickled weights and code are never loaded, so there is no need to fetch them.
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.md"]
 
@@ -80,7 +83,7 @@ def find_codec(folder: Path, name: str | None = None) -> Path | None:
     if name is None and (folder / CODEC_FOLDER).is_dir():
         return folder / CODEC_FOLDER
     if name is None and (folder / PROCESSOR_FILE).is_file():
-        name = read_json(folder, PROCESSOR_FILE).get(CODEC_FOLDER)
+        name = read_json(folder, PROCESSOR_FILE).get(CODEC_KEY)
     return find_named_codec(name) if name is not None else None
 
 
@@ -135,8 +138,6 @@ def find_folder(name: str | None, revision: str | None = None) -> Path:
         ValueError: If the name is neither.
     """
     if name is None or name in EMBEDDED_NAMES:
-        from . import embedded_checkpoint
-
         folder = Path(embedded_checkpoint())
     else:
         folder = Path(name).expanduser()
@@ -147,6 +148,24 @@ def find_folder(name: str | None, revision: str | None = None) -> Path:
                 raise FileNotFoundError(f"There is no folder {name}: name the folder of a model, or a Hub id.")
             folder = _download(name, revision)
     return folder
+
+
+def embedded_checkpoint() -> str:
+    """Locates the small trained checkpoint that comes with the package.
+
+    Returns:
+        Path of a folder that `TtTForConditionalGeneration.from_pretrained` and `TtTProcessor.from_pretrained` take.
+
+    Raises:
+        FileNotFoundError: If this installation holds no checkpoint.
+    """
+    folder = Path(__file__).parent / "checkpoints" / EMBEDDED_NAME
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"This installation of ttt-hf holds no embedded checkpoint ({folder}): install the released wheel, or "
+            "build it in the source tree with `make tiny`."
+        )
+    return str(folder)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -168,11 +187,11 @@ def base_folder(folder: Path) -> Path:
     """
     if not is_adapter(folder):
         return folder
-    name = read_json(folder, ADAPTER_CONFIG_FILE).get("base_model_name_or_path")
+    config = read_json(folder, ADAPTER_CONFIG_FILE)
     try:
-        if not name:
+        if not config.get("base_model_name_or_path"):
             raise ValueError("It is not named.")
-        base = find_folder(name)
+        base = find_folder(config["base_model_name_or_path"], config.get("revision"))
         if is_adapter(base):
             raise ValueError(f"{base} is an adapter itself.")
         return find_checkpoint(str(base))
@@ -221,6 +240,14 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / WEIGHTS_FILE]
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Reads the shapes of the tensors in a safetensors file, by name, from its header."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+
+
 def check_weights(folder: Path) -> None:
     """Checks that a model's weights are there and whole, by their headers.
 
@@ -246,6 +273,28 @@ def check_weights(folder: Path) -> None:
             raise ValueError(f"{path} is damaged ({error}): fetch the checkpoint again.") from error
 
 
+def load_model_and_processor(
+    name: str | None = None, revision: str | None = None, codec: str | None = None, **settings: Any
+) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
+    """Finds a checkpoint by its name and loads it: the one way from a name to a model.
+
+    Args:
+        name: Folder or Hub id of a model or of an adapter, or one of `EMBEDDED_NAMES`; the embedded checkpoint by
+            default.
+        revision: Branch, tag or commit on the Hub.
+        codec: Codec to use instead of the checkpoint's own, as of `find_named_codec`.
+        settings: Keyword arguments of `load_checkpoint`.
+
+    Returns:
+        The model, in evaluation mode, and the processor, whose codec may be missing.
+
+    Raises:
+        ImportError, OSError, ValueError: As of `find_checkpoint`, `find_codec` and `load_checkpoint`.
+    """
+    folder = find_checkpoint(name, revision)
+    return load_checkpoint(folder, find_codec(base_folder(folder), codec), **settings)
+
+
 def load_checkpoint(
     folder: Path,
     codec: Path | None = None,
@@ -253,67 +302,64 @@ def load_checkpoint(
     dtype: torch.dtype | str | None = None,
     device_map: str | dict[str, Any] | None = None,
     bits: int | None = None,
+    attn_implementation: str | None = None,
+    audio_attention: str | None = None,
+    audio_block_length: int | None = None,
 ) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
     """Loads a model and its processor. An adapter is merged into its base.
 
-    Weights are read from their files into their place, one tensor after the other: there is never a second copy of
-    the model, neither in the memory of the CPU nor in that of a GPU.
+    Tensors are read from the files directly to their device, one after the other: there is never a second copy of the
+    model, neither in the memory of the CPU nor in that of a GPU.
 
     Args:
-        folder: As `find_checkpoint` gives it.
-        codec: Folder of a codec, in the place of the checkpoint's own.
+        folder: As `find_checkpoint` returns it.
+        codec: Folder of a codec to use instead of the checkpoint's own.
         device: Device of model and codec; the GPU if there is one.
-        dtype: Type of the weights, `"auto"` for the checkpoint's own; by default float32 on a CPU, the checkpoint's
-            elsewhere.
-        device_map: Spreads the model over devices in the place of `device`, see `PreTrainedModel.from_pretrained`:
+        dtype: Data type of the weights or its name, `"auto"` for the checkpoint's own; by default float32 on a CPU,
+            the checkpoint's elsewhere.
+        device_map: Spreads the model over devices, instead of `device`, see `PreTrainedModel.from_pretrained`:
             `"auto"` fills GPUs, then the CPU's memory.
-        bits: 8 or 4, to hold the weights in so many bits (bitsandbytes on a GPU).
+        bits: 8 or 4, to quantise the weights (bitsandbytes on a GPU).
+        attn_implementation: `"sdpa"`, `"eager"` or `"flex_attention"`; transformers' choice by default.
+        audio_attention: `"span"` or `"block_causal"`; as in the checkpoint by default.
+        audio_block_length: Positions of a denoising block, in training and in generation; as in the checkpoint by
+            default.
 
     Returns:
         The model, in evaluation mode, and the processor, whose codec may be missing.
 
     Raises:
-        ImportError: If `bits` are asked for where bitsandbytes is not installed.
-        ValueError: If parts are missing or do not fit together, or `bits` are asked for where there is no CUDA.
+        ImportError: If bitsandbytes or PEFT is needed and not installed.
+        ValueError: If the checkpoint has missing, unexpected or misshapen tensors, if model, tokenizer, codec and
+            adapter do not fit together, or if `bits` are given where there is no CUDA device.
     """
     import torch
     from transformers import AutoConfig
 
     from .modeling.configuration_ttt import TtTConfig
-    from .modeling.modeling_ttt import TtTForConditionalGeneration
     from .processing.processing_ttt import TtTProcessor, check_codec
 
     # Known to the Auto classes, the model type is not taken for one whose code comes with the checkpoint.
     AutoConfig.register(TtTConfig.model_type, TtTConfig, exist_ok=True)
     base = base_folder(folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    settings: dict[str, Any] = {}
+    dtype = _torch_dtype(dtype) or (torch.float32 if device == "cpu" else "auto")
+    settings: dict[str, Any] = {"dtype": dtype}
     if device_map is not None or device != "cpu":
         settings["device_map"] = device_map or {"": device}
     if bits is not None:
-        compute_dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
-        settings["quantization_config"] = quantization_config(bits, compute_dtype)
+        settings["quantization_config"] = quantization_config(bits, torch.bfloat16 if dtype == "auto" else dtype)
+    if attn_implementation is not None:
+        settings["attn_implementation"] = attn_implementation
     if base != folder and (folder / "config.json").is_file():  # as the adapter was trained
         config = read_json(folder, "config.json")
-        settings |= {name: config[name] for name in AUDIO_SETTINGS if name in config}
+        settings |= {name: config[name] for name in ("audio_attention", "audio_block_length") if name in config}
+    given = {"audio_attention": audio_attention, "audio_block_length": audio_block_length}
+    settings |= {name: value for name, value in given.items() if value is not None}
+
     codec = codec or find_codec(base)
     processor = TtTProcessor.from_pretrained(base, codec=codec and str(codec), local_files_only=True)
-    try:
-        model, loading = TtTForConditionalGeneration.from_pretrained(
-            base,
-            dtype=dtype or (torch.float32 if device == "cpu" else "auto"),
-            local_files_only=True,
-            output_loading_info=True,
-            **settings,
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        # transformers raises it for weights of a wrong shape, with a table of all of them.
-        raise ValueError(f"The weights in {base} do not fit its config.json: fetch the checkpoint again.") from error
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise ValueError(f"The weights in {folder} are incomplete ({missing} ...): fetch the checkpoint again.")
+    model = _load_model(base, settings)
     fields = {name: getattr(model.config, name) for name in processor.token_ids.config_fields()}
     if fields != processor.token_ids.config_fields():
         raise ValueError(
@@ -321,6 +367,8 @@ def load_checkpoint(
         )
     if base != folder:
         model = _merge(model, folder, base)
+    if audio_block_length is not None:
+        model.generation_config.audio_block_length = audio_block_length
     if processor.codec is not None:
         check_codec(model.config, processor.codec)
         processor.codec.to(model.device)
@@ -328,11 +376,11 @@ def load_checkpoint(
 
 
 def quantization_config(bits: int, compute_dtype: torch.dtype) -> Any:
-    """What transformers needs to know to hold weights in few bits.
+    """Builds transformers' configuration for quantised weights.
 
     Args:
         bits: 8 (LLM.int8) or 4 (NF4, Dettmers et al., "QLoRA", 2023).
-        compute_dtype: Type in which 4-bit weights are multiplied.
+        compute_dtype: Data type in which 4-bit weights are multiplied.
 
     Returns:
         For `from_pretrained(quantization_config=...)`.
@@ -356,16 +404,63 @@ def quantization_config(bits: int, compute_dtype: torch.dtype) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype)
 
 
-def _merge(model: TtTForConditionalGeneration, folder: Path, base: Path) -> TtTForConditionalGeneration:
-    """The model with the adapter in its weights."""
+def _torch_dtype(dtype: torch.dtype | str | None) -> Any:
+    """The data type of a name; what is no name, or `"auto"`, stays as it is."""
+    import torch
+
+    if not isinstance(dtype, str) or dtype == "auto":
+        return dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
+    return getattr(torch, dtype)
+
+
+def _load_model(folder: Path, settings: dict[str, Any]) -> TtTForConditionalGeneration:
+    """The model of a folder, every one of whose tensors has to be used, and every one of whose weights has to be set.
+
+    transformers itself initialises missing weights at random and skips unknown tensors, with a warning.
+    """
+    import torch
+
+    from .modeling.modeling_ttt import TtTForConditionalGeneration
+
     try:
-        from peft import PeftModel
+        model, loaded = TtTForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, **settings
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        # transformers raises it for weights of a wrong shape, with a table of all of them.
+        raise ValueError(f"The weights in {folder} do not fit its config.json: fetch the checkpoint again.") from error
+    if loaded["missing_keys"]:
+        missing = ", ".join(sorted(loaded["missing_keys"])[:3])
+        raise ValueError(f"The weights in {folder} are incomplete ({missing} ...): fetch the checkpoint again.")
+    if loaded["unexpected_keys"]:
+        unknown = ", ".join(sorted(loaded["unexpected_keys"])[:3])
+        raise ValueError(
+            f"The weights in {folder} do not fit its config.json (it describes no {unknown} ...): fetch the "
+            "checkpoint again."
+        )
+    return model
+
+
+def _merge(model: TtTForConditionalGeneration, folder: Path, base: Path) -> TtTForConditionalGeneration:
+    """The model with the adapter merged into its weights."""
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
     except ImportError as error:
         raise ModuleNotFoundError(f"{folder} is an adapter, which needs PEFT: pip install 'ttt-hf[train]'.") from error
     from transformers import GenerationConfig
 
     try:
         adapted = PeftModel.from_pretrained(model, str(folder))
+        # PEFT only warns of weights that it does not find, and skips those for which there is no layer.
+        stored = read_shapes(folder / ADAPTER_WEIGHTS_FILE).keys()
+        missing = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - stored
+        unknown = stored - get_peft_model_state_dict(adapted, save_embedding_layers=True).keys()
+        if missing or unknown:
+            raise ValueError(f"missing: {sorted(missing)[:3]}, unknown: {sorted(unknown)[:3]}")
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"The adapter {folder} does not fit the model {base}: write the one that it was trained on into "

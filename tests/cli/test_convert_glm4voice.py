@@ -47,7 +47,7 @@ def test_errors_are_one_line(run, published, tmp_path):
 def test_a_streamed_answer_has_the_rate_at_which_the_converted_codec_speaks(run, published, tmp_path):
     assert run("convert", "glm4voice", *published, tmp_path / "codec").code == 0
     processor = TtTProcessor(train_tokenizer(["Hello there."], 270, 64), load_codec(tmp_path / "codec"))
-    first = processor.token_ids.audio_token_start_id + 1
+    first = processor.token_ids.audio_code_offset
     with ExitStack() as files:
         streamer = AnswerStreamer(processor, files, tmp_path / "reply.wav", None)
         for block in torch.arange(12).split(6):

@@ -96,7 +96,7 @@ def as_items(processor, reply):
         elif token in ids.end_audio_token_ids:
             codes = None
         elif codes is not None:
-            codes.append(token - ids.audio_token_start_id - 1)
+            codes.append(token - ids.audio_code_offset)
         elif items and items[-1]["type"] == "text":
             items[-1]["ids"].append(token)
         else:

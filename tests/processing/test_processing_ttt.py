@@ -66,7 +66,7 @@ def test_audio_becomes_codes_between_markers(processor: TtTProcessor, small_code
     assert len(codes) == 13
     expected = [
         *ids_of(processor, system("asr") + "<|im_start|>user\nHear:<|begin_of_audio|>"),
-        *(codes + processor.token_ids.audio_token_start_id + 1).tolist(),
+        *(codes + processor.token_ids.audio_code_offset).tolist(),
         *ids_of(processor, "<|end_of_audio|><|im_end|>\n<|im_start|>assistant\n"),
     ]
     assert inputs["input_ids"].tolist() == [expected]

@@ -36,7 +36,7 @@ def test_vocabulary_order(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_audio_token_ids_make_a_config(tokenizer: PreTrainedTokenizerFast) -> None:
     ids = audio_token_ids(tokenizer)
     assert ids.audio_vocab_size == 75
-    assert tokenizer.convert_ids_to_tokens(ids.audio_token_start_id + 1 + 74) == "<|audio_74|>"
+    assert tokenizer.convert_ids_to_tokens(ids.audio_code_offset + 74) == "<|audio_74|>"
     assert tokenizer.convert_ids_to_tokens(ids.begin_audio_token_ids) == ["<|begin_of_audio|>", "<|begin_of_quad|>"]
     assert tokenizer.convert_ids_to_tokens(ids.end_audio_token_ids) == [
         "<|end_of_audio_new|>",

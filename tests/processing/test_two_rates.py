@@ -27,5 +27,5 @@ def test_a_reply_has_the_rate_at_which_the_codec_speaks(processor: TtTProcessor)
 def test_a_question_is_heard_at_the_rate_at_which_the_codec_hears(processor: TtTProcessor) -> None:
     samples = np.sin(np.arange(22050) / 10).astype(np.float32)
     inputs = processor("<|audio|>", audio=[samples], sampling_rate=22050)
-    codes = inputs["input_ids"][0] - processor.token_ids.audio_token_start_id - 1
+    codes = inputs["input_ids"][0] - processor.token_ids.audio_code_offset
     assert int(((codes >= 0) & (codes < 64)).sum()) == 13  # of 16,000 samples

@@ -5,7 +5,7 @@ import torch
 
 from ttt_hf.training.adapters import add_adapter
 from ttt_hf.training.arguments import ModelArguments
-from ttt_hf.training.saving import check_checkpoint, last_checkpoint, whole_checkpoint, whole_files
+from ttt_hf.training.saving import check_checkpoint, last_checkpoint, atomic_checkpoint, whole_files
 
 
 def make_adapter(tiny_model, name="base", seed=0, **keys):
@@ -62,7 +62,7 @@ def test_half_a_checkpoint_is_not_left_behind(tmp_path):
     folder = tmp_path / "checkpoint-3"
 
     def save():
-        with whole_checkpoint(folder):
+        with atomic_checkpoint(folder):
             folder.mkdir()
             (folder / "model.safetensors").write_text("half")
             raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
@@ -73,7 +73,7 @@ def test_half_a_checkpoint_is_not_left_behind(tmp_path):
 
 
 def test_out_of_memory_is_not_taken_for_a_full_disk(tmp_path):
-    with pytest.raises(torch.OutOfMemoryError), whole_checkpoint(tmp_path / "checkpoint-3"):
+    with pytest.raises(torch.OutOfMemoryError), atomic_checkpoint(tmp_path / "checkpoint-3"):
         raise torch.OutOfMemoryError
 
 

@@ -48,7 +48,7 @@ class AnswerStreamer(TtTStreamer):
     def put_block(self, token_ids: list[int]) -> None:
         """Decodes the codes of a finished block."""
         if self._decoder is not None:
-            first = self.processor.token_ids.audio_token_start_id + 1
+            first = self.processor.token_ids.audio_code_offset
             codes = torch.tensor(token_ids, dtype=torch.long) - first
             codes = codes[(codes >= 0) & (codes < self.processor.token_ids.audio_vocab_size)]
             self._write_audio(self._decoder.push(codes))

@@ -1,11 +1,10 @@
-"""Audio to codes, once: a data set becomes a folder of Parquet shards that training reads without a codec.
+"""Encodes audio to codes once: a data set becomes a folder of Parquet shards that training reads without a codec.
 
-    encoding.json                      what was encoded, by which codec, and what came out
+    encoding.json                      source, codec and statistics
     shard-00000-of-00012.parquet ...   canonical rows whose audio is codes
-    broken.jsonl                       audio that could not be read, where there is any
+    broken.jsonl                       rows that were left out because they cannot be used, if there are any
 
-Shards are made independently, in several processes; a shard that is there is complete, so that an interrupted run goes
-on where it stopped.
+Shards are written atomically, by several processes; an interrupted run continues with those that are missing.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,35 +21,34 @@ from typing import Any
 import torch
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from ..atomic_files import check_folder, whole_file
+from ..atomic_files import atomic_write_text, check_folder
+from ..processing.audio import audio_seconds
 from .conversations import audio_source, row_items
-from .reading import convert_row, require_datasets
-from .shards import Shard, check_broken, load_on_device, read_facts, shard_facts
-from .sources import ENCODING_FILE, Source
+from .reading import require_datasets
+from .shards import Shard, broken_row, describe_broken, encode_shards, load_on_device, read_statistics
+from .sources import ENCODING_FILE, Source, allowed_broken, check_broken
 
 
 BROKEN_FILE = "broken.jsonl"
-# However small a data set is, a few broken files do not stop it.
-MIN_BROKEN = 5
-DEFAULT_BROKEN_SHARE = 0.01
-# What an encoding that says nothing about variants was made with.
+# Settings of an encoding that does not record them.
 _WITHOUT_VARIANTS = {"variants": 0, "seed": 0}
-# What a codec's configuration holds besides what it computes.
+# Keys of a codec's configuration that do not change its codes.
 _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 @dataclass
 class EncodingReport:
-    """What came out of an encoding.
+    """What an encoding consists of.
 
     Args:
         rows: Rows written.
-        skipped: Rows left out, because audio of theirs could not be read.
+        skipped: Rows left out because they cannot be used.
         seconds: Seconds of audio that were encoded.
         variants: Variants of recordings.
         shards: Files written.
         fingerprint: `codec_fingerprint` of the codec.
-        broken: Of each row left out its number in the source (`row`) and the `error`.
+        broken: For each row left out its number in the source from 1 (`row`), its file and line (`origin`), and the
+            `error`.
     """
 
     rows: int = 0
@@ -61,15 +59,29 @@ class EncodingReport:
     fingerprint: str = ""
     broken: list[dict[str, Any]] = field(default_factory=list)
 
+    def add(self, statistics: Mapping[str, Any], allowed: int) -> None:
+        """Adds a shard.
+
+        Args:
+            statistics: As `read_statistics` gives them.
+            allowed: Rows that may be left out.
+
+        Raises:
+            ValueError: If more are left out by now.
+        """
+        self.rows += statistics["rows"]
+        self.skipped += len(statistics["broken"])
+        self.seconds += statistics["seconds"]
+        self.variants += statistics.get("variants", 0)
+        self.broken += statistics["broken"]
+        check_broken([describe_broken(entry) for entry in self.broken], allowed)
+
 
 def codec_fingerprint(codec: PreTrainedAudioTokenizerBase) -> str:
-    """What tells a codec from all others: codes with the same fingerprint mean the same.
-
-    Args:
-        codec: On any device.
+    """Hashes what a codec computes: codes of codecs with the same fingerprint mean the same.
 
     Returns:
-        `"sha256:"` and the hash of its configuration and its weights, types of the weights included.
+        `"sha256:"` and the hash of its configuration and its weights, including their types.
     """
     digest = hashlib.sha256()
     config = {name: value for name, value in codec.config.to_dict().items() if name not in _VOLATILE}
@@ -81,12 +93,12 @@ def codec_fingerprint(codec: PreTrainedAudioTokenizerBase) -> str:
 
 
 def check_fingerprint(data: str | os.PathLike[str] | Any, codec: PreTrainedAudioTokenizerBase) -> None:
-    """Checks that codes are those of a codec.
+    """Checks that codes were made by a codec.
 
     Args:
-        data: A folder that `encode_source` wrote, or canonical rows, as `load_source` gives them. Rows that do not say
-            which codec their codes are of pass; of a stream the first row is looked at.
-        codec: The codec that the model speaks with.
+        data: A folder that `encode_source` wrote, or canonical rows, as `load_source` gives them. Rows that do not
+            name the codec of their codes pass; of a stream only the first row is checked.
+        codec: The codec of the model.
 
     Raises:
         FileNotFoundError: If the folder holds no encoding.
@@ -120,104 +132,100 @@ def encode_source(
     max_broken: float | None = None,
     show_progress: bool = False,
 ) -> EncodingReport:
-    """Encodes the audio of a data set into a folder. If the folder holds a part of the same encoding, goes on from
-    there.
+    """Encodes the audio of a data set into a folder. A folder that holds a part of the same encoding is completed.
 
     Args:
         source: Rows, as `open_source` gives them; not a stream.
         codec_folder: Folder or Hub id of the codec.
-        out: Where the shards go; made if missing.
-        name: What the data are called in `encoding.json`.
-        variants: Further encodings of each recording that is only listened to, at another speed, with noise or in
+        out: Folder of the shards; made if missing.
+        name: Name of the data in `encoding.json`.
+        variants: Further encodings of each recording that the model listens to, at another speed, with noise or in
             another room; training draws one of them, or the plain one, anew in each epoch.
-        seed: Seed of the variants, which follow from it and the number of the row.
+        seed: Seed of the variants, which also depend on the number of the row.
         workers: Processes.
-        shard_size: Source rows a shard.
-        max_broken: Share of the rows that may be left out because audio cannot be read; by default 1 %, but at least 5
+        shard_size: Source rows per shard.
+        max_broken: Share of the rows that may be left out because they cannot be used; by default 1 %, but at least 5
             rows.
         show_progress: Whether to show a progress bar on stderr.
 
     Returns:
-        Of the whole folder, shards that were there before included.
+        A report on the complete folder, including shards of earlier runs.
 
     Raises:
         OSError: If the folder cannot be written.
-        ValueError: If the data hold no audio to encode, a row is malformed, the folder holds something else, or more
-            audio is broken than allowed.
+        ValueError: If the data hold no audio to encode, the folder holds something else, or more rows cannot be used
+            than allowed; lists them by file and line.
     """
     require_datasets()
+    _check_numbers(workers, shard_size, variants, seed)
+    folder = Path(out)
+    _check_folder(folder)
+    rows = len(source.rows)
+    count = math.ceil(rows / shard_size)
+    allowed = allowed_broken(rows, max_broken)
+    report = EncodingReport(shards=count)
+    # 1. Everything that can be seen without decoding is checked before the codec is loaded.
+    paths = {start: folder / f"shard-{number:05d}-of-{count:05d}.parquet"
+             for number, start in enumerate(range(0, rows, shard_size))}  # fmt: skip
+    missing = [start for start, path in paths.items() if not path.is_file()]
+    for path in paths.values():
+        if path.is_file():
+            report.add(read_statistics(path), allowed)
+    _check_rows(source, [range(start, min(start + shard_size, rows)) for start in missing], report, allowed)
+    # 2. The folder belongs to one codec, source and setting.
+    codec = load_on_device(codec_folder)
+    report.fingerprint = codec_fingerprint(codec)
+    settings = {"source": name, "source_rows": rows, "shard_size": shard_size, "variants": variants, "seed": seed}
+    encoding = {**_describe_codec(codec, report.fingerprint), **settings}
+    _begin(folder, encoding)
+    # 3. Missing shards are encoded.
+    shards = [Shard(paths[start], start, report.fingerprint, allowed, variants, seed) for start in missing]
+    with (
+        _progress_bar(rows, missing, shard_size, show_progress) as bar,
+        encode_shards(source, shards, shard_size, codec, codec_folder, workers) as finished,
+    ):
+        for statistics in finished:
+            report.add(statistics, allowed)
+            bar.update(statistics["source_rows"])
+    _finish(folder, encoding, report)
+    return report
+
+
+def _describe_codec(codec: PreTrainedAudioTokenizerBase, fingerprint: str) -> dict[str, Any]:
+    config = codec.config
+    sizes = {"frame_rate": config.frame_rate, "codebook_size": config.codebook_size}
+    return {"fingerprint": fingerprint, "codec": config.model_type, **sizes}
+
+
+def _progress_bar(rows: int, missing: Sequence[int], shard_size: int, show_progress: bool) -> Any:
+    """A progress bar on a terminal, nothing in a log."""
     from tqdm.auto import tqdm
 
+    left = sum(min(shard_size, rows - start) for start in missing)
+    disable = None if show_progress else True
+    return tqdm(total=rows, initial=rows - left, desc="encoding", unit="row", disable=disable)
+
+
+def _finish(folder: Path, encoding: Mapping[str, Any], report: EncodingReport) -> None:
+    report.broken.sort(key=lambda entry: entry["row"])
+    if report.broken:
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in report.broken)
+        atomic_write_text(folder / BROKEN_FILE, lines)
+    check_broken([describe_broken(entry) for entry in report.broken], report.skipped, report.rows + report.skipped)
+    statistics = {"rows": report.rows, "skipped": report.skipped, "seconds": round(report.seconds, 3)}
+    atomic_write_text(
+        folder / ENCODING_FILE, json.dumps({**encoding, "complete": True, **statistics}, indent=2) + "\n"
+    )
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _check_numbers(workers: int, shard_size: int, variants: int, seed: int) -> None:
     if workers < 1 or shard_size < 1:
         raise ValueError(f"workers and shard_size must be at least 1, not {workers} and {shard_size}.")
     if variants < 0 or seed < 0:
         raise ValueError(f"variants and seed must not be negative, not {variants} and {seed}.")
-    folder = Path(out)
-    _check_folder(folder)
-    rows = len(source.rows)
-    _check_has_audio(source)
-    codec = load_on_device(codec_folder)
-    fingerprint = codec_fingerprint(codec)
-    encoding = {
-        "fingerprint": fingerprint,
-        "codec": codec.config.model_type,
-        "frame_rate": codec.config.frame_rate,
-        "codebook_size": codec.config.codebook_size,
-        "source": name,
-        "source_rows": rows,
-        "shard_size": shard_size,
-        "variants": variants,
-        "seed": seed,
-    }
-    _begin(folder, encoding)
-    count = math.ceil(rows / shard_size)
-    allowed = _allowed_broken(rows, max_broken)
-    shards = [
-        Shard(
-            folder / f"shard-{number:05d}-of-{count:05d}.parquet",
-            start=number * shard_size,
-            fingerprint=fingerprint,
-            allowed=allowed,
-            variants=variants,
-            seed=seed,
-        )
-        for number in range(count)
-    ]
-    report = EncodingReport(shards=count, fingerprint=fingerprint)
-    missing = []
-    for shard in shards:
-        if shard.path.is_file():
-            _add(report, read_facts(shard.path), allowed)
-        else:
-            missing.append(shard)
-    left = sum(min(shard_size, rows - shard.start) for shard in missing)
-    # A bar where someone looks, nothing in a log.
-    bar = tqdm(total=rows, initial=rows - left, desc="encoding", unit="row", disable=None if show_progress else True)
-    with bar, shard_facts(source, missing, shard_size, codec, codec_folder, workers) as finished:
-        for facts in finished:
-            _add(report, facts, allowed)
-            bar.update(facts["source_rows"])
-    report.broken.sort(key=lambda entry: entry["row"])
-    if report.broken:
-        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in report.broken)
-        _write_text(folder / BROKEN_FILE, lines)
-    if not report.rows:
-        raise ValueError(f"No audio of the data could be read, e.g. {report.broken[0]['error']}")
-    facts = {"complete": True, "rows": report.rows, "skipped": report.skipped, "seconds": round(report.seconds, 3)}
-    _write_text(folder / ENCODING_FILE, json.dumps({**encoding, **facts}, indent=2) + "\n")
-    return report
-
-
-def _add(report: EncodingReport, facts: Mapping[str, Any], allowed: int) -> None:
-    report.rows += facts["rows"]
-    report.skipped += len(facts["broken"])
-    report.seconds += facts["seconds"]
-    report.variants += facts.get("variants", 0)
-    report.broken += facts["broken"]
-    check_broken(report.broken, allowed)
-
-
-# -- checks -----------------------------------------------------------------------------------------------------------
 
 
 def _check_folder(folder: Path) -> None:
@@ -227,22 +235,46 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"{folder} is not empty: name a new folder, or one that holds a part of this encoding.")
 
 
-def _check_has_audio(source: Source) -> None:
-    """Looks for the first row with audio, so that a run without any ends before it begins."""
-    has_codes = False
-    for number, row in enumerate(source.rows):
-        items = list(row_items(convert_row(row, number, source.convert)))
-        if any(audio_source(item) is not None for item in items):
-            return
-        has_codes = has_codes or any(item.get("codes") is not None for item in items)
-    why = "their audio is codes already" if has_codes else "their rows have none"
-    raise ValueError(f"The data hold no audio to encode, {why}: train on them as they are.")
+def _check_rows(source: Source, parts: Sequence[range], report: EncodingReport, allowed: int) -> None:
+    """Checks the form of rows and the headers of their recordings, so that all errors are said before anything slow.
+
+    Args:
+        source: The rows.
+        parts: Numbers of those that are not encoded yet.
+        report: Of the others.
+        allowed: Rows that may be left out.
+    """
+    problems = [describe_broken(entry) for entry in report.broken]
+    has_audio, has_codes = report.rows > 0, False
+    for part in parts:
+        for number, stored in zip(part, source.rows.select(part)):
+            row = source.check(stored, number)
+            items = list(row_items(row))
+            has_audio = has_audio or any(audio_source(item) is not None for item in items)
+            has_codes = has_codes or any(item.get("codes") is not None for item in items)
+            try:
+                if row["error"]:
+                    raise ValueError(row["error"])
+                for item in items:
+                    _check_header(audio_source(item))
+            except (OSError, ValueError) as error:
+                problems.append(describe_broken(broken_row(row, number, error)))
+    check_broken(problems, allowed, len(source.rows))
+    if not has_audio:
+        why = "their audio is codes already" if has_codes else "their rows have none"
+        raise ValueError(f"The data hold no audio to encode, {why}: train on them as they are.")
+
+
+def _check_header(source: Any) -> None:
+    is_file = isinstance(source, str) and "://" not in source
+    if is_file or isinstance(source, bytes):
+        audio_seconds(source)
 
 
 def _begin(folder: Path, encoding: dict[str, Any]) -> None:
-    """Writes down what is going to be encoded, or checks that it is what was begun."""
+    """Records what will be encoded, or checks that it is what an earlier run recorded."""
     if not (folder / ENCODING_FILE).is_file():
-        _write_text(folder / ENCODING_FILE, json.dumps({**encoding, "complete": False}, indent=2) + "\n")
+        atomic_write_text(folder / ENCODING_FILE, json.dumps({**encoding, "complete": False}, indent=2) + "\n")
         return
     begun = {**_WITHOUT_VARIANTS, **_read_encoding(folder)}
     other = [name for name, value in encoding.items() if begun.get(name) != value]
@@ -264,16 +296,3 @@ def _read_encoding(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: delete the folder and encode again.") from error
     return encoding
-
-
-def _allowed_broken(rows: int, share: float | None) -> int:
-    if share is None:
-        return max(MIN_BROKEN, int(DEFAULT_BROKEN_SHARE * rows))
-    if not 0 <= share <= 1:
-        raise ValueError(f"max_broken is a share of the rows, from 0 to 1, not {share}.")
-    return int(share * rows)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")

@@ -108,7 +108,7 @@ def code_ids(codes: Sequence[int], config: TtTConfig) -> list[int]:
             f"Audio codes must lie in [0, {config.audio_vocab_size}), and {int(wrong)} does not: encode with the "
             "model's own codec."
         )
-    return [config.audio_token_start_id + 1 + int(code) for code in codes]
+    return [config.audio_code_offset + int(code) for code in codes]
 
 
 def split_by_time(text: str, words: Sequence[Mapping[str, Any]], seconds_per_span: float, spans: int) -> list[str]:

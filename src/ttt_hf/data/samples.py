@@ -108,7 +108,7 @@ class SampleBuilder:
 
     def _variants(self, items: Sequence[Item], sample: Sample) -> list[dict[str, Any]]:
         """Where recordings that are only listened to stand in a sample, and what else may stand there."""
-        lowest = self.config.audio_token_start_id + 1
+        lowest = self.config.audio_code_offset
         ids, labels = np.asarray(sample["input_ids"]), np.asarray(sample["labels"])
         is_listened = (ids >= lowest) & (ids < lowest + self.config.audio_vocab_size) & (labels == IGNORE)
         edges = np.flatnonzero(np.diff(is_listened.astype(np.int8), prepend=0, append=0)).tolist()

@@ -1,4 +1,4 @@
-"""Shards of encoded rows: made independently, each by one process, and there only when they are complete."""
+"""Shards of encoded rows: each is written by one process, independently of the others, and atomically."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from ..atomic_files import whole_file
+from ..atomic_files import atomic_write
 from ..codecs import load_codec
 from ..processing.audio import load_audio
 from .augmentation import vary
 from .conversations import Row, audio_source, row_items
-from .reading import convert_row, row_features
-from .sources import Source
+from .sources import Source, check_broken, row_features
 
 
 METADATA_KEY = b"ttt_hf"
@@ -36,14 +35,13 @@ def encode_row(
 
     Args:
         row: A canonical row.
-        codec: The codec.
-        variants: Further encodings of each recording that is only listened to, as if it had been said once more (see
-            `augmentation.vary`); they stand under `variants`, next to its `codes`. What the model learns to say has
-            none: it is to be learned as it is.
-        seed: Seed of the variants. More of them begin with the same ones.
+        variants: Further encodings of each recording that the model listens to, as if it had been said once more (see
+            `augmentation.vary`); they are stored under `variants`, next to its `codes`. What the model learns to say
+            has none: it is learned as it is.
+        seed: Seed of the variants. A larger number of variants starts with the same ones.
 
     Returns:
-        The row with codes in the place of audio, and the seconds of audio encoded.
+        The row with codes in place of audio, and the seconds of audio encoded.
 
     Raises:
         OSError, ValueError: If an audio cannot be read.
@@ -86,14 +84,14 @@ def encode_row(
 
 @dataclass
 class Shard:
-    """A file to be.
+    """What is needed to write one shard.
 
     Args:
-        path: Its name.
-        start: Number of its first row in the source.
-        fingerprint: That of the codec.
-        allowed: Rows that may be left out because their audio cannot be read.
-        variants: Further encodings of each recording that is only listened to.
+        path: File that it is written to.
+        start: Number of its first row in the source, from 0.
+        fingerprint: Fingerprint of the codec.
+        allowed: Rows that may be left out because they cannot be used.
+        variants: Further encodings of each recording that the model listens to.
         seed: Seed of the variants.
     """
 
@@ -106,7 +104,7 @@ class Shard:
 
 
 @contextmanager
-def shard_facts(
+def encode_shards(
     source: Source,
     shards: list[Shard],
     shard_size: int,
@@ -114,9 +112,9 @@ def shard_facts(
     codec_folder: str | os.PathLike[str],
     workers: int,
 ) -> Iterator[Iterator[dict[str, Any]]]:
-    """Encodes shards, and gives the facts of each as it is finished."""
+    """Encodes shards in parallel, and gives the statistics of each as it is finished (see `read_statistics`)."""
     parts = [source.rows.select(range(s.start, min(s.start + shard_size, len(source.rows)))) for s in shards]
-    tasks = [(shard, Source(part, source.convert)) for shard, part in zip(shards, parts)]
+    tasks = [(shard, replace(source, rows=part)) for shard, part in zip(shards, parts)]
     if workers == 1 or len(tasks) < 2:
         yield (_encode_shard(shard, part, codec) for shard, part in tasks)
         return
@@ -147,25 +145,28 @@ def _encode_in_worker(shard: Shard, part: Source) -> dict[str, Any]:
 
 
 def _encode_shard(shard: Shard, part: Source, codec: PreTrainedAudioTokenizerBase) -> dict[str, Any]:
-    """Encodes the rows of a shard and writes it; gives its facts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows, broken, seconds = [], [], 0.0
-    for number, row in enumerate(part.rows, start=shard.start):
-        canonical = convert_row(row, number, part.convert)
+    rows: list[Row] = []
+    broken: list[dict[str, Any]] = []
+    seconds = 0.0
+    for number, stored in enumerate(part.rows, start=shard.start):
+        row = part.check(stored, number)
         try:
-            # By the number of the row, so that the variants do not depend on the shard or on an interruption.
-            encoded, length = encode_row(canonical, codec, shard.variants, (shard.seed, number))
+            if row["error"]:
+                raise ValueError(row["error"])
+            # Seeded by the number of the row, so that variants depend neither on shards nor on interruptions.
+            encoded, length = encode_row(row, codec, shard.variants, (shard.seed, number))
         except (OSError, ValueError) as error:
-            broken.append({"row": number, "error": " ".join(str(error).split())})
-            check_broken(broken, shard.allowed)
+            broken.append(broken_row(row, number, error))
+            check_broken([describe_broken(entry) for entry in broken], shard.allowed)
             continue
         if encoded["codec_fingerprint"] not in (None, shard.fingerprint):
-            raise ValueError(f"Row {number} of the data holds codes of another codec: encode its audio anew.")
+            raise ValueError(f"{row['origin']} holds codes of another codec: encode its audio again.")
         seconds += length
         rows.append({**encoded, "codec_fingerprint": shard.fingerprint})
-    facts = {
+    statistics = {
         "fingerprint": shard.fingerprint,
         "source_rows": len(part.rows),
         "rows": len(rows),
@@ -175,14 +176,22 @@ def _encode_shard(shard: Shard, part: Source, codec: PreTrainedAudioTokenizerBas
     }
     schema = row_features().arrow_schema
     table = pa.Table.from_pylist(rows, schema=schema)
-    table = table.replace_schema_metadata({**schema.metadata, METADATA_KEY: json.dumps(facts).encode()})
-    with whole_file(shard.path) as partial:
+    table = table.replace_schema_metadata({**schema.metadata, METADATA_KEY: json.dumps(statistics).encode()})
+    with atomic_write(shard.path) as partial:
         pq.write_table(table, partial)
-    return facts
+    return statistics
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """The facts of a finished shard, from its metadata; a `ValueError` where they cannot be read."""
+def read_statistics(path: Path) -> dict[str, Any]:
+    """Reads the statistics of a finished shard from its metadata.
+
+    Returns:
+        `fingerprint` of the codec, `source_rows`, `rows` written, `seconds` of audio, number of `variants`, and the
+        rows that are `broken`.
+
+    Raises:
+        ValueError: If they cannot be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -192,13 +201,14 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: delete it, and run the same command again.") from error
 
 
-def check_broken(broken: list[dict[str, Any]], allowed: int) -> None:
-    """A `ValueError` when more rows had to be left out than allowed."""
-    if len(broken) > allowed:
-        raise ValueError(
-            f"More audio cannot be read than the {allowed} rows allowed, e.g. row {broken[0]['row']}: "
-            f"{broken[0]['error'].rstrip('.')}. Check the data, or raise max_broken (encode: --max-broken)."
-        )
+def broken_row(row: Row, number: int, error: Exception) -> dict[str, Any]:
+    """The entry of a row that cannot be used in `broken.jsonl`: its number from 1, its file and line, and why."""
+    return {"row": number + 1, "origin": row["origin"], "error": " ".join(str(error).split())}
+
+
+def describe_broken(entry: Mapping[str, Any]) -> str:
+    """An entry of `broken.jsonl` in words."""
+    return f"{entry.get('origin') or 'row {row}'.format(**entry)}: {entry['error']}"
 
 
 def load_on_device(codec_folder: str | os.PathLike[str]) -> PreTrainedAudioTokenizerBase:
@@ -207,7 +217,7 @@ def load_on_device(codec_folder: str | os.PathLike[str]) -> PreTrainedAudioToken
 
 
 def _encode(waveform: np.ndarray, codec: PreTrainedAudioTokenizerBase) -> list[int]:
-    # One by one, so that codes depend on nothing but their audio, whatever the codec makes of padding.
+    # One by one, so that codes depend on their audio alone, however the codec treats padding.
     batch = torch.from_numpy(waveform).to(codec.device)[None]
     codes = codec.encode(batch, torch.tensor([batch.shape[1]], device=codec.device))[0]
     return codes[codes >= 0].tolist()

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..atomic_files import whole_file
+from ..atomic_files import atomic_write_text
 
 
 Row = dict[str, Any]
@@ -147,8 +147,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         path: Its name; its folder exists.
         content: What it shall hold.
     """
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _whole_length(path: Path) -> int:

@@ -18,16 +18,13 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from ..codecs import load_codec, output_sampling_rate
 from ..modeling.growing_ttt import AUDIO_TOKEN
+from ..modeling.official_ttt import hub_arguments
+from ..names import CODEC_FOLDER, CODEC_KEY
 from .audio import load_audio
 from .conversation import AUDIO_KEYS, SYSTEM_PROMPTS, Conversation, normalise_conversation
 from .tokenization import audio_token_ids, default_chat_template
 
 
-CODEC_FOLDER = "codec"
-# Key of processor_config.json that names a codec which lies elsewhere.
-CODEC_KEY = "codec"
-# Arguments of from_pretrained that say where files are, for the codec's files too.
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "proxies")
 # Encloses the number of a text that must stay text. A Unicode noncharacter: it never occurs in proper text, and text
 # that holds it anyway is enclosed, too.
 GUARD = "\ufdd0"
@@ -42,9 +39,9 @@ class Reply:
         text: Its words, without the white space around them.
         audio: Its speech, float32 of shape `(samples,)`; empty when it did not speak.
         sampling_rate: Rate of `audio` in Hz; 0 when the processor has no codec.
-        segments: The pieces in their order, as content items of an assistant's message, so that `{"role": "assistant",
-            "content": reply.segments}` continues the conversation: `{"type": "text", "text"}` or `{"type": "audio",
-            "codes", "seconds", "complete"}`.
+        segments: The pieces in their order, as content items of an assistant's message, so that
+            `{"role": "assistant", "content": reply.segments}` continues the conversation: `{"type": "text", "text"}`
+            or `{"type": "audio", "codes", "seconds", "complete"}`.
     """
 
     text: str
@@ -161,17 +158,18 @@ class TtTProcessor(ProcessorMixin):
             The processor; its `codec` is `None` when the checkpoint has none.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        hub = hub_arguments(kwargs)
+        codec_folder = os.path.join(hub.pop("subfolder", ""), CODEC_FOLDER)
         if codec is None:
             config_file = cached_file(
                 pretrained_model_name_or_path,
                 "config.json",
-                subfolder=CODEC_FOLDER,
+                subfolder=codec_folder,
                 _raise_exceptions_for_missing_entries=False,
                 **hub,
             )
             if config_file is not None:
-                codec = load_codec(pretrained_model_name_or_path, subfolder=CODEC_FOLDER, **hub)
+                codec = load_codec(pretrained_model_name_or_path, subfolder=codec_folder, **hub)
             elif processor.codec_reference is not None:
                 codec = load_codec(processor.codec_reference)
         elif isinstance(codec, (str, os.PathLike)):
@@ -199,7 +197,7 @@ class TtTProcessor(ProcessorMixin):
         """Encodes waveforms in one batch.
 
         Args:
-            waveforms: float arrays of shape `(samples,)` at the codec's sampling rate.
+            waveforms: Float arrays of shape `(samples,)` at the codec's sampling rate.
 
         Returns:
             Codes of each, int64 of shape `(frames,)`, on the CPU.
@@ -220,7 +218,7 @@ class TtTProcessor(ProcessorMixin):
         """Decodes codes.
 
         Args:
-            codes: int64 of shape `(frames,)`.
+            codes: Int64 of shape `(frames,)`.
 
         Returns:
             Float32 of shape `(samples,)` at the codec's output sampling rate.
@@ -238,11 +236,11 @@ class TtTProcessor(ProcessorMixin):
         """Token ids of audio codes, of the same shape; a `ValueError` when a code is not in the codebook."""
         codes = torch.as_tensor(codes)
         self._check_codes(codes)
-        return codes.long() + self.token_ids.audio_token_start_id + 1
+        return codes.long() + self.token_ids.audio_code_offset
 
     def ids_to_codes(self, ids: torch.Tensor) -> torch.Tensor:
         """Audio codes of token ids, of the same shape; a `ValueError` when an id is not that of a code."""
-        codes = torch.as_tensor(ids).long() - self.token_ids.audio_token_start_id - 1
+        codes = torch.as_tensor(ids).long() - self.token_ids.audio_code_offset
         self._check_codes(codes)
         return codes
 

@@ -44,7 +44,7 @@ class AudioTokenIds:
     """Ids of the tokens that have to do with audio; the first five are the fields of `TtTConfig`.
 
     Args:
-        audio_token_start_id: Id of `<|audio|>`; code `c` has id `audio_token_start_id + 1 + c`.
+        audio_token_start_id: Id of `<|audio|>`; code `c` has id `audio_code_offset + c`.
         audio_vocab_size: Number of codes.
         mask_token_id: Id of `<|mask_token|>`.
         begin_audio_token_ids: Ids that open a span: any but the last of a turn, the last.
@@ -58,6 +58,11 @@ class AudioTokenIds:
     begin_audio_token_ids: list[int]
     end_audio_token_ids: list[int]
     end_user_audio_token_id: int
+
+    @property
+    def audio_code_offset(self) -> int:
+        """Id of code 0, as in `TtTConfig`."""
+        return self.audio_token_start_id + 1
 
     def config_fields(self) -> dict[str, int | list[int]]:
         """Keyword arguments for `TtTConfig`."""

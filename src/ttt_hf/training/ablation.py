@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..atomic_files import atomic_write_text
 from .arguments import load_recipe
 from .finetuning import train
 from .shipped import recipe_names
@@ -61,9 +61,7 @@ def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
             logger.info("training %s", name)
             train(load_recipe(name, [*overrides, f"output_dir={folder}"]))
         table[folder.name] = json.loads(results.read_text(encoding="utf-8"))
-    partial = out / "ablation.md.partial"
-    partial.write_text(as_table(table), encoding="utf-8")
-    os.replace(partial, out / "ablation.md")
+    atomic_write_text(out / "ablation.md", as_table(table))
     return table
 
 

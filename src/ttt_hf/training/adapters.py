@@ -59,6 +59,7 @@ def lora_config(arguments: ModelArguments, config: TtTConfig) -> LoraConfig:
             rows["lm_head"] = rows["embed_tokens"]
     return LoraConfig(
         task_type="CAUSAL_LM",
+        revision=arguments.revision,
         r=arguments.lora_rank,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,

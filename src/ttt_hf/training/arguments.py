@@ -11,11 +11,9 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..names import EMBEDDED_ALIAS
 from ..overrides import nearest, read_yaml, split_override
 from .shipped import recipe_file
-
-
-EMBEDDED = "embedded"
 
 
 @dataclass
@@ -23,11 +21,13 @@ class ModelArguments:
     """What is trained: a checkpoint, whole or through an adapter."""
 
     model: str = field(
-        default=EMBEDDED, metadata={"help": "Folder or Hub id of the model; `embedded` is the one in this package."}
+        default=EMBEDDED_ALIAS,
+        metadata={"help": "Folder or Hub id of the model; `embedded` is the one in this package."},
     )
     codec: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of the codec, for models that come without."}
     )
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
     dtype: str = field(default="float32", metadata={"help": "Data type of the weights in training."})
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "`sdpa`, `eager`, or `flex_attention` for long rows on a GPU."}

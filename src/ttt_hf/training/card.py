@@ -18,15 +18,15 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from .. import __version__
-from ..atomic_files import whole_file
-from .arguments import EMBEDDED, Recipe, parse_recipe
+from ..atomic_files import atomic_write, atomic_write_text
+from ..names import EMBEDDED_NAME, EMBEDDED_NAMES
+from .arguments import Recipe, parse_recipe
 
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 CARD_FILE, CURVES_FILE = "README.md", "curves.png"
-EMBEDDED_NAME = "ttt-tiny"
 # What is drawn, one panel a unit.
 CURVES = {
     "loss": ("text_loss", "audio_loss", "eval_loss"),
@@ -59,6 +59,7 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
         logger.info("the model card has no curves without %s: pip install 'ttt-hf[train]'", error.name)
         has_curves = False
     model = recipe.model
+    revision = {"revision": model.revision} if model.revision else {}
     scores = {words: last_value(state.log_history, name) for name, words in SCORES.items()}
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -66,11 +67,12 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         metadata=_metadata(recipe, sources).to_yaml(),
         name=out.resolve().name,
-        embedded=model.model == EMBEDDED,
-        base=EMBEDDED_NAME if model.model == EMBEDDED else _public(model.model),
+        embedded=model.model in EMBEDDED_NAMES,
+        base=EMBEDDED_NAME if model.model in EMBEDDED_NAMES else _public(model.model),
         is_adapter=bool(model.lora_rank),
         loading="".join(
-            f", {key}={json.dumps(value)}" for key, value in {"dtype": model.dtype, **model.audio_settings()}.items()
+            f", {key}={json.dumps(value)}"
+            for key, value in {"dtype": model.dtype, **revision, **model.audio_settings()}.items()
         ),
         codec=_public(model.codec),
         block_length=model.audio_block_length,
@@ -81,8 +83,7 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
         scores={words: value for words, value in scores.items() if value is not None},
         versions={"ttt-hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
     )
-    with whole_file(out / CARD_FILE) as part:
-        part.write_text(text, encoding="utf-8")
+    atomic_write_text(out / CARD_FILE, text)
     return out / CARD_FILE
 
 
@@ -144,7 +145,7 @@ def draw_curves(log_history: Sequence[Mapping[str, Any]], path: Path) -> bool:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=120)
     return True
 
@@ -159,7 +160,7 @@ def _metadata(recipe: Recipe, sources: Sequence[Mapping[str, Any]]) -> ModelCard
     is_local = Path(model).exists() or Path(model).is_absolute()
     is_adapter = bool(recipe.model.lora_rank)
     return ModelCardData(
-        base_model=EMBEDDED_NAME if model == EMBEDDED else None if is_local else model,
+        base_model=EMBEDDED_NAME if model in EMBEDDED_NAMES else None if is_local else model,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="any-to-any",
         tags=["ttt", "ttt-hf", "speech", *(["lora"] if is_adapter else [])],

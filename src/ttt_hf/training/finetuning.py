@@ -1,4 +1,4 @@
-"""Fine-tuning and training: from a recipe to a checkpoint or an adapter.
+"""Fine-tuning and training by a recipe, to a checkpoint or an adapter.
 
 python -m ttt_hf.training.finetuning lora_asr "train_data={path: recordings, task: asr}" output_dir=adapter
 """
@@ -10,24 +10,26 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import EarlyStoppingCallback
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import set_seed
 
-from .. import embedded_checkpoint
-from ..atomic_files import check_folder
+from ..atomic_files import atomic_update, check_folder
 from ..data import TtTDataCollator
-from ..loading import find_named_codec, quantization_config
+from ..loading import find_checkpoint, find_named_codec, is_adapter, load_model_and_processor, quantization_config
 from ..modeling import TtTForConditionalGeneration
+from ..names import EMBEDDED_ALIAS, EMBEDDED_NAMES
 from ..processing import TtTProcessor
 from .adapters import add_adapter
-from .arguments import EMBEDDED, ModelArguments, Recipe, RecipeTrainingArguments, load_recipe
+from .arguments import ModelArguments, Recipe, RecipeTrainingArguments, load_recipe
 from .card import write_card
 from .preparation import prepare_samples
-from .saving import check_checkpoint, last_checkpoint, saving, whole_files
+from .saving import check_checkpoint, last_checkpoint, saving
 from .speaking import SpeakingCallback
 from .trainer import TtTTrainer
 
@@ -38,77 +40,37 @@ WORK_FOLDER = "prepared"
 
 
 def train(recipe: Recipe) -> dict[str, float]:
-    """Trains what a recipe says, into its `output_dir`; goes on from the last checkpoint there, if there is one.
+    """Trains a model by a recipe, into its `output_dir`; resumes from the last checkpoint there, if there is one.
 
-    An adapter is saved as PEFT does, so that `PeftModel.from_pretrained(base, output_dir)` loads it; a whole model is
-    saved together with its processor and codec.
+    An adapter is saved in PEFT's format, so that `PeftModel.from_pretrained(base, output_dir)` loads it; a full model
+    is saved together with its processor and codec.
 
     Args:
-        recipe: As `load_recipe` gives it.
+        recipe: As `load_recipe` returns it.
 
     Returns:
-        The Trainer's measures (`train_loss`, `train_runtime`, and of the last evaluation `eval_loss`, if there are
-        data for one).
+        The Trainer's metrics (`train_loss`, `train_runtime`, and of the last evaluation `eval_loss`, if there are
+        evaluation data).
 
     Raises:
+        ImportError: If the recipe needs a package that is not installed; said before the model is loaded.
         OSError, ValueError: If model or data cannot be used.
         FloatingPointError: If the loss is not a number.
         RuntimeError: If the device has too little memory; names the keys to change.
-        KeyboardInterrupt: When interrupted; the next call goes on from there.
+        KeyboardInterrupt: When interrupted; the next call resumes.
     """
+    check_recipe(recipe)
     arguments = recipe.training
-    if not recipe.data.train_data:
-        raise ValueError("The recipe has no train_data: name a folder, a file or a Hub id, train_data=DIR.")
-    if arguments.early_stopping_patience and not (arguments.load_best_model_at_end and recipe.data.eval_data):
-        raise ValueError(
-            "early_stopping_patience needs eval_data, and load_best_model_at_end=true with eval_strategy=steps."
-        )
-    is_divided = _is_divided(arguments)
-    if arguments.speak_steps and is_divided:
-        raise ValueError("speak_steps needs a whole model in one process: leave it out with FSDP and DeepSpeed.")
-    if arguments.eval_strategy != "no" and not recipe.data.eval_data:
-        raise ValueError("eval_strategy needs eval_data: name a folder, a file or a Hub id, eval_data=DIR.")
     out = Path(arguments.output_dir)
-    check_folder(out)
     set_seed(arguments.seed)
-    model, processor = load_base(recipe.model)
-    config = model.config
-    sources: list[dict[str, Any]] = []
-    with arguments.main_process_first():  # which encodes; the others find it done
-        prepared: list[Any] = [
-            prepare_samples(
-                text, recipe.data, recipe.objective, processor, config, out / WORK_FOLDER, facts, is_training
-            )
-            if text
-            else None
-            for text, facts, is_training in (
-                (recipe.data.train_data, sources, True),
-                (recipe.data.eval_data, None, False),
-            )
-        ]
+    model, processor = _load_base(recipe.model)
+    train_set, eval_set, sources = _prepare_data(recipe, model, processor)
     if recipe.model.lora_rank:
         model = add_adapter(model, recipe.model)
     checkpoint = Path(arguments.resume_from_checkpoint) if arguments.resume_from_checkpoint else last_checkpoint(out)
-    if checkpoint is not None and not is_divided:
+    if checkpoint is not None and not _is_sharded(arguments):
         check_checkpoint(checkpoint, model)
-    collator = TtTDataCollator(
-        config, processor.tokenizer.pad_token_id, seed=arguments.seed, **dataclasses.asdict(recipe.objective)
-    )
-    callbacks = []
-    if arguments.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
-    trainer = TtTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=prepared[0],
-        eval_dataset=prepared[1],
-        data_collator=collator,
-        callbacks=callbacks,
-    )
-    if arguments.speak_steps:
-        samples = prepared[0] if prepared[1] is None else prepared[1]
-        count, every = arguments.speak_samples, arguments.speak_steps
-        trainer.add_callback(SpeakingCallback(processor, config, samples, count, every, trainer.log))
+    trainer = _make_trainer(recipe, model, processor, train_set, eval_set)
     logger.info("training %d of %d weights", _count(model, trained=True), _count(model))
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
@@ -119,80 +81,154 @@ def train(recipe: Recipe) -> dict[str, float]:
             "The device has too little memory for a step: halve per_device_train_batch_size and double "
             "gradient_accumulation_steps, or set gradient_checkpointing=true."
         ) from error
-    measures = dict(result.metrics)
-    if prepared[1] is not None:
-        measures |= trainer.evaluate()
-    if is_divided:  # all processes have to give their parts
-        trainer.save_model()
+    metrics = dict(result.metrics)
+    if eval_set is not None:
+        metrics |= trainer.evaluate()
+    _save(recipe, trainer, processor)
     if trainer.is_world_process_zero():
-        if not is_divided:
-            _save(trainer.model, processor, out, is_adapter=bool(recipe.model.lora_rank))
-        elif not recipe.model.lora_rank:
-            processor.save_pretrained(out)
         with saving(out):
-            trainer.save_metrics("all", measures)
+            trainer.save_metrics("all", metrics)
             trainer.save_state()
             write_card(recipe, sources, trainer.state)
-    return measures
+    return metrics
 
 
-def load_base(arguments: ModelArguments) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
-    """Loads what is to be trained.
+def check_recipe(recipe: Recipe) -> None:
+    """Checks everything that can be checked without loading model or data.
 
     Args:
-        arguments: Which model, and how.
-
-    Returns:
-        The model and its processor.
+        recipe: As `load_recipe` returns it.
 
     Raises:
-        OSError, ValueError: If it cannot be loaded, or 4 bits are asked for where there is no CUDA.
+        ImportError: If a package is not installed.
+        OSError: If model or codec cannot be found, or `output_dir` cannot be written.
+        ValueError: If keys contradict each other, or the model cannot be trained.
     """
-    name = embedded_checkpoint() if arguments.model == EMBEDDED else arguments.model
-    settings: dict[str, Any] = {}
-    if arguments.load_in_4bit:
+    arguments, model = recipe.training, recipe.model
+    if not recipe.data.train_data:
+        raise ValueError("The recipe has no train_data: name a folder, a file or a Hub id, train_data=DIR.")
+    if arguments.early_stopping_patience and not (arguments.load_best_model_at_end and recipe.data.eval_data):
+        raise ValueError(
+            "early_stopping_patience needs eval_data, and load_best_model_at_end=true with eval_strategy=steps."
+        )
+    if arguments.speak_steps and _is_sharded(arguments):
+        raise ValueError("speak_steps needs a whole model in one process: leave it out with FSDP and DeepSpeed.")
+    if arguments.eval_strategy != "no" and not recipe.data.eval_data:
+        raise ValueError("eval_strategy needs eval_data: name a folder, a file or a Hub id, eval_data=DIR.")
+    check_folder(Path(arguments.output_dir))
+    _check_packages(recipe)
+    folder = find_checkpoint(model.model, model.revision)
+    if is_adapter(folder):
+        raise ValueError(
+            f"{folder} is an adapter, and adapters are trained on a whole model: name that in model, or merge the "
+            "adapter into it first, see docs/training.md."
+        )
+    if model.codec:
+        find_named_codec(model.codec)
+    if model.load_in_4bit:
         if not torch.cuda.is_available():
             raise ValueError("load_in_4bit needs a CUDA device and bitsandbytes: train with lora_rank alone here.")
-        settings["quantization_config"] = quantization_config(4, getattr(torch, arguments.dtype))
-    settings |= arguments.audio_settings()
-    codec = find_named_codec(arguments.codec) if arguments.codec else None
-    processor = TtTProcessor.from_pretrained(name, codec=codec)
-    model = TtTForConditionalGeneration.from_pretrained(
-        name,
+        if not model.lora_rank:
+            raise ValueError("Weights in 4 bits cannot be trained: set lora_rank, to train an adapter on top of them.")
+        quantization_config(4, torch.bfloat16)
+
+
+def _check_packages(recipe: Recipe) -> None:
+    if recipe.model.lora_rank and find_spec("peft") is None:
+        raise ImportError("Adapters need PEFT: pip install 'ttt-hf[train]'.")
+    available = {"none", "all", *get_available_reporting_integrations()}
+    for name in recipe.training.report_to:
+        if name not in available:
+            raise ImportError(f"report_to={name} needs the package {name}: pip install {name}, or report_to=none.")
+
+
+def _load_base(arguments: ModelArguments) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
+    model, processor = load_model_and_processor(
+        arguments.model,
+        arguments.revision,
+        arguments.codec,
+        device="cpu",  # the Trainer moves it
         dtype=arguments.dtype,
+        bits=4 if arguments.load_in_4bit else None,
         attn_implementation=arguments.attn_implementation,
-        **settings,
+        **arguments.audio_settings(),
     )
-    if arguments.audio_block_length is not None:  # what is trained in such blocks speaks in such blocks
-        model.generation_config.audio_block_length = arguments.audio_block_length
-    # What an adapter calls its base: the name in the recipe, which means the same on every computer.
-    model.name_or_path = model.config.name_or_path = arguments.model
+    # An adapter stores this as its base: the name in the recipe, which means the same on every computer.
+    name = EMBEDDED_ALIAS if arguments.model in EMBEDDED_NAMES else arguments.model
+    model.name_or_path = model.config.name_or_path = name
     return model, processor
 
 
-def _save(model: Any, processor: TtTProcessor, out: Path, is_adapter: bool) -> None:
-    """Saves an adapter alone, in half the size; a model with everything that is needed to talk to it."""
-    if is_adapter:
+def _prepare_data(
+    recipe: Recipe, model: TtTForConditionalGeneration, processor: TtTProcessor
+) -> tuple[Any, Any, list[dict[str, Any]]]:
+    """Samples to train on, samples to evaluate on or `None`, and what the model card says of the former."""
+    work = Path(recipe.training.output_dir) / WORK_FOLDER
+    sources: list[dict[str, Any]] = []
+
+    def prepare(data: str, facts: list[dict[str, Any]] | None, is_training: bool) -> Any:
+        return prepare_samples(
+            data, recipe.data, recipe.objective, processor, model.config, work, facts, is_training=is_training
+        )
+
+    with recipe.training.main_process_first():  # it encodes; the others find the codes
+        train_set = prepare(recipe.data.train_data, sources, is_training=True)
+        eval_set = prepare(recipe.data.eval_data, None, is_training=False) if recipe.data.eval_data else None
+    return train_set, eval_set, sources
+
+
+def _make_trainer(recipe: Recipe, model: Any, processor: TtTProcessor, train_set: Any, eval_set: Any) -> TtTTrainer:
+    arguments, config = recipe.training, model.config
+    trainer = TtTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        data_collator=TtTDataCollator(
+            config, processor.tokenizer.pad_token_id, seed=arguments.seed, **dataclasses.asdict(recipe.objective)
+        ),
+    )
+    if arguments.early_stopping_patience:
+        trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
+    if arguments.speak_steps:
+        samples = train_set if eval_set is None else eval_set
+        count, every = arguments.speak_samples, arguments.speak_steps
+        trainer.add_callback(SpeakingCallback(processor, config, samples, count, every, trainer.log))
+    return trainer
+
+
+def _save(recipe: Recipe, trainer: TtTTrainer, processor: TtTProcessor) -> None:
+    """Saves an adapter alone, in bfloat16, or a model with everything that is needed to talk to it."""
+    out, has_adapter = Path(recipe.training.output_dir), bool(recipe.model.lora_rank)
+    if _is_sharded(recipe.training):  # every process has a part of the weights
+        trainer.save_model()
+        if trainer.is_world_process_zero() and not has_adapter:
+            processor.save_pretrained(out)
+        return
+    if not trainer.is_world_process_zero():
+        return
+    model: Any = trainer.model
+    if has_adapter:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
-    with whole_files(out) as part:
+    with atomic_update(out) as part:
         model.save_pretrained(part)
-        if is_adapter:  # how audio sees audio, and its blocks, may differ from those of the base
+        if has_adapter:  # how audio sees audio, and its blocks, may differ from those of the base
             model.config.to_json_file(part / "config.json")
             model.generation_config.save_pretrained(part)
         else:
             processor.save_pretrained(part)
 
 
-def _is_divided(arguments: RecipeTrainingArguments) -> bool:
-    """Whether processes hold parts of the model: by a key of the recipe, or by accelerate's launcher."""
+def _is_sharded(arguments: RecipeTrainingArguments) -> bool:
+    """Whether the model is sharded over processes: by a key of the recipe, or by accelerate's launcher."""
     launched = (os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() for name in ("FSDP", "DEEPSPEED"))
     return bool(arguments.fsdp or arguments.deepspeed or "true" in launched)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU it is a plain RuntimeError.
+    # PyTorch raises a plain RuntimeError on a CPU.
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 

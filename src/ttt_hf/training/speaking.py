@@ -15,7 +15,7 @@ import soundfile
 import torch
 from transformers import TrainerCallback
 
-from ..atomic_files import whole_file
+from ..atomic_files import atomic_write, atomic_write_text
 from ..data.samples import IGNORE
 from ..evaluation import total_word_errors
 from ..modeling import TextSegment, TtTConfig
@@ -167,11 +167,10 @@ class SpeakingCallback(TrainerCallback):
 
 def _write_reply(path: Path, lines: list[str], reply: Reply) -> None:
     """Writes a reply's text and, next to it, its sound."""
-    with whole_file(path) as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    atomic_write_text(path, "\n".join(lines) + "\n")
     sound = path.with_suffix(".wav")
     if not len(reply.audio):
         sound.unlink(missing_ok=True)  # of a training that was here before
         return
-    with whole_file(sound) as part:
+    with atomic_write(sound) as part:
         soundfile.write(part, np.clip(reply.audio, -1, 1), reply.sampling_rate, subtype="PCM_16", format="WAV")

@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..data import LengthGroupedSampler, NumberedDataset
 from ..modeling.loss_ttt import sample_ids
-from .saving import whole_checkpoint
+from .saving import atomic_checkpoint
 
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class TtTTrainer(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with whole_checkpoint(Path(self._get_output_dir(trial), name)):
+        with atomic_checkpoint(Path(self._get_output_dir(trial), name)):
             super()._save_checkpoint(model, trial)
 
     # -- loss ---------------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_near_codes_start_with_near_embeddings(out, settings):
     torch.manual_seed(0)
     model = TtTForConditionalGeneration(train_model.model_config(processor, codec, settings.lm))
     train_model.place_codes_by_geometry(model, codec.codebook, seed=0)
-    start = model.config.audio_token_start_id + 1
+    start = model.config.audio_code_offset
     distances = torch.pdist(model.get_input_embeddings().weight[start : start + 75])
     assert torch.corrcoef(torch.stack([distances, torch.pdist(codec.codebook)]))[0, 1] > 0.5
 
@@ -149,7 +149,7 @@ def test_rare_codes_learn_from_those_with_the_same_digits(out, settings):
     assert digits.shape == (75, 5 + 5 + 3)
     assert torch.equal(digits.sum(dim=1), torch.full((75,), 3.0))
     train_model.share_code_gradients(model, codec.codebook, share=0.5)
-    weight, start = model.get_input_embeddings().weight, model.config.audio_token_start_id + 1
+    weight, start = model.get_input_embeddings().weight, model.config.audio_code_offset
     weight[[0, start + 7]].sum().backward()
     shared = 0.5 * (digits @ digits[7])
     shared[7] += 1

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from ... import __version__
-from ...atomic_files import whole_file
+from ...atomic_files import atomic_write_text
 from .examples import choose_examples
 from .facts import description_of, facts_of, settings_of
 from .plots import error_plot, length_plot
@@ -51,8 +51,7 @@ def write_markdown(folder: Path) -> Path:
         errors=error_plot(runs),
         tasks=[_task(run) for run in runs],
     )
-    with whole_file(folder / MARKDOWN_FILE) as part:
-        part.write_text(text, encoding="utf-8")
+    atomic_write_text(folder / MARKDOWN_FILE, text)
     return folder / MARKDOWN_FILE
 
 

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from ...atomic_files import whole_file
+from ...atomic_files import atomic_write
 from .terminal import model_name
 
 
@@ -58,7 +58,7 @@ def update_model_card(readme: Path, results: Sequence[Mapping[str, Any]]) -> lis
     metadata = _replace_block(metadata, block)
     if _read_metadata(metadata, readme) != content:
         raise ValueError(f"The metadata of {readme} are written in a way that would be lost: put {KEY} at their end.")
-    with whole_file(readme) as part:
+    with atomic_write(readme) as part:
         part.write_bytes(f"---{newline}{metadata}---{newline}{body}".encode())
     return [entry["task"]["name"] for entry in whole]
 

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from ... import __version__
-from ...atomic_files import whole_file
+from ...atomic_files import atomic_write_text
 from .examples import Difference, choose_examples, differences, embedded_audio, question_recordings
 from .facts import description_of, facts_of, settings_of
 from .plots import error_metric, length_plot, summary_plots
@@ -54,8 +54,7 @@ def write_html(folder: Path) -> Path:
         plots=summary_plots(runs),
         tasks=[_task(run) for run in runs],
     )
-    with whole_file(folder / HTML_FILE) as part:
-        part.write_text(text, encoding="utf-8")
+    atomic_write_text(folder / HTML_FILE, text)
     return folder / HTML_FILE
 
 
