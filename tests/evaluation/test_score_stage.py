@@ -54,7 +54,7 @@ class ScriptedJudge:
 def run(folder: TaskFolder, place: Path, model: ScriptedModel | None = None, **changes: Any) -> dict[str, Any]:
     spec = write_task(place, **changes)
     limit = changes.pop("limit", None)
-    answer_task(load_task(spec), model or ScriptedModel(), folder, spec=str(spec), limit=limit)
+    answer_task(load_task(spec), model or ScriptedModel(), folder, loaded_from=str(spec), limit=limit)
     return score_task(folder, task_to_score(folder))
 
 
@@ -77,7 +77,7 @@ def test_results_say_everything(tmp_path: Path, folder: TaskFolder) -> None:
     assert metric["value"] == 100 * total_word_errors(texts).rate == 180.0
     assert metric["low"] < 180 < metric["high"] and metric["higher_is_better"] is False and metric["unit"] == "%"
     assert results["headline"] == "wer" and results["limited"] is False
-    assert results["schema_version"] == 1
+    assert results["schema_version"] == 2
     assert results["task"]["dataset"]["path"] == "data.jsonl"
     speed = results["speed"]
     assert speed["seconds"] == 2.5 and speed["forward_passes"] == 12
@@ -88,25 +88,25 @@ def test_results_say_everything(tmp_path: Path, folder: TaskFolder) -> None:
 
 def test_no_headline_where_a_limit_cut_the_set(tmp_path: Path, folder: TaskFolder) -> None:
     spec = write_task(tmp_path)
-    answer_task(load_task(spec), ScriptedModel(), folder, spec=str(spec), limit=9)
+    answer_task(load_task(spec), ScriptedModel(), folder, loaded_from=str(spec), limit=9)
     results = score_task(folder, task_to_score(folder))
     assert results["headline"] is None and results["limited"] is True
     assert (results["n_scored"], results["n_expected"]) == (9, 10)
-    answer_task(load_task(spec), ScriptedModel(), folder, spec=str(spec), limit=10)
+    answer_task(load_task(spec), ScriptedModel(), folder, loaded_from=str(spec), limit=10)
     assert score_task(folder, task_to_score(folder))["headline"] == "wer"
 
 
 def test_no_headline_where_samples_are_not_answered_yet(tmp_path: Path, folder: TaskFolder) -> None:
     spec = write_task(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        answer_task(load_task(spec), ScriptedModel(stop_after=1), folder, spec=str(spec), batch_size=4)
+        answer_task(load_task(spec), ScriptedModel(stop_after=1), folder, loaded_from=str(spec), batch_size=4)
     results = score_task(folder, task_to_score(folder))
     assert results["headline"] is None and (results["n_scored"], results["n_expected"]) == (4, 10)
 
 
 def test_nothing_answered_is_said(tmp_path: Path, folder: TaskFolder) -> None:
     with pytest.raises(KeyboardInterrupt):
-        answer_task(make_task(tmp_path), ScriptedModel(stop_after=0), folder, spec=str(tmp_path / "numbers.yaml"))
+        answer_task(make_task(tmp_path), ScriptedModel(stop_after=0), folder, loaded_from=str(tmp_path / "numbers.yaml"))
     with pytest.raises(ValueError, match="has no replies yet"):
         score_task(folder, task_to_score(folder))
 
@@ -151,7 +151,7 @@ def test_a_run_is_scored_where_its_task_file_is_gone(tmp_path: Path, folder: Tas
 
 def answer_in_speech(folder: TaskFolder, place: Path, model: ScriptedModel | None = None, **changes: Any) -> None:
     spec = write_task(place, **{**SPEECH, **changes})
-    answer_task(load_task(spec), model or ScriptedModel(speaks=True), folder, spec=str(spec))
+    answer_task(load_task(spec), model or ScriptedModel(speaks=True), folder, loaded_from=str(spec))
 
 
 def test_speech_that_was_not_transcribed_is_no_silence(tmp_path: Path, folder: TaskFolder) -> None:
@@ -217,7 +217,7 @@ def test_speech_that_is_missing_is_named(
 
 def test_a_judge_is_asked_once_and_its_answers_are_kept(tmp_path: Path, folder: TaskFolder) -> None:
     spec = write_task(tmp_path, **JUDGED)
-    answer_task(load_task(spec), ScriptedModel(), folder, spec=str(spec))
+    answer_task(load_task(spec), ScriptedModel(), folder, loaded_from=str(spec))
     with pytest.raises(ValueError, match=r"have not been judged, .* run `ttt-hf eval judge .*; the replies are kept"):
         score_task(folder, task_to_score(folder))
     with pytest.raises(ConnectionError):
@@ -234,7 +234,7 @@ def test_a_judge_is_asked_once_and_its_answers_are_kept(tmp_path: Path, folder: 
 
 def test_an_unreadable_judgement_is_no_score_and_asked_for_again(tmp_path: Path, folder: TaskFolder) -> None:
     spec = write_task(tmp_path, **JUDGED)
-    answer_task(load_task(spec), ScriptedModel(), folder, spec=str(spec))
+    answer_task(load_task(spec), ScriptedModel(), folder, loaded_from=str(spec))
     judge_task(folder, ScriptedJudge({"s1": Judgement(None, "Well...", "The judge's answer is neither.")}))
     results = score_task(folder, task_to_score(folder))
     assert results["headline"] is None and results["n_scored"] == 9 and results["counts"]["judge_errors"] == 1
@@ -246,9 +246,9 @@ def test_an_unreadable_judgement_is_no_score_and_asked_for_again(tmp_path: Path,
 
 def test_a_changed_reply_is_judged_anew(tmp_path: Path, folder: TaskFolder) -> None:
     spec = write_task(tmp_path, **JUDGED)
-    answer_task(load_task(spec), ScriptedModel(), folder, spec=str(spec))
+    answer_task(load_task(spec), ScriptedModel(), folder, loaded_from=str(spec))
     judge_task(folder, ScriptedJudge())
-    answer_task(load_task(spec), ScriptedModel({"s3": Reply("many")}, name="other"), folder, spec=str(spec))
+    answer_task(load_task(spec), ScriptedModel({"s3": Reply("many")}, name="other"), folder, loaded_from=str(spec))
     judge = ScriptedJudge()
     judge_task(folder, judge)
     assert judge.asked == 1
@@ -267,7 +267,7 @@ def test_a_folder_without_evaluations_is_said(tmp_path: Path) -> None:
 def test_files_of_another_schema_are_refused(tmp_path: Path, folder: TaskFolder) -> None:
     run(folder, tmp_path)
     folder.results.write_text('{"schema_version": 99}')
-    with pytest.raises(ValueError, match=r"has schema_version 99, and this version of ttt-hf reads 1"):
+    with pytest.raises(ValueError, match=r"has schema_version 99, and this version of ttt-hf reads 2"):
         folder.read_results()
     folder.results.write_text("{half")
     with pytest.raises(ValueError, match="is damaged"):

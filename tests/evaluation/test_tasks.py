@@ -8,6 +8,7 @@ import pytest
 
 from ttt_hf.evaluation.judge_prompts import load_prompt
 from ttt_hf.evaluation.scoring.scorers import SCORERS, bind_scorer
+from ttt_hf.evaluation.task_tables import content_id
 from ttt_hf.evaluation.tasks import fingerprint, load_task, preset, preset_names, task_names
 
 
@@ -174,7 +175,7 @@ def test_another_scorer_has_none_of_the_options_of_the_old_one() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("librispeech_cleen", "did you mean librispeech_clean?"),
+        ("librispeech_cleen", "did you mean librispeech_clean)"),
         ("nothing_like_it", "there are aishell1, "),
         ("absent.yaml", "no task file absent.yaml: check the path"),
     ],
@@ -188,8 +189,8 @@ def test_unknown_task_is_told_with_a_hint(name: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"scorrer": "wer"}, "has no key 'scorrer' (did you mean scorer?)"),
-        ({"source.splitt": "x"}, "a source has no key 'splitt' (did you mean split?)"),
+        ({"scorrer": "wer"}, "has no key 'scorrer' (did you mean scorer)"),
+        ({"source.splitt": "x"}, "a source has no key 'splitt' (did you mean split)"),
         ({"output": "noise"}, "output is one of text, speech, not 'noise'"),
         ({"prompt": "sing"}, "prompt is one of asr, "),
         ({"version": "1"}, "version is a whole number from 1 on, not '1'"),
@@ -260,6 +261,6 @@ def test_local_data_count_by_content_not_by_place(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "data.jsonl").write_text(rows, encoding="utf-8")
     one, two = (load_task("local", path=str(tmp_path / folder / "data.jsonl")) for folder in ("one", "two"))
-    assert fingerprint(one) == fingerprint(two)
+    assert fingerprint(one, content_id(one.source)) == fingerprint(two, content_id(two.source))
     (tmp_path / "two" / "data.jsonl").write_text(rows.replace("hi", "ho"), encoding="utf-8")
-    assert fingerprint(one) != fingerprint(two)
+    assert fingerprint(one, content_id(one.source)) != fingerprint(two, content_id(two.source))

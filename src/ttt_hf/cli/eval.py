@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
+
+
+if TYPE_CHECKING:
+    from ..evaluation.concepts import Task
 
 
 EXAMPLES = """examples:
@@ -105,40 +109,66 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs all stages of `args.tasks`."""
-    from .quiet import silence
+    from ..evaluation.tasks import find_tasks, is_task_key
+
+    changes = _split_overrides([word for word in args.tasks if "=" in word])
+    overrides = {key: value for key, value in changes.items() if is_task_key(key)}
+    settings = {key: value for key, value in changes.items() if key not in overrides}
+    names = [word for word in args.tasks if "=" not in word]
+    if (args.judge_url is None) != (args.judge_model is None):
+        raise UsageError("A judge needs both --judge-url and --judge-model.")
+    try:
+        tasks = find_tasks(names, overrides)
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if args.judge_url is None:
+        _note_tasks_for_a_judge(tasks.values(), args.out)
+
+    from ..evaluation.harness import evaluate
+    from .quiet import silence, silence_transformers
 
     with silence():
-        from .evaluating import run_tasks
-
-        names = [word for word in args.tasks if "=" not in word]
-        results = run_tasks(args, names, _split_overrides([word for word in args.tasks if "=" in word]))
-    if results is not None:
-        _print_results(args, results)
+        silence_transformers()
+        results = evaluate(
+            args.model,
+            names,
+            out=args.out,
+            revision=args.model_revision,
+            overrides=overrides,
+            limit=args.limit,
+            batch_size=args.batch_size,
+            transcriber=args.transcriber,
+            judge=_judge_server(args),
+            **settings,
+        )
+    if results:
+        _note(f"{args.out / 'report.html'} shows plots and examples")
+        _print_results(args, list(results.values()))
 
 
 def transcribe(args: argparse.Namespace) -> None:
     """Transcribes the spoken replies in `args.folder`."""
     from ..evaluation.folder import task_folders
-    from .evaluating import transcribe_folders
+    from ..evaluation.harness import transcribe_folders
     from .quiet import silence
 
     with silence():
-        transcribe_folders(args, task_folders(args.folder))
+        transcribe_folders(task_folders(args.folder), args.transcriber)
 
 
 def judge(args: argparse.Namespace) -> None:
     """Has the replies in `args.folder` judged."""
     from ..evaluation.folder import task_folders
-    from .evaluating import judge_folders
+    from ..evaluation.harness import judge_folders
 
-    if not judge_folders(args, task_folders(args.folder)):
+    if not judge_folders(task_folders(args.folder), _judge_server(args)):
         raise ValueError(f"No task in {args.folder} needs a judge: score it with `ttt-hf eval score {args.folder}`.")
 
 
 def score(args: argparse.Namespace) -> None:
     """Scores the replies in `args.folder`."""
     from ..evaluation.folder import task_folders
-    from .evaluating import score_folders
+    from ..evaluation.harness import score_folders
 
     _print_results(args, score_folders(task_folders(args.folder), _split_overrides(args.overrides)))
 
@@ -162,7 +192,7 @@ def show(args: argparse.Namespace) -> None:
     results = read_results(args.folder)
     for task in task_folders(args.folder):
         if not task.results.is_file():
-            print(f"ttt-hf: {task.path} is not scored yet, see `ttt-hf eval score {task.path}`", file=sys.stderr)
+            _note(f"{task.path} is not scored yet, see `ttt-hf eval score {task.path}`")
     _print_results(args, results)
 
 
@@ -212,6 +242,28 @@ def push(args: argparse.Namespace) -> None:
 
     pushed = push_results(args.folder, args.repo, private=args.private)
     print(json.dumps(pushed) if args.json else pushed["url"])
+
+
+def _judge_server(args: argparse.Namespace) -> Any:
+    from ..evaluation.llm_judge import JudgeServer
+
+    if args.judge_url is None:
+        return None
+    return JudgeServer(args.judge_url, args.judge_model, args.judge_price and tuple(args.judge_price))
+
+
+def _note_tasks_for_a_judge(tasks: Iterable[Task], out: Path) -> None:
+    from ..evaluation.scoring.scorers import SCORERS
+
+    for task in tasks:
+        scorer = SCORERS.get(str(task.scorer))
+        if scorer is not None and scorer.needs_judge:
+            _note(f"{task.name} needs a judge (--judge-url): its replies are kept for `ttt-hf eval judge {out}`")
+
+
+def _note(sentence: str) -> None:
+    """Tells the user something that is no result."""
+    print(f"ttt-hf: {sentence}", file=sys.stderr)
 
 
 def _print_results(args: argparse.Namespace, results: Any) -> None:

@@ -21,7 +21,7 @@ from .concepts import DatasetSource, Judgement, Record, Task
 from .store import Row, digest, latest_rows, read_rows, write_json
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -23,6 +24,23 @@ TASK_KEYS = ("prompt", "parser", "samples", "temperature")
 # A judge that fails so many replies in a row will fail the rest, too.
 _FAILURES_IN_A_ROW = 10
 _SHOWN = 80
+
+
+@dataclass(frozen=True)
+class JudgeServer:
+    """Where a judge can be reached.
+
+    Args:
+        url: Base address of an OpenAI-compatible server, such as `http://localhost:8000/v1`. The key is read from
+            `OPENAI_API_KEY`.
+        model: Name of the model there.
+        price: Price of a million tokens that the judge reads, and of a million that it writes; if given, the results
+            say what the judgements cost.
+    """
+
+    url: str
+    model: str
+    price: tuple[float, float] | None = None
 
 
 class Judge:

@@ -1,4 +1,4 @@
-"""The processes of one run, as `torchrun` and `accelerate launch` start them: who does what, and when all are done."""
+"""The processes of one run, as `torchrun` and `accelerate launch` start them: sharding and barriers."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from types import TracebackType
 from typing import TypeVar
 
 
 Item = TypeVar("Item")
 
-# One process may be hours behind another, which waits for it.
-PATIENCE = timedelta(days=7)
+# One process may be hours ahead of the others and wait for them.
+BARRIER_TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run.
+    """This process among those of the run. As a context manager, leaves a process group that it joined.
 
     Args:
         rank: Its number, from 0.
-        count: How many there are.
+        count: Number of processes.
+        owns_group: Whether the process group was initialised here, and not by the caller's script.
     """
 
     rank: int = 0
     count: int = 1
+    owns_group: bool = False
 
     @classmethod
     def of_this_run(cls) -> Processes:
-        """What the launcher says; without one, a single process. Each process gets a GPU of its own where there are
-        any.
+        """Joins the processes that the launcher has started, and gives each of them a GPU of its own if there is one.
 
         Returns:
-            Joined, so that `wait` works.
+            A single process where there is no launcher.
         """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
@@ -43,18 +45,19 @@ class Processes:
 
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        if not dist.is_initialized():
-            # They meet, and compute nothing together: gloo is there on every machine.
-            dist.init_process_group("gloo", timeout=PATIENCE)
-        return cls(dist.get_rank(), count)
+        owns_group = not dist.is_initialized()
+        if owns_group:
+            # The processes only wait for each other and exchange no tensors: gloo works on every machine.
+            dist.init_process_group("gloo", timeout=BARRIER_TIMEOUT)
+        return cls(dist.get_rank(), count, owns_group)
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes what all share."""
+        """Whether this process writes what all of them share."""
         return self.rank == 0
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's part: every `count`-th, so that long and short ones are spread evenly."""
+    def shard(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Returns this process's part: every `count`-th item, so that long and short ones are spread evenly."""
         return items[self.rank :: self.count]
 
     def wait(self) -> None:
@@ -64,9 +67,13 @@ class Processes:
 
             dist.barrier()
 
-    def leave(self) -> None:
-        """Ends the group; nothing may wait after it."""
-        if self.count > 1:
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.owns_group:
             import torch.distributed as dist
 
             dist.destroy_process_group()

@@ -109,6 +109,20 @@ def local_path(source: DatasetSource) -> Path | None:
     return path if looks_local or path.exists() or path.suffix in (*TABLE_KINDS, ".parquet") else None
 
 
+def check_packages(source: DatasetSource) -> None:
+    """Checks that the package `datasets` is installed if these data need it, without opening them.
+
+    Args:
+        source: The data.
+
+    Raises:
+        ImportError: It is needed and not installed; says how to install it.
+    """
+    path = local_path(source) if source.path else None
+    if source.path and (path is None or path.suffix == ".parquet"):
+        require_datasets()
+
+
 def content_id(source: DatasetSource) -> str | None:
     """What changes when local data change, and does not when they move.
 

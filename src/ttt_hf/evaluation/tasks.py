@@ -6,18 +6,15 @@ without naming `source`: `load_task("librispeech_clean", path="copies/librispeec
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..overrides import nearest, read_yaml
 from ..processing.conversation import SYSTEM_PROMPTS
 from .concepts import DatasetSource, Task
 from .store import digest
-from .task_tables import content_id
 
 
 TASK_FILES = Path(__file__).with_name("task_files")
@@ -63,6 +60,32 @@ def load_task(name_or_yaml: str | Path, **overrides: Any) -> Task:
     return _build(_lay_over(document, changes), path)
 
 
+def find_tasks(names: str | Path | Iterable[str | Path], overrides: Mapping[str, Any]) -> dict[str, Task]:
+    """Loads tasks by what a user calls them.
+
+    Args:
+        names: Names of tasks or presets, or paths of YAML files; one or several.
+        overrides: Keys of the files with other values, for all of them.
+
+    Returns:
+        What `load_task` takes to load a task again (its name, or the absolute path of its file) -> task, each once.
+
+    Raises:
+        FileNotFoundError: There is no such task; names the nearest one.
+        ValueError: No task is named, a file or an override is wrong, or two tasks have the same name.
+    """
+    names = [str(names)] if isinstance(names, (str, Path)) else [str(name) for name in names]
+    if not names:
+        raise ValueError("Name a task or a preset: `ttt-hf eval tasks` lists them.")
+    found: dict[str, Task] = {}
+    for name in dict.fromkeys(task for name in names for task in _presets().get(name, [name])):
+        task = load_task(name, **overrides)
+        if any(task.name == other.name for other in found.values()):
+            raise ValueError(f"Two tasks are called {task.name}: rename one, or run them into two folders.")
+        found[str(Path(name).resolve()) if name.endswith((".yaml", ".yml")) else name] = task
+    return found
+
+
 def is_task_key(key: str) -> bool:
     """Whether `load_task` takes an override of this name.
 
@@ -98,22 +121,20 @@ def preset(name: str) -> list[str]:
     return known[name]
 
 
-def fingerprint(task: Task) -> str:
-    """What changes when the replies of a model may change: data, prompt, instruction, kind of reply, generation
-    settings.
+def fingerprint(task: Task, content: str | None = None) -> str:
+    """Hashes all of a task that may change the replies of a model: data, prompt, instruction, kind of reply, settings.
 
-    Local data count by their content, so that they may move. Two tasks that differ in their scoring alone have the
-    same fingerprint.
+    Two tasks that differ only in their scoring have the same fingerprint.
 
     Args:
         task: The task.
+        content: Hash of its data if they are local; it stands for their path, so that they may move.
 
     Returns:
-        Hexadecimal hash.
+        16 hexadecimal digits.
     """
-    kept = {key: value for key, value in _plain(task).items() if key not in ("name", "description", *_SCORING_KEYS)}
+    kept = {key: value for key, value in asdict(task).items() if key not in ("name", "description", *_SCORING_KEYS)}
     source = {key: value for key, value in kept["source"].items() if key not in ("hint", "expected")}
-    content = content_id(task.source)
     return digest({**kept, "source": {**source, "path": content} if content else source})
 
 
@@ -130,14 +151,14 @@ def _task_file(name_or_yaml: str | Path) -> Path:
     if str(name_or_yaml) in task_names():
         return shipped
     raise FileNotFoundError(
-        f"There is no task {name_or_yaml} ({_nearest(str(name_or_yaml), task_names())}): give the path of a YAML "
+        f"There is no task {name_or_yaml} ({_hint(str(name_or_yaml), task_names())}): give the path of a YAML "
         "file, or a name that `ttt-hf eval tasks` lists."
     )
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """A task file, laid over its base."""
-    document = _read_yaml(path)
+    document = _read_task_file(path)
     if path in seen:
         raise ValueError(f"{path}: its base leads back to itself.")
     _anchor(document, path)
@@ -148,11 +169,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return _lay_over(_read(_task_file(file), (*seen, path)), document)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from None
+def _read_task_file(path: Path) -> dict[str, Any]:
+    document = read_yaml(path)
     if not isinstance(document, dict) or not isinstance(document.get("source", {}), dict):
         raise ValueError(f"{path} must hold the keys of a task, and under `source` those of its data.")
     return document
@@ -224,7 +242,7 @@ def _check_keys(document: Mapping[str, Any], known: Iterable[str], file: Path, w
     known = list(known)
     for key in document:
         if key not in known:
-            raise ValueError(f"{file}: a {what} has no key {key!r} ({_nearest(str(key), known)}).")
+            raise ValueError(f"{file}: a {what} has no key {key!r} ({_hint(str(key), known)}).")
 
 
 def _check_choice(file: Path, key: str, value: Any, choices: Iterable[str]) -> None:
@@ -245,14 +263,9 @@ def _check_columns(file: Path, columns: Any) -> None:
 
 
 def _presets() -> dict[str, list[str]]:
-    return yaml.safe_load(PRESETS.read_text(encoding="utf-8"))
+    return read_yaml(PRESETS)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _hint(name: str, known: Iterable[str]) -> str:
     known = list(known)
-    match = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {match[0]}?" if match else f"there are {', '.join(known)}"
-
-
-def _plain(task: Task) -> dict[str, Any]:
-    return asdict(task)
+    return nearest(name, known, f"there are {', '.join(known)}")

@@ -1,12 +1,18 @@
-"""Naming exactly which model it was: results say what they were made with, and nothing of the machine."""
+"""Identifies models in results: a name and a revision or hash, and nothing about the machine."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ...loading import EMBEDDED_NAMES
+from ...names import CODEC_FOLDER, EMBEDDED_NAME, EMBEDDED_NAMES
+from ..store import digest
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 # Files of a model's folder that decide what it says; scores, cards and states of trainers do not.
@@ -50,7 +56,7 @@ def identify(folder: Path, name: str | None = None) -> Identity:
         The same wherever the folder lies.
     """
     if name in EMBEDDED_NAMES:
-        return Identity("ttt-tiny", content_hash(folder))
+        return Identity(EMBEDDED_NAME, content_hash(folder))
     if name is None or Path(name).expanduser().is_dir():
         return Identity(folder.resolve().name, content_hash(folder))
     # The cache names the folder of a snapshot after its commit.
@@ -67,7 +73,7 @@ def content_hash(folder: Path) -> str:
         `"sha256:"` and 16 hexadecimal digits; the same wherever the folder lies.
     """
     digest = hashlib.sha256()
-    for place in (folder, folder / "codec"):
+    for place in (folder, folder / CODEC_FOLDER):
         files = sorted(place.iterdir()) if place.is_dir() else []
         for path in files:
             if path.is_file() and path.name.startswith(DECISIVE_PREFIXES):
@@ -76,3 +82,64 @@ def content_hash(folder: Path) -> str:
                     while block := file.read(1 << 20):
                         digest.update(block)
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def identify_loaded(model: Any, processor: Any) -> Identity:
+    """Identifies a model in memory, whose weights may have changed since they were loaded.
+
+    Args:
+        model: A TtT model, or one of PEFT around it.
+        processor: Its processor.
+
+    Returns:
+        The name that it was loaded by, and a hash of weights, configuration, adapters, tokenizer and codec.
+
+    Raises:
+        ValueError: Weights are offloaded, so that they cannot be read.
+    """
+    settings = {
+        "config": _settings(model.config.to_dict()),
+        "adapters": {name: _settings(config.to_dict()) for name, config in getattr(model, "peft_config", {}).items()},
+        "tokenizer": processor.tokenizer.backend_tokenizer.to_str(),
+        "chat_template": processor.chat_template,
+        "weights": state_hash(model),
+        "codec": None if processor.codec is None else state_hash(processor.codec),
+    }
+    name = str(getattr(model, "name_or_path", "") or type(model).__name__)
+    return Identity(Path(name).name if Path(name).exists() else name, f"memory:{digest(settings)}")
+
+
+def state_hash(module: torch.nn.Module) -> str:
+    """Hashes the parameters and buffers of a module.
+
+    Args:
+        module: On any device.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: Weights are offloaded, so that they cannot be read.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if tensor.is_meta:
+            raise ValueError(
+                f"The weight {name} is offloaded, so that the model cannot be identified: give its name instead, or "
+                "load it without device_map."
+            )
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what says only where it was loaded from; sets sorted, so that equal ones hash equally."""
+    left_out = ("_name_or_path", "transformers_version", "base_model_name_or_path")
+    return {
+        key: sorted(value) if isinstance(value, set) else value
+        for key, value in config.items()
+        if key not in left_out
+    }

@@ -27,7 +27,7 @@ from ...loading import (
 )
 from ...processing import SYSTEM_PROMPTS
 from ..concepts import Reply, Sample, Task
-from .checkpoints import identify
+from .checkpoints import identify, identify_loaded
 from .failing import SAMPLE_ERRORS, answer_in_halves, failed_reply
 
 
@@ -225,6 +225,34 @@ class TtTModel:
             forward_passes=int(output.num_forward_passes[row]),
             seconds=seconds + time.perf_counter() - started,
         )
+
+
+def wrap_loaded(model: Any, processor: Any, generation: Mapping[str, Any] | None = None) -> TtTModel:
+    """Makes a loaded model answer samples. It is put into evaluation mode.
+
+    Args:
+        model: A [`TtTForConditionalGeneration`], or a model of PEFT around it.
+        processor: Its [`TtTProcessor`].
+        generation: Keyword arguments of `generate`.
+
+    Raises:
+        TypeError: It is not such a model, or the processor is missing.
+        ValueError: A generation setting is unknown or out of range.
+    """
+    if not (isinstance(model, torch.nn.Module) and callable(getattr(model, "generate", None))):
+        raise TypeError(
+            f"A {type(model).__name__} cannot be evaluated: give the name of a model, a loaded "
+            "TtTForConditionalGeneration with its processor, or an object with the methods of SpeechModel."
+        )
+    if processor is None:
+        raise TypeError("A loaded model needs its processor: give processor=TtTProcessor.from_pretrained(...).")
+    identity = {
+        **asdict(identify_loaded(model, processor)),
+        "base": None,
+        "codec": {"class": type(processor.codec).__name__ if processor.codec is not None else None},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    return TtTModel(model.eval(), processor, identity, generation)
 
 
 def load_ttt(

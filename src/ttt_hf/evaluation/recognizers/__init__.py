@@ -1,4 +1,4 @@
-"""Speech to text for scoring spoken replies: recognisers by name."""
+"""Speech to text for scoring spoken replies: speech recognizers by name."""
 
 from __future__ import annotations
 
@@ -10,39 +10,55 @@ from .base import Transcriber
 RECOGNIZER_KINDS = ("faster-whisper", "hf-asr", "funasr")
 
 
-def load_transcriber(spec: str | None = None, language: str = "en", **settings: Any) -> Transcriber:
-    """Loads a recogniser by its name.
+def load_transcriber(name: str | None = None, language: str = "en", **settings: Any) -> Transcriber:
+    """Loads a speech recognizer by its name.
 
     Args:
-        spec: `faster-whisper` (the bundled tiny.en, the default), `faster-whisper:FOLDER_OR_NAME`, `hf-asr:ID` for any
-            speech recogniser of transformers, or `funasr:ID` (`funasr:paraformer-zh`).
-        language: Language that is spoken, ISO 639-1.
-        settings: Keyword arguments of the recogniser.
-
-    Returns:
-        The recogniser.
+        name: `faster-whisper` (the bundled Whisper tiny.en, the default), `faster-whisper:FOLDER_OR_SIZE`, `hf-asr:ID`
+            for any speech recognizer of transformers, or `funasr:ID` (`funasr:paraformer-zh`).
+        language: Spoken language, ISO 639-1.
+        **settings: Keyword arguments of the recognizer's class.
 
     Raises:
         ValueError: There is no such kind, a setting is unknown, or the model does not know the language.
-        ModuleNotFoundError: What it needs is not installed; says how to get it.
+        ModuleNotFoundError: A package that it needs is not installed.
         OSError: The model cannot be found.
     """
-    kind, _, name = (spec or "faster-whisper").partition(":")
-    if kind not in RECOGNIZER_KINDS:
-        raise ValueError(
-            f"There is no transcriber {spec!r}: name faster-whisper, faster-whisper:FOLDER, hf-asr:ID or funasr:ID."
-        )
-    if not name and kind != "faster-whisper":
-        raise ValueError(f"{kind} needs the name of a model: {kind}:ID.")
+    kind, model = _split_name(name)
     try:
-        return _recognizer_class(kind)(name or None, language, **settings)
+        return _transcriber_class(kind)(model, language, **settings)
     except TypeError as error:
         if "keyword argument" not in str(error):
             raise
         raise ValueError(f"{kind} has no such setting ({error}).") from error
 
 
-def _recognizer_class(kind: str) -> Any:
+def check_transcriber(name: str | None = None) -> None:
+    """Checks the name of a transcriber and that the packages it needs are installed, without loading it.
+
+    Args:
+        name: As [`load_transcriber`] takes it.
+
+    Raises:
+        ValueError: There is no such kind.
+        ModuleNotFoundError: A package is not installed; says how to install it.
+    """
+    kind, model = _split_name(name)
+    _transcriber_class(kind).check_packages(model)
+
+
+def _split_name(name: str | None) -> tuple[str, str | None]:
+    kind, _, model = (name or "faster-whisper").partition(":")
+    if kind not in RECOGNIZER_KINDS:
+        raise ValueError(
+            f"There is no transcriber {name!r}: name faster-whisper, faster-whisper:FOLDER, hf-asr:ID or funasr:ID."
+        )
+    if not model and kind != "faster-whisper":
+        raise ValueError(f"{kind} needs the name of a model: {kind}:ID.")
+    return kind, model or None
+
+
+def _transcriber_class(kind: str) -> Any:
     if kind == "hf-asr":
         from .transformers import TransformersTranscriber
 

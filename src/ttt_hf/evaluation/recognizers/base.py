@@ -1,4 +1,4 @@
-"""What all recognisers have in common: speech to text in a forced language; nothing is detected or prompted."""
+"""The interface of all speech recognizers: speech to text in a given language; nothing is detected or prompted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 
-# Whisper and Paraformer hear at this rate; `faster-whisper` takes arrays at it.
+# Rate in Hz of the audio that Whisper and Paraformer take.
 SPEECH_SAMPLING_RATE = 16000
 
 Recording = tuple[np.ndarray, int]
@@ -18,11 +18,11 @@ AnyTranscriber = TypeVar("AnyTranscriber", bound="Transcriber")
 
 
 class Transcriber(ABC):
-    """What all recognisers have in common.
+    """A speech recognizer that transcribes in one language.
 
     Args:
-        name: What the model is called in results.
-        language: Language that is spoken; it is never guessed.
+        name: Name of the model in results.
+        language: Spoken language, ISO 639-1; it is never detected.
     """
 
     def __init__(self, name: str, language: str) -> None:
@@ -33,44 +33,42 @@ class Transcriber(ABC):
     @property
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """What decides the transcripts: model, revision, language, decoding, versions."""
+        """All that the transcripts depend on: model, revision, language, decoding, versions."""
+
+    @classmethod
+    def check_packages(cls, model: str | None) -> None:
+        """Raises a `ModuleNotFoundError` if an optional package that this model needs is not installed."""
 
     @abstractmethod
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
-        """Writes down one recording.
+        """Transcribes one recording.
 
         Args:
             waveform: Mono samples in [-1, 1], shape `(samples,)`.
-            sampling_rate: Its rate in Hz; other rates than the model's are resampled.
+            sampling_rate: Rate in Hz; resampled to the model's.
 
         Returns:
-            The transcript without special tokens; empty where there is no sound.
+            The transcript without special tokens; empty for empty recordings.
         """
 
     def transcribe_all(self, recordings: Iterable[Recording]) -> Iterator[str]:
-        """Writes down many recordings.
+        """Transcribes many recordings.
 
         Args:
-            recordings: (waveform, sampling rate) of each.
+            recordings: Waveform and sampling rate of each.
 
         Yields:
-            The transcripts, in order; each is the one that `transcribe` gives.
+            The transcripts, in order, each equal to that of `transcribe`.
         """
         for recording in recordings:
             yield self.transcribe(*recording)
 
     @abstractmethod
     def check_language(self) -> None:
-        """Raises a `ValueError` where the model cannot be made to hear `language`."""
+        """Raises a `ValueError` if the model does not know `language`."""
 
     def for_language(self: AnyTranscriber, language: str) -> AnyTranscriber:
-        """The same model, hearing another language.
-
-        Args:
-            language: Language, ISO 639-1.
-
-        Returns:
-            Shares the weights with this one.
+        """Returns a transcriber for another language that shares its weights with this one.
 
         Raises:
             ValueError: The model does not know the language.

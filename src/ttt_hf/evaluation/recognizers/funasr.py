@@ -1,4 +1,4 @@
-"""Speech recognisers of FunASR, such as Paraformer for Chinese."""
+"""Speech recognizers of FunASR, such as Paraformer for Chinese."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .base import SPEECH_SAMPLING_RATE, Transcriber
 
 
 class FunAsrTranscriber(Transcriber):
-    """A recogniser of FunASR, such as Paraformer for Chinese.
+    """A speech recognizer of FunASR, such as Paraformer for Chinese.
 
     Args:
         model: Name in FunASR's hub (`paraformer-zh`), or folder.
-        language: Language that is spoken. Paraformer models are made for theirs; it is recorded.
+        language: Spoken language. It is recorded only: each Paraformer model has a language of its own.
         revision: Revision in FunASR's hub.
         device: `cpu` or `cuda`.
 
@@ -27,17 +27,22 @@ class FunAsrTranscriber(Transcriber):
     """
 
     def __init__(self, model: str, language: str = "zh", revision: str | None = None, device: str = "cpu") -> None:
-        if importlib.util.find_spec("funasr") is None:
-            raise ModuleNotFoundError("FunASR is not installed: pip install 'ttt-hf[funasr]'.")
+        self.check_packages(model)
         from funasr import AutoModel
 
         self.revision = revision
         self._model = AutoModel(model=model, model_revision=revision, device=device, disable_update=True)
         super().__init__(Path(model).name, language)
 
+    @classmethod
+    def check_packages(cls, model: str | None) -> None:
+        """Raises a `ModuleNotFoundError` if FunASR is not installed."""
+        if importlib.util.find_spec("funasr") is None:
+            raise ModuleNotFoundError("FunASR is not installed: pip install 'ttt-hf[funasr]'.")
+
     @property
     def description(self) -> dict[str, Any]:
-        """What decides the transcripts."""
+        """All that the transcripts depend on."""
         return {
             "model": self.name,
             "revision": self.revision,
@@ -46,7 +51,7 @@ class FunAsrTranscriber(Transcriber):
         }
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
-        """Writes down one recording, as [`Transcriber`] says."""
+        """Transcribes one recording, see [`Transcriber`]."""
         waveform = np.ascontiguousarray(waveform, dtype=np.float32)
         if len(waveform) == 0:
             return ""

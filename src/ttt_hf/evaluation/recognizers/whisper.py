@@ -69,8 +69,7 @@ class WhisperTranscriber(Transcriber):
         device: str = "cpu",
         compute_type: str = "int8",
     ) -> None:
-        if importlib.util.find_spec("faster_whisper") is None:
-            raise ModuleNotFoundError("faster-whisper is not installed: pip install 'ttt-hf[eval]'.")
+        self.check_packages(model)
         from faster_whisper import WhisperModel
 
         self.beam_size = beam_size
@@ -87,9 +86,17 @@ class WhisperTranscriber(Transcriber):
         )
         super().__init__("tiny.en" if model is None else Path(model).name, language)
 
+    @classmethod
+    def check_packages(cls, model: str | Path | None) -> None:
+        """Raises a `ModuleNotFoundError` if faster-whisper, or the bundled model where none is named, is missing."""
+        if importlib.util.find_spec("faster_whisper") is None:
+            raise ModuleNotFoundError("faster-whisper is not installed: pip install 'ttt-hf[eval]'.")
+        if model is None:
+            bundled_whisper_tiny_en()
+
     @property
     def description(self) -> dict[str, Any]:
-        """What a report has to say about the transcriber."""
+        """All that the transcripts depend on."""
         return {
             "model": f"Whisper {self.name}",
             "revision": self.revision,
@@ -111,7 +118,7 @@ class WhisperTranscriber(Transcriber):
             )
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
-        """Writes down one recording, as [`Transcriber`] says."""
+        """Transcribes one recording, see [`Transcriber`]."""
         waveform = np.ascontiguousarray(waveform, dtype=np.float32)
         if len(waveform) == 0:
             return ""

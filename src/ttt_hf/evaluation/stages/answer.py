@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 import soundfile
 
-from ...atomic_files import check_folder, whole_file
+from ...atomic_files import atomic_write, check_folder
 from ..concepts import Reply, Sample, SpeechModel, Task
 from ..folder import SCHEMA_VERSION, TaskFolder, task_content
 from ..processes import Processes
 from ..results import package_versions
 from ..store import Row, RowFile, digest, latest_rows, merge_parts, write_json
 from ..task_samples import Samples, load_samples
+from ..task_tables import content_id
 from ..tasks import fingerprint
 
 
@@ -32,7 +33,7 @@ def answer_task(
     model: SpeechModel,
     folder: TaskFolder,
     *,
-    spec: str = "",
+    loaded_from: str = "",
     overrides: Mapping[str, Any] | None = None,
     limit: int | None = None,
     batch_size: int = 8,
@@ -44,8 +45,8 @@ def answer_task(
         task: The task.
         model: The model.
         folder: Where replies are recorded; made if it is not there.
-        spec: Name or file that the task was loaded by, and with which
-        overrides: so that it can be loaded again for scoring.
+        loaded_from: Name or file that `load_task` loads the task by, so that it can be loaded again for scoring.
+        overrides: Keyword arguments of `load_task` that it was loaded with.
         limit: Takes the first so many samples; then there is no headline number.
         batch_size: Samples that the model gets together.
         processes: This process among those of the run; alone by default.
@@ -68,7 +69,7 @@ def answer_task(
             folder.settings,
             {
                 **settings,
-                "task_spec": spec or task.name,
+                "loaded_from": loaded_from or task.name,
                 "overrides": dict(overrides or {}),
                 "batch_size": batch_size,
                 "processes": processes.count,
@@ -82,7 +83,7 @@ def answer_task(
     done = {key for key, row in known.items() if row["finish_reason"] != "error"}
     # All have read what is there before one writes.
     processes.wait()
-    mine = processes.share(batches_by_length(samples, batch_size))
+    mine = processes.shard(batches_by_length(samples, batch_size))
     todo = [batch for batch in mine if any(samples.ids[index] not in done for index in batch)]
     with RowFile(folder.predictions, processes.rank) as file:
         for batch in progress(todo, task.name, "batch", processes):
@@ -107,19 +108,16 @@ def run_settings(task: Task, model: SpeechModel, samples: Samples, limit: int | 
     Returns:
         What `settings.json` says about it.
     """
-    total = task.source.expected
-    if total is None:
-        total = len(samples) if limit is None else len(load_samples(task))
     return {
         "schema_version": SCHEMA_VERSION,
         "task": task_content(task),
         "model": model.description,
-        "fingerprint": digest({"task": fingerprint(task), "language": task.language, "model": model.description}),
+        "fingerprint": digest({"task": fingerprint(task, content_id(task.source)), "language": task.language, "model": model.description}),
         "versions": package_versions(),
         "samples": list(samples.ids),
-        "n_expected": total,
+        "n_expected": samples.total,
         "limit": limit,
-        "limited": len(samples) < total,
+        "limited": len(samples) < samples.total,
     }
 
 
@@ -229,7 +227,7 @@ def write_audio(folder: TaskFolder, fingerprint: str, sample: str, reply: Reply)
     samples = np.round(waveform * 32767).astype(np.int16)
     path = folder.path / "audio" / fingerprint / f"{file_name(sample)}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         soundfile.write(partial, samples, reply.sampling_rate, format="FLAC", subtype="PCM_16")
     checksum = hashlib.sha256(f"{reply.sampling_rate} ".encode() + samples.tobytes()).hexdigest()
     return path.relative_to(folder.path).as_posix(), checksum

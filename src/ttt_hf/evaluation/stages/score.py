@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...atomic_files import whole_file
+from ...atomic_files import atomic_write
 from ..concepts import Task
 from ..folder import TaskFolder, task_from
 from ..results import make_results
@@ -43,7 +43,7 @@ def task_to_score(folder: TaskFolder, overrides: Mapping[str, Any] | None = None
                 "`ttt-hf eval run` with it into another folder."
             )
     try:
-        task = load_task(settings["task_spec"], **{**settings["overrides"], **overrides})
+        task = load_task(settings["loaded_from"], **{**settings["overrides"], **overrides})
     except FileNotFoundError:
         if overrides:
             raise
@@ -77,7 +77,7 @@ def score_task(folder: TaskFolder, task: Task) -> dict[str, Any]:
         raise ValueError(f"{folder.path} has no replies yet: run `ttt-hf eval run` again.")
     scores = [scorer(record) for record in records]
     results = make_results(settings, task, replies, records, scores)
-    with whole_file(folder.scores) as partial, partial.open("w", encoding="utf-8") as file:
+    with atomic_write(folder.scores) as partial, partial.open("w", encoding="utf-8") as file:
         for record, score in zip(records, scores):
             row = {"id": record.id, "values": dict(score.values), "counts": dict(score.counts)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -38,7 +38,7 @@ def transcribe_task(folder: TaskFolder, transcriber: Transcriber, processes: Pro
         folder.update_settings(transcriber=transcriber.description)
     known = folder.transcripts_of(replies, transcriber.description)
     processes.wait()
-    todo = processes.share([row for row in replies if row["id"] not in known])
+    todo = processes.shard([row for row in replies if row["id"] not in known])
     chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
     with RowFile(folder.transcripts, processes.rank) as file:
         for chunk in progress(chunks, f"{folder.path.name}, transcripts", "chunk", processes):

@@ -1,0 +1,269 @@
+"""All stages of an evaluation in one call, and each stage over the tasks of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .concepts import SpeechModel, Task
+from .folder import TaskFolder
+from .llm_judge import JudgeServer, load_judge
+from .processes import Processes
+from .recognizers import check_transcriber, load_transcriber
+from .scoring.scorers import SCORERS, bind_scorer
+from .stages.answer import answer_task, check_version
+from .stages.judge import judge_task
+from .stages.score import score_task, task_to_score
+from .stages.transcribe import transcribe_task
+from .task_tables import check_packages
+from .tasks import find_tasks
+
+
+def evaluate(
+    model: Any,
+    tasks: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    processor: Any = None,
+    revision: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    transcriber: str | None = None,
+    judge: JudgeServer | None = None,
+    **generation: Any,
+) -> dict[str, dict[str, Any]]:
+    """Scores a model on tasks: it answers, spoken replies are transcribed, judged where a scorer needs it, and scored.
+
+    With `out`, every stage appends to files there. The same call continues an interrupted run, and a finished one is
+    scored again without asking the model anything. Under `torchrun` the processes share the samples.
+
+    Args:
+        model: A name as [`load_model`] takes it (`"ttt-tiny"`, a folder, a Hub id, an adapter, `"hf-asr:ID"`,
+            `"openai:URL#MODEL"`), a loaded [`TtTForConditionalGeneration`] (PEFT models, too) together with its
+            `processor`, or any object with the interface of [`SpeechModel`]. A loaded model is identified by a hash of
+            its weights, so that a run is never continued with other weights.
+        tasks: Names of tasks or presets (`ttt-hf eval tasks` lists them) or paths of YAML files.
+        out: Folder of the run, with one folder per task, `report.md` and `report.html`. Without it, the records are
+            written to a temporary folder and removed at the end.
+        processor: Processor of a loaded model.
+        revision: Branch, tag or commit of a model on the Hub.
+        overrides: Keys of the task files with other values, such as `{"path": "recordings", "scorer": "wer"}`.
+        limit: Takes the first `limit` samples of each task; the results then have no headline.
+        batch_size: Samples that the model answers together.
+        transcriber: Who transcribes spoken replies, as [`load_transcriber`] takes it; the bundled Whisper tiny.en by
+            default.
+        judge: Where the judge of tasks that need one can be reached.
+        **generation: Generation settings that differ from the checkpoint's, such as `audio_steps_per_block=8`; for a
+            model given by name also its other settings (`dtype`, `device`, `codec`).
+
+    Returns:
+        Name of each task -> content of its `results.json`. Empty in all but the first of several processes.
+
+    Raises:
+        FileNotFoundError: A task, its data or the model cannot be found.
+        ModuleNotFoundError: An optional package is missing; raised before the model or any data are loaded.
+        ValueError: An argument, a task or the data are wrong, or replies need a judge and there is none. What has been
+            recorded in `out` stays.
+
+    Example:
+
+    ```python
+    results = ttt_hf.evaluate("ttt-tiny", "tiny_asr", out="scores", limit=8)
+    print(results["tiny_asr"]["metrics"]["wer"]["value"])
+    ```
+    """
+    overrides = dict(overrides or {})
+    chosen = find_tasks(tasks, overrides)
+    check_requirements(list(chosen.values()), transcriber)
+    with _run_folder(out) as run_folder:
+        folders = [TaskFolder(run_folder / task.name) for task in chosen.values()]
+        for folder, task in zip(folders, chosen.values()):
+            check_version(folder, task)
+        with Processes.of_this_run() as processes:
+            if out is None:
+                _check_temporary(list(chosen.values()), judge, processes)
+            with _prepared(model, processor, revision, generation) as speech_model:
+                for folder, (name, task) in zip(folders, chosen.items()):
+                    answer_task(
+                        task,
+                        speech_model,
+                        folder,
+                        loaded_from=name,
+                        overrides=overrides,
+                        limit=limit,
+                        batch_size=batch_size,
+                        processes=processes,
+                    )
+            del speech_model
+            _free_memory()
+            transcribe_folders(folders, transcriber, processes)
+        if not processes.is_first:
+            return {}
+        if judge is not None:
+            judge_folders(folders, judge)
+        results = score_folders(folders)
+        if out is not None:
+            _write_reports(run_folder)
+    return {result["task"]["name"]: result for result in results}
+
+
+def check_requirements(tasks: Sequence[Task], transcriber: str | None = None) -> None:
+    """Checks what can be checked before a model or data are loaded: scorers with their options, optional packages.
+
+    Args:
+        tasks: The tasks of a run.
+        transcriber: Name of the transcriber.
+
+    Raises:
+        ModuleNotFoundError: An optional package is missing; says how to install it.
+        ValueError: There is no such scorer, option or transcriber.
+    """
+    for task in tasks:
+        bind_scorer(task.scorer, task.scorer_options)
+        check_packages(task.source)
+        if task.output == "speech":
+            check_transcriber(transcriber)
+
+
+def transcribe_folders(
+    folders: Sequence[TaskFolder], transcriber: str | None = None, processes: Processes | None = None
+) -> None:
+    """Transcribes the replies of all tasks with spoken replies. The transcriber is loaded once, and only if needed.
+
+    Args:
+        folders: The tasks.
+        transcriber: Name, as [`load_transcriber`] takes it.
+        processes: This process among those of the run; alone by default.
+
+    Raises:
+        ModuleNotFoundError: The transcriber is not installed.
+        OSError, ValueError: The transcriber or a recording cannot be used.
+    """
+    loaded = None
+    for folder in folders:
+        task = task_to_score(folder)
+        if task.output != "speech":
+            continue
+        loaded = loaded or load_transcriber(transcriber, task.language)
+        transcribe_task(folder, loaded.for_language(task.language), processes)
+
+
+def judge_folders(folders: Sequence[TaskFolder], judge: JudgeServer) -> int:
+    """Has the replies of all tasks judged whose scorers need it.
+
+    Args:
+        folders: The tasks.
+        judge: Where the judge can be reached.
+
+    Returns:
+        Number of tasks that were judged.
+
+    Raises:
+        OSError: The judge cannot be reached.
+        ValueError: Spoken replies have not been transcribed, or a task's settings of the judge are wrong.
+    """
+    judged = 0
+    for folder in folders:
+        task = task_to_score(folder)
+        if SCORERS[task.scorer].needs_judge:
+            judge_task(folder, load_judge(task, judge.url, judge.model), judge.price)
+            judged += 1
+    return judged
+
+
+def score_folders(
+    folders: Sequence[TaskFolder], overrides: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Scores all tasks of a run. One that cannot be scored does not keep the others from it.
+
+    Args:
+        folders: The tasks.
+        overrides: Another scorer, or other options of it.
+
+    Returns:
+        Contents of the `results.json` files.
+
+    Raises:
+        ValueError: Some tasks could not be scored; raised after the others were.
+    """
+    results, errors = [], []
+    for folder in folders:
+        try:
+            results.append(score_task(folder, task_to_score(folder, overrides)))
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        raise ValueError(" ".join(errors))
+    return results
+
+
+def _check_temporary(tasks: Sequence[Task], judge: JudgeServer | None, processes: Processes) -> None:
+    """Refuses a run whose records would be removed before they could be used."""
+    if processes.count > 1:
+        raise ValueError("Several processes need one folder for their records: give out=FOLDER.")
+    for task in tasks:
+        if SCORERS[task.scorer].needs_judge and judge is None:
+            raise ValueError(
+                f"Task {task.name} needs a judge: give judge=JudgeServer(url, model), or keep the replies with "
+                "out=FOLDER and judge them later."
+            )
+
+
+@contextlib.contextmanager
+def _run_folder(out: str | Path | None) -> Iterator[Path]:
+    if out is not None:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="ttt-hf-eval-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _prepared(
+    model: Any, processor: Any, revision: str | None, generation: Mapping[str, Any]
+) -> Iterator[SpeechModel]:
+    """The model as the stages ask it: loaded by name, wrapped, or as it is."""
+    if isinstance(model, (str, Path)):
+        if processor is not None:
+            raise ValueError(f"{model} comes with its own processor: leave processor out, or give the loaded model.")
+        from .models import load_model
+
+        yield load_model(str(model), **({} if revision is None else {"revision": revision}), **generation)
+        return
+    if revision is not None:
+        raise ValueError("A revision belongs to the name of a model on the Hub: leave it out for a loaded model.")
+    if callable(getattr(model, "respond", None)):
+        if processor is not None or generation:
+            unused = [*(["processor"] if processor is not None else []), *generation]
+            raise ValueError(f"This model answers samples by itself: leave out {', '.join(unused)}.")
+        yield model
+        return
+    from .models.ttt import wrap_loaded
+
+    was_training = getattr(model, "training", False)
+    wrapped = wrap_loaded(model, processor, generation)
+    try:
+        yield wrapped
+    finally:
+        model.train(was_training)
+
+
+def _free_memory() -> None:
+    """Frees the memory of a model that is no longer needed, for the transcriber."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _write_reports(folder: Path) -> None:
+    from .report import write_html, write_markdown
+
+    write_markdown(folder)
+    write_html(folder)
