@@ -1,4 +1,4 @@
-"""Audio codecs, waveform to codes and back; importing registers ours with the Auto classes of transformers."""
+"""Audio codecs, waveform to codes and back; importing this package registers ours with transformers' Auto classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ for _config_class, _part_class in (
     AutoConfig.register(_config_class.model_type, _config_class)
     AutoModel.register(_config_class, _part_class)
 
-# Codecs of transformers that are used through a class of ours, by the model type of their configuration.
+# Codecs of transformers that are wrapped in a class of ours, by the model type of their configuration.
 _ADAPTERS = {
     "mimi": ("mimi", "MimiCodec"),
     "neucodec": ("xcodec2", "NeuCodecCodec"),
@@ -64,15 +64,15 @@ def load_codec(path: str | PathLike[str], **kwargs: Any) -> PreTrainedAudioToken
     """Loads any codec that transformers or this package knows, ready for inference.
 
     Args:
-        path: folder or Hub id of the codec, or a short name, a key of `CODEC_IDS`.
-        kwargs: passed on to `from_pretrained` (`dtype`, `device_map`, `subfolder`, ...).
+        path: Folder or Hub id of the codec, or a short name, a key of `CODEC_IDS`.
+        **kwargs: Arguments of `from_pretrained` (`dtype`, `device_map`, `subfolder`, ...).
 
     Returns:
         The codec in evaluation mode; its `config` has `sampling_rate`, `frame_rate` and `codebook_size`.
 
     Raises:
-        ImportError: if transformers is too old for the codec.
-        ValueError: if the weights do not fit the configuration.
+        ImportError: If transformers is too old for the codec.
+        ValueError: If the weights do not fit the configuration.
     """
     path = CODEC_IDS.get(fspath(path), path)
     adapter = _adapter(path, kwargs)
@@ -83,38 +83,31 @@ def load_codec(path: str | PathLike[str], **kwargs: Any) -> PreTrainedAudioToken
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        # transformers raises it for weights of a wrong shape, with a table of all of them.
+        # transformers raises it for weights of the wrong shape, with a table of all of them.
         raise ValueError(f"The weights of the codec {path} do not fit its config.json: fetch it again.") from error
     return codec.eval()
 
 
 def output_sampling_rate(config: PreTrainedConfig) -> int:
-    """Samples a second of what a codec decodes.
-
-    Args:
-        config: that of the codec.
-
-    Returns:
-        Its `output_sampling_rate`; codecs without one speak at the `sampling_rate` at which they listen.
-    """
+    """Rate in Hz of the waveforms that a codec decodes: its `output_sampling_rate`, or else its `sampling_rate`."""
     return int(getattr(config, "output_sampling_rate", config.sampling_rate))
 
 
 def load_codec_config(path: str | PathLike[str], **kwargs: Any) -> PreTrainedConfig:
-    """Reads the configuration of a codec without loading it; arguments as of `load_codec`."""
+    """Reads the configuration of a codec without its weights; arguments as for `load_codec`."""
     path = CODEC_IDS.get(fspath(path), path)
     adapter = _adapter(path, kwargs)
     return (adapter.config_class if adapter is not None else AutoConfig).from_pretrained(path, **kwargs)
 
 
 def _adapter(path: str | PathLike[str], kwargs: dict[str, Any]) -> Any:
-    """Our class for a codec of transformers, or `None` where the Auto class gives the right one."""
+    """Our class for a codec of transformers, or `None` if the Auto class is the right one."""
     model_type = PreTrainedConfig.get_config_dict(path, **kwargs)[0].get("model_type")
     if model_type not in _ADAPTERS:
         return None
     module, name = _ADAPTERS[model_type]
     try:
-        # On use: their parts take seconds to import.
+        # Imported on use, as it takes seconds.
         return getattr(importlib.import_module(f".{module}", __name__), name)
     except ImportError as error:
         raise ImportError(

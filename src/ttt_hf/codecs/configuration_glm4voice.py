@@ -1,4 +1,4 @@
-"""Configurations of the GLM-4-Voice codec: tokenizer (waveform to codes), decoder (codes to waveform), and both."""
+"""Configurations of the GLM-4-Voice codec: tokenizer (waveform to codes), decoder (codes to waveform) and codec."""
 
 from fractions import Fraction
 from math import prod
@@ -10,28 +10,28 @@ from transformers import PreTrainedConfig
 
 @strict
 class Glm4VoiceTokenizerConfig(PreTrainedConfig):
-    """Settings of [`Glm4VoiceTokenizer`], the first layers of a Whisper encoder with a quantiser behind them.
+    """Settings of [`Glm4VoiceTokenizer`], the first layers of a Whisper encoder followed by a quantiser.
 
     Args:
-        sampling_rate: samples a second of the waveform.
-        hop_length: samples between two mel frames.
-        n_fft: samples in the window of a mel frame.
-        num_mel_bins: mel bands.
-        chunk_length: seconds that are encoded together; longer waveforms are cut.
-        d_model: channels.
-        encoder_layers: Transformer layers in front of the quantiser.
-        encoder_attention_heads: attention heads of a layer.
-        encoder_ffn_dim: inner channels of a layer.
-        activation_function: between the inner linear layers.
-        dropout: share of the outputs of a branch that training drops.
-        attention_dropout: share of the attention weights that training drops.
-        activation_dropout: share of the inner channels that training drops.
-        max_source_positions: frames behind the convolutions that have a position.
-        block_size: frames that see each other; what is behind them is not seen.
-        pooling_kernel_size: frames that are averaged into one.
-        pooling_position: layers in front of the averaging.
-        codebook_size: number of different codes.
-        initializer_range: standard deviation of random weights.
+        sampling_rate: Rate in Hz of the waveform.
+        hop_length: Samples between two mel frames.
+        n_fft: Samples in the window of a mel frame.
+        num_mel_bins: Mel bands.
+        chunk_length: Longest input in seconds; longer waveforms are encoded in chunks.
+        d_model: Channels.
+        encoder_layers: Transformer layers before the quantiser.
+        encoder_attention_heads: Attention heads per layer.
+        encoder_ffn_dim: Inner channels of the feed-forward layers.
+        activation_function: Activation of the feed-forward layers.
+        dropout: Dropout probability of the outputs of attention and feed-forward layers.
+        attention_dropout: Dropout probability of attention weights.
+        activation_dropout: Dropout probability inside feed-forward layers.
+        max_source_positions: Number of positions after the convolutions.
+        block_size: Frames per block of the block-causal attention.
+        pooling_kernel_size: Frames that are averaged to one.
+        pooling_position: Number of layers before the average pooling.
+        codebook_size: Number of codes.
+        initializer_range: Standard deviation of random initial weights.
     """
 
     model_type = "glm4voice_tokenizer"
@@ -75,7 +75,7 @@ class Glm4VoiceTokenizerConfig(PreTrainedConfig):
 
     @property
     def samples_per_code(self) -> int:
-        """Samples of waveform that one code stands for; the second convolution halves the frames."""
+        """Samples of waveform per code; the second convolution halves the frame rate."""
         return 2 * self.hop_length * self.pooling_kernel_size
 
 
@@ -84,43 +84,43 @@ class Glm4VoiceDecoderConfig(PreTrainedConfig):
     """Settings of [`Glm4VoiceDecoder`]: block conformer, flow-matching U-Net and HiFT vocoder.
 
     Args:
-        codebook_size: number of different codes.
-        frame_rate: codes a second.
-        num_mel_bins: mel bands, 80 of 0 to 8000 Hz in the published weights.
-        speaker_size: length of a speaker vector.
-        hidden_size: channels of the conformer.
-        num_hidden_layers: its layers.
-        num_attention_heads: attention heads of a layer.
-        intermediate_size: inner channels of a layer.
-        block_size: codes that see each other in the conformer; what is behind them is not seen.
-        regulator_layers: convolutions that smooth the conformer's output at the mel frame rate.
-        unet_channels: channels of the U-Net.
-        unet_levels: resolutions of the U-Net; each has half the frames of the one before.
-        unet_mid_blocks: blocks at the lowest resolution.
-        unet_layers: Transformer layers in a block.
-        unet_heads: attention heads of such a layer.
-        unet_head_size: channels of a head.
+        codebook_size: Number of codes.
+        frame_rate: Codes per second.
+        num_mel_bins: Mel bands, from 0 to 8000 Hz in the published weights.
+        speaker_size: Size of a speaker embedding.
+        hidden_size: Channels of the conformer.
+        num_hidden_layers: Layers of the conformer.
+        num_attention_heads: Attention heads per conformer layer.
+        intermediate_size: Inner channels of the conformer's feed-forward layers.
+        block_size: Codes per block of the conformer's block-causal attention.
+        regulator_layers: Convolutions that smooth the conformer's output at the mel frame rate.
+        unet_channels: Channels of the U-Net.
+        unet_levels: Resolutions of the U-Net; each has half the frames of the one before.
+        unet_mid_blocks: Blocks at the lowest resolution.
+        unet_layers: Transformer layers per block.
+        unet_heads: Attention heads per Transformer layer.
+        unet_head_size: Channels per head.
         num_steps: Euler steps from noise to mel.
-        guidance: weight of classifier-free guidance.
-        seed: of the fixed noise.
-        sampling_rate: samples a second of the waveform.
-        vocoder_channels: channels at the first resolution of the vocoder; each upsampling halves them.
-        upsample_rates: by which the vocoder multiplies the number of frames.
-        upsample_kernel_sizes: widths of the upsampling convolutions.
-        n_fft: samples in the window of the vocoder's last transform.
-        hop_length: samples between two such windows.
-        resblock_kernel_sizes: widths of the parallel residual blocks of a resolution.
-        resblock_dilations: dilations within each of them.
-        source_resblock_kernel_sizes: width of the source's residual block at each resolution.
-        source_resblock_dilations: dilations within it.
-        pitch_channels: channels of the pitch predictor.
-        num_harmonics: harmonics of the pitch in the source, the fundamental not counted.
-        source_amplitude: of each harmonic.
-        source_noise: standard deviation of the noise in voiced frames.
-        voiced_threshold: pitch in Hz up to which a frame counts as unvoiced.
-        leaky_slope: slope of the vocoder's leaky rectifiers.
-        audio_limit: samples are clamped to it.
-        initializer_range: standard deviation of random weights.
+        guidance: Weight of classifier-free guidance.
+        seed: Seed of the fixed noise.
+        sampling_rate: Rate in Hz of the waveform.
+        vocoder_channels: Channels before the first stage of the vocoder; each stage halves them.
+        upsample_rates: Upsampling factor of each stage of the vocoder.
+        upsample_kernel_sizes: Kernel sizes of the upsampling convolutions.
+        n_fft: Samples in the window of the vocoder's inverse Fourier transform.
+        hop_length: Samples between two such windows.
+        resblock_kernel_sizes: Kernel sizes of the parallel residual blocks of a stage.
+        resblock_dilations: Dilations in each of these blocks.
+        source_resblock_kernel_sizes: Kernel size of the source's residual block at each stage.
+        source_resblock_dilations: Dilations in each of these blocks.
+        pitch_channels: Channels of the pitch predictor.
+        num_harmonics: Harmonics of the pitch in the source, without the fundamental.
+        source_amplitude: Amplitude of each harmonic.
+        source_noise: Standard deviation of the noise in voiced frames.
+        voiced_threshold: Pitch in Hz up to which a frame counts as unvoiced.
+        leaky_slope: Negative slope of the vocoder's leaky ReLUs.
+        audio_limit: Largest absolute value of samples, which are clamped to it.
+        initializer_range: Standard deviation of random initial weights.
     """
 
     model_type = "glm4voice_decoder"
@@ -179,27 +179,22 @@ class Glm4VoiceDecoderConfig(PreTrainedConfig):
 
     @property
     def samples_per_frame(self) -> int:
-        """Samples of waveform that one mel frame stands for."""
+        """Samples of waveform per mel frame."""
         return prod(self.upsample_rates) * self.hop_length
 
     @property
     def frames_per_code(self) -> Fraction:
-        """Mel frames that one code stands for, exactly: 441 / 64 in the published weights."""
+        """Mel frames per code as an exact fraction: 441 / 64 in the published weights."""
         return Fraction(self.sampling_rate) / (Fraction(self.frame_rate) * self.samples_per_frame)
 
     def num_frames(self, codes: int) -> int:
-        """Mel frames of so many codes."""
+        """Number of mel frames for a number of codes."""
         return int(codes * self.frames_per_code)
 
 
 @strict
 class Glm4VoiceCodecConfig(PreTrainedConfig):
-    """Settings of [`Glm4VoiceCodec`]. It hears at one sampling rate and speaks at another.
-
-    Args:
-        tokenizer_config: settings of the tokenizer.
-        decoder_config: settings of the decoder.
-    """
+    """Settings of [`Glm4VoiceCodec`]: those of its tokenizer and its decoder."""
 
     model_type = "glm4voice"
     sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {
@@ -218,7 +213,7 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Checks that both parts speak of the same codes; part of the strict validation of transformers."""
+        """Checks that both parts have the same codes; called by the strict validation of transformers."""
         sizes = [config.codebook_size for config in (self.tokenizer_config, self.decoder_config)]
         if sizes[0] != sizes[1]:
             raise ValueError(
@@ -227,20 +222,20 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
 
     @property
     def sampling_rate(self) -> int:
-        """Samples a second of the waveform that goes in."""
+        """Rate in Hz of input waveforms."""
         return self.tokenizer_config.sampling_rate
 
     @property
     def output_sampling_rate(self) -> int:
-        """Samples a second of the waveform that comes out."""
+        """Rate in Hz of output waveforms."""
         return self.decoder_config.sampling_rate
 
     @property
     def codebook_size(self) -> int:
-        """Number of different codes."""
+        """Number of codes."""
         return self.tokenizer_config.codebook_size
 
     @property
     def frame_rate(self) -> float:
-        """Codes a second."""
+        """Codes per second."""
         return self.decoder_config.frame_rate

@@ -10,37 +10,37 @@ from transformers import PreTrainedConfig
 class TtTTinyCodecConfig(PreTrainedConfig):
     """Settings of [`TtTTinyCodec`].
 
-    The encoder works on log-mel frames and joins `frames_per_code` of them into one code. Codes are the points of a
+    The encoder processes log-mel frames and joins `frames_per_code` of them to one code. Codes are the points of a
     finite scalar quantiser (Mentzer et al., "Finite Scalar Quantization: VQ-VAE made simple", 2023) whose levels are
     all odd, so that zero is a level and no offset is needed.
 
     Args:
-        sampling_rate: samples a second of every waveform that goes in or comes out.
-        hop_length: samples between two mel frames.
-        n_fft: samples in the analysis and synthesis window.
-        num_mel_bins: mel bands.
-        mel_floor: smallest mel magnitude; a full-scale sine has magnitude one.
-        mel_mean: mean that is subtracted from the log-mel values.
-        mel_std: standard deviation by which they are divided.
-        reference_level: root mean square to which the active part of a waveform is scaled before it is encoded.
-        minimum_level: quieter input counts as this loud, so that silence stays silent.
-        frames_per_code: mel frames in one code.
-        fsq_levels: levels of each quantiser dimension; their product is the codebook size.
-        kernel_size: width of all depthwise convolutions, in frames.
-        encoder_frame_size: channels of the encoder at the mel frame rate.
-        encoder_code_size: channels of the encoder at the code frame rate.
-        encoder_frame_layers: blocks of the encoder at the mel frame rate.
-        encoder_code_layers: blocks of the encoder at the code frame rate.
-        decoder_frame_size: channels of the mel decoder at the mel frame rate.
-        decoder_code_size: channels of the mel decoder at the code frame rate.
-        decoder_frame_layers: blocks of the mel decoder at the mel frame rate.
-        decoder_code_layers: blocks of the mel decoder at the code frame rate.
-        vocoder_size: channels of the vocoder.
-        vocoder_layers: blocks of the vocoder.
-        expansion: inner channels of a block divided by its channels.
-        decoder_frame_look_ahead: blocks of the mel decoder that see one future mel frame; the others see none.
-        decoder_code_look_ahead: blocks of the mel decoder that see one future code.
-        vocoder_look_ahead: blocks of the vocoder that see one future mel frame.
+        sampling_rate: Rate in Hz of input and output waveforms.
+        hop_length: Samples between two mel frames.
+        n_fft: Samples in the analysis and synthesis window.
+        num_mel_bins: Mel bands.
+        mel_floor: Smallest mel magnitude; a full-scale sine has magnitude one.
+        mel_mean: Mean for the normalisation of log-mel values.
+        mel_std: Standard deviation for the normalisation of log-mel values.
+        reference_level: Root mean square to which the active part of a waveform is scaled before it is encoded.
+        minimum_level: Lower bound on the measured level, so that silence is not amplified.
+        frames_per_code: Mel frames per code.
+        fsq_levels: Levels of each quantiser dimension; their product is the codebook size.
+        kernel_size: Width of all depthwise convolutions, in frames.
+        encoder_frame_size: Channels of the encoder at the mel frame rate.
+        encoder_code_size: Channels of the encoder at the code frame rate.
+        encoder_frame_layers: Blocks of the encoder at the mel frame rate.
+        encoder_code_layers: Blocks of the encoder at the code frame rate.
+        decoder_frame_size: Channels of the mel decoder at the mel frame rate.
+        decoder_code_size: Channels of the mel decoder at the code frame rate.
+        decoder_frame_layers: Blocks of the mel decoder at the mel frame rate.
+        decoder_code_layers: Blocks of the mel decoder at the code frame rate.
+        vocoder_size: Channels of the vocoder.
+        vocoder_layers: Blocks of the vocoder.
+        expansion: Inner channels of a block divided by its channels.
+        decoder_frame_look_ahead: Blocks of the mel decoder that see one future mel frame; the others see none.
+        decoder_code_look_ahead: Blocks of the mel decoder that see one future code.
+        vocoder_look_ahead: Blocks of the vocoder that see one future mel frame.
     """
 
     model_type = "ttt_tiny_codec"
@@ -73,7 +73,7 @@ class TtTTinyCodecConfig(PreTrainedConfig):
     vocoder_look_ahead: int = 4
 
     def validate_architecture(self) -> None:
-        """Checks what the arithmetic of the codec needs; part of the strict validation of transformers."""
+        """Checks the sizes; called by the strict validation of transformers."""
         if not self.fsq_levels or any(level < 3 or level % 2 == 0 for level in self.fsq_levels):
             raise ValueError(f"fsq_levels must be odd numbers of at least 3, not {list(self.fsq_levels)}.")
         if self.kernel_size < 3 or self.kernel_size % 2 == 0:
@@ -86,20 +86,20 @@ class TtTTinyCodecConfig(PreTrainedConfig):
 
     @property
     def codebook_size(self) -> int:
-        """Number of different codes."""
+        """Number of codes."""
         return prod(self.fsq_levels)
 
     @property
     def output_sampling_rate(self) -> int:
-        """Samples a second of every waveform that comes out: those of what goes in."""
+        """Rate in Hz of output waveforms, the same as that of the input."""
         return self.sampling_rate
 
     @property
     def samples_per_code(self) -> int:
-        """Samples of waveform that one code stands for."""
+        """Samples of waveform per code."""
         return self.hop_length * self.frames_per_code
 
     @property
     def frame_rate(self) -> float:
-        """Codes a second."""
+        """Codes per second."""
         return self.sampling_rate / self.samples_per_code

@@ -1,4 +1,4 @@
-"""The mel spectrogram that the GLM-4-Voice decoder predicts, for recordings of a voice."""
+"""Mel spectrogram of recordings, as the GLM-4-Voice decoder predicts it; used for voice prompts."""
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +15,16 @@ def mel_spectrogram(waveform: Tensor, sampling_rate: int, hop_length: int, num_m
     """Logarithm of mel magnitudes (Kong et al., "HiFi-GAN", 2020).
 
     Args:
-        waveform: float (samples,).
-        sampling_rate: samples a second.
-        hop_length: samples between two frames.
-        num_mel_bins: bands between 0 and 8000 Hz.
+        waveform: Float of shape `(samples,)`.
+        sampling_rate: Rate in Hz.
+        hop_length: Samples between two frames.
+        num_mel_bins: Mel bands between 0 and 8000 Hz.
 
     Returns:
-        float (samples // hop_length, num_mel_bins), at least one frame.
+        Float of shape `(samples // hop_length, num_mel_bins)`, at least one frame.
     """
     padded = F.pad(waveform, (0, max(0, hop_length - len(waveform))))
-    # A frame's window is centred on its hop. Reflection needs as many samples as it adds.
+    # A frame's window is centred on its hop. Reflection padding needs more samples than it adds.
     margin = (N_FFT - hop_length) // 2
     mode = "reflect" if len(padded) > margin else "constant"
     padded = F.pad(padded[None], (margin, margin), mode=mode)

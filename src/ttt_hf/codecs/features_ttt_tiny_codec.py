@@ -14,18 +14,19 @@ def mel_filters(sampling_rate: int, n_fft: int, num_mel_bins: int) -> Tensor:
     """Triangular filters, equally spaced on the mel scale m = 2595 log10(1 + f / 700) from 0 Hz to half the rate.
 
     Args:
-        sampling_rate: samples a second.
-        n_fft: samples in the window.
-        num_mel_bins: number of filters.
+        sampling_rate: Rate in Hz.
+        n_fft: Samples in the window.
+        num_mel_bins: Number of filters.
 
     Returns:
-        float (n_fft // 2 + 1, num_mel_bins); the weights of each filter sum to one, so that it averages magnitudes.
+        Float of shape `(n_fft // 2 + 1, num_mel_bins)`; the weights of each filter sum to one, so that it averages
+        magnitudes.
     """
     highest = 2595.0 * torch.log10(torch.tensor(1.0 + sampling_rate / 2 / 700.0, dtype=torch.float64))
     mels = torch.linspace(0.0, float(highest), num_mel_bins + 2, dtype=torch.float64)
     corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     frequencies = torch.linspace(0.0, sampling_rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
-    # The narrowest filters are widened to one bin, so that none is empty.
+    # The narrowest filters are widened to one bin of the spectrum, so that none is empty.
     bin_width = sampling_rate / n_fft
     rising = (corners[1:-1] - corners[:-2]).clamp(min=bin_width)
     falling = (corners[2:] - corners[1:-1]).clamp(min=bin_width)
@@ -38,16 +39,16 @@ def mel_filters(sampling_rate: int, n_fft: int, num_mel_bins: int) -> Tensor:
 def normalise_level(waveform: Tensor, reference_level: float, minimum_level: float, frame_length: int) -> Tensor:
     """Scales one waveform so that its active part has the reference level.
 
-    Active are the frames within 20 dB of the loudest one, so that leading or trailing silence changes nothing.
+    The active part are the frames within 20 dB of the loudest one, so leading and trailing silence have no effect.
 
     Args:
-        waveform: float (samples,).
-        reference_level: root mean square of the result's active part.
-        minimum_level: quieter input is scaled as if it were this loud.
-        frame_length: samples of the frames that are compared.
+        waveform: Float of shape `(samples,)`.
+        reference_level: Root mean square of the result's active part.
+        minimum_level: Lower bound on the measured level.
+        frame_length: Samples per frame.
 
     Returns:
-        float (samples,).
+        Float of shape `(samples,)`.
     """
     padded = F.pad(waveform, (0, -waveform.shape[-1] % frame_length))
     power = padded.reshape(-1, frame_length).square().mean(-1)
@@ -61,16 +62,17 @@ def log_mel(
     """Log-mel magnitudes of frames whose centres lie in the middle of each hop.
 
     Args:
-        waveform: float (batch, samples), samples a multiple of `hop_length`.
-        sampling_rate: samples a second.
-        n_fft: samples in the Hann window.
-        hop_length: samples between frames.
-        num_mel_bins: mel bands.
-        floor: smallest magnitude; a full-scale sine has magnitude one.
+        waveform: Float of shape `(batch, samples)`, samples a multiple of `hop_length`.
+        sampling_rate: Rate in Hz.
+        n_fft: Samples in the Hann window.
+        hop_length: Samples between frames.
+        num_mel_bins: Mel bands.
+        floor: Smallest magnitude; a full-scale sine has magnitude one.
 
     Returns:
-        float (batch, samples / hop_length, num_mel_bins), natural logarithm.
+        Float of shape `(batch, samples / hop_length, num_mel_bins)`, natural logarithm.
     """
+    # With this margin a frame's window is centred on its hop, and there are exactly samples / hop_length frames.
     margin = (n_fft - hop_length) // 2
     window = torch.hann_window(n_fft, device=waveform.device, dtype=waveform.dtype)
     frames = F.pad(waveform, (margin, margin)).unfold(-1, n_fft, hop_length)
@@ -83,12 +85,12 @@ def overlap_add(spectrum: Tensor, n_fft: int, hop_length: int) -> Tensor:
     """Inverse short-time Fourier transform with a Hann window, for frames centred in the middle of each hop.
 
     Args:
-        spectrum: complex (batch, frames, n_fft // 2 + 1).
-        n_fft: samples in the window.
-        hop_length: samples between frames.
+        spectrum: Complex of shape `(batch, frames, n_fft // 2 + 1)`.
+        n_fft: Samples in the window.
+        hop_length: Samples between frames.
 
     Returns:
-        float (batch, frames * hop_length).
+        Float of shape `(batch, frames * hop_length)`.
     """
     window = torch.hann_window(n_fft, device=spectrum.device, dtype=spectrum.real.dtype)
     frames = torch.fft.irfft(spectrum, n=n_fft) * window
@@ -100,5 +102,6 @@ def overlap_add(spectrum: Tensor, n_fft: int, hop_length: int) -> Tensor:
         folded = F.fold(values.transpose(1, 2), size, kernel_size=(1, n_fft), stride=(1, hop_length))
         return folded.flatten(1)[:, margin : margin + length]
 
+    # Overlapping squared windows do not sum to one at the edges, so the sum is divided out.
     envelope = fold(window.square().expand(1, frames.shape[1], n_fft))
     return fold(frames) / envelope.clamp(min=1e-3)

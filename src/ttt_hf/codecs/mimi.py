@@ -1,7 +1,7 @@
-"""Mimi's semantic codebook as a codec of TtT: 12.5 codes a second out of 2,048, at 24 kHz.
+"""Mimi's semantic codebook as a codec of TtT: 12.5 codes per second out of 2,048, at 24 kHz.
 
-The other codebooks, which carry the voice and the fine structure, are left out: codes hold what is said, and what is
-decoded from them sounds accordingly.
+The acoustic codebooks are left out: the codes carry the content of speech, but little of voice and detail, and decoded
+audio sounds accordingly.
 
 Source: Défossez et al., "Moshi: a speech-text foundation model for real-time dialogue", 2024.
 """
@@ -15,29 +15,29 @@ from .rowwise import RowwiseCodec
 
 
 class MimiCodecConfig(MimiConfig):
-    """`MimiConfig` with what TtT asks of a codec; all of it follows from its own fields."""
+    """`MimiConfig` with the properties that TtT needs of a codec."""
 
     @property
     def samples_per_code(self) -> int:
-        """Samples of waveform that one code stands for."""
+        """Samples of waveform per code."""
         return round(self.sampling_rate / self.frame_rate)
 
 
 class MimiCodec(RowwiseCodec, MimiModel):
-    """Mimi with its semantic codebook alone: 24 kHz in and out, a code for each 1920 samples, rounded up.
+    """Mimi with only its semantic codebook: 24 kHz in and out, a code per 1920 samples, rounded up.
 
     Args:
-        config: settings, as in transformers, with `num_semantic_quantizers=1`; weights are random until
+        config: Settings, as in transformers, with `num_semantic_quantizers=1`; weights are random until
             `from_pretrained` sets them.
 
     Raises:
-        ValueError: if there are several semantic codebooks.
+        ValueError: If there are several semantic codebooks.
     """
 
     config_class = MimiCodecConfig
     config: MimiCodecConfig
 
-    def __init__(self, config: MimiCodecConfig):
+    def __init__(self, config: MimiCodecConfig) -> None:
         if config.num_semantic_quantizers != 1:
             raise ValueError(
                 f"This Mimi has {config.num_semantic_quantizers} semantic codebooks, and TtT speaks one: take a Mimi "
@@ -47,11 +47,11 @@ class MimiCodec(RowwiseCodec, MimiModel):
 
     @property
     def look_behind(self) -> int:
-        """Past codes on which the samples of a code depend: the window of each layer, and the convolutions."""
+        """Past codes that the samples of a code depend on, by the window of each layer and the convolutions."""
         config = self.config
         frames = config.num_hidden_layers * config.sliding_window
-        # Before each upsampling by r its transposed convolution sees one step back, a residual block (and the first
-        # and the last convolution) as much as its kernel and dilation say; every step counted as a whole frame.
+        # An upper bound: each upsampling sees one step back, each residual block (and the first and last convolution)
+        # as far as its kernel and dilation reach, and every step is counted as a full frame.
         units = len(config.upsampling_ratios) * config.num_residual_layers
         dilation = config.dilation_growth_rate ** (config.num_residual_layers - 1)
         reach = (config.residual_kernel_size - 1) * dilation + 1
@@ -60,7 +60,7 @@ class MimiCodec(RowwiseCodec, MimiModel):
 
     @property
     def look_ahead(self) -> int:
-        """Future codes on which the samples of a code depend: none, the decoder is causal."""
+        """Future codes that the samples of a code depend on: none, as the decoder is causal."""
         return 0
 
     def _encode_row(self, waveform: Tensor) -> Tensor:

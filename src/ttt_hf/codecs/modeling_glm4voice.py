@@ -1,4 +1,4 @@
-"""The GLM-4-Voice codec: its tokenizer and its decoder as one."""
+"""The GLM-4-Voice codec: tokenizer and decoder as one codec."""
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,13 @@ from .validation import check_waveform, code_rows
 
 
 class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
-    """The speech codec of GLM-4-Voice: a single codebook of 16384 codes, 12.5 a second.
+    """The speech codec of GLM-4-Voice: a single codebook of 16384 codes, 12.5 codes per second.
 
-    It hears at `config.sampling_rate` (16 kHz) and speaks at `config.output_sampling_rate` (22.05 kHz). It speaks with
-    `voice`, unless it is told another one.
+    It encodes at `config.sampling_rate` (16 kHz) and decodes at `config.output_sampling_rate` (22.05 kHz), with
+    the voice prompt `voice` unless another one is passed.
 
     Args:
-        config: settings; weights are random until `from_pretrained` sets them.
+        config: Settings; weights are random until `from_pretrained` sets them.
     """
 
     config_class = Glm4VoiceCodecConfig
@@ -30,9 +30,9 @@ class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
     _no_split_modules = ("WhisperEncoderLayer",)
     _supports_sdpa = True
 
-    def __init__(self, config: Glm4VoiceCodecConfig):
+    def __init__(self, config: Glm4VoiceCodecConfig) -> None:
         super().__init__(config)
-        # Dictionaries have become configurations.
+        # The config turns dictionaries into configurations.
         self.tokenizer = Glm4VoiceTokenizer(config.tokenizer_config)  # type: ignore[arg-type]
         self.decoder = Glm4VoiceDecoder(config.decoder_config)  # type: ignore[arg-type]
         self.voice: Glm4VoiceVoice | None = None
@@ -43,38 +43,40 @@ class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Turns waveforms into codes.
+        """Encodes waveforms to codes.
 
         Args:
-            waveform: float (batch, samples) at `config.sampling_rate`.
-            lengths: long (batch,), samples of each row; by default all samples count.
+            waveform: Float of shape `(batch, samples)` at `config.sampling_rate`.
+            lengths: `torch.long` of shape `(batch,)`, samples of each row; by default all samples count.
 
         Returns:
-            long (batch, frames) with frames = ceil(samples / 1280) of the longest row; -1 behind the end of a row.
+            `torch.long` of shape `(batch, frames)` with frames = ceil(samples / 1280) of the longest row; -1 after
+            the end of a row.
 
         Raises:
-            ValueError: if the waveform has a wrong shape or type, is empty or holds values that are not finite, or if
-                the lengths do not fit it.
+            ValueError: If the waveform has the wrong shape or dtype, is empty or holds values that are not finite, or
+                if the lengths do not fit it.
         """
         return self.tokenizer.encode(waveform, check_waveform(waveform, lengths))
 
     @torch.no_grad()
     def decode(self, codes: Tensor, lengths: Tensor | None = None, voice: Glm4VoiceVoice | None = None) -> Tensor:
-        """Turns codes into waveforms.
+        """Decodes codes to waveforms.
 
-        Rows are decoded one after the other: the decoder normalises over all frames of a row.
+        Rows are decoded one by one, since the decoder normalises over all frames of a row.
 
         Args:
-            codes: long (batch, frames) in [0, config.codebook_size); -1 is allowed behind the end of a row only.
-            lengths: long (batch,), codes of each row; by default a row ends before its trailing -1.
-            voice: the voice to speak with, by default that of the codec.
+            codes: `torch.long` of shape `(batch, frames)` in [0, config.codebook_size); -1 is allowed after the end
+                of a row only.
+            lengths: `torch.long` of shape `(batch,)`, codes of each row; by default a row ends before its trailing -1.
+            voice: Voice prompt, by default that of the codec.
 
         Returns:
-            float32 (batch, samples) in [-1, 1] at `config.output_sampling_rate`; 1764 samples a code, but for a part
-            of a mel frame at the end; zero behind the end of a row.
+            Float32 of shape `(batch, samples)` in [-1, 1] at `config.output_sampling_rate`: 1764 samples per code,
+            rounded down to full mel frames; zero after the end of a row.
 
         Raises:
-            ValueError: if there are no codes, or codes, lengths or voice have a wrong shape or type or are out of
+            ValueError: If there are no codes, or codes, lengths or voice have the wrong shape or dtype or are out of
                 range.
         """
         rows = code_rows(codes, lengths, self.config.codebook_size)
@@ -88,27 +90,23 @@ class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
         return waveform
 
     def decode_stream(self, voice: Glm4VoiceVoice | None = None) -> Glm4VoiceStream:
-        """Opens a stream that decodes codes as they arrive; see [`Glm4VoiceStream`].
-
-        Args:
-            voice: the voice to speak with, by default that of the codec.
-        """
+        """Opens a stream that decodes codes as they arrive, see [`Glm4VoiceStream`]; arguments as for `decode`."""
         return self.decoder.decode_stream(voice or self.voice)
 
     @torch.no_grad()
     def make_voice(self, waveform: Tensor, output_waveform: Tensor, speaker: Tensor | None = None) -> Glm4VoiceVoice:
-        """Makes a voice out of a recording, some seconds of one person.
+        """Makes a voice prompt from a recording, some seconds of one speaker.
 
         Args:
-            waveform: float (samples,) at `config.sampling_rate`.
-            output_waveform: float (samples,), the same at `config.output_sampling_rate`.
-            speaker: float (speaker size,), a speaker vector.
+            waveform: Float of shape `(samples,)` at `config.sampling_rate`.
+            output_waveform: The same recording at `config.output_sampling_rate`.
+            speaker: Speaker embedding, float of shape `(speaker size,)`.
 
         Returns:
-            The voice, to be given to `decode` or assigned to `voice`.
+            The voice prompt, to be passed to `decode` or assigned to `voice`.
 
         Raises:
-            ValueError: if a waveform has a wrong shape or type, is empty or holds values that are not finite.
+            ValueError: If a waveform has the wrong shape or dtype, is empty or holds values that are not finite.
         """
         codes = self.encode(waveform[None])[0]
         check_waveform(output_waveform[None], None)

@@ -1,4 +1,8 @@
-"""The decoder of GLM-4-Voice, codes to waveform, at once or piece by piece, in a voice that may be given."""
+"""The decoder of GLM-4-Voice: codes to waveform, at once or as a stream, with an optional voice prompt.
+
+Source: Zeng et al., "GLM-4-Voice: Towards Intelligent and Human-Like End-to-End Spoken Chatbot", 2024, and its code,
+https://github.com/THUDM/GLM-4-Voice.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,27 +18,26 @@ from .modeling_glm4voice_vocoder import PITCH_LAYERS, Glm4VoiceSnake, Glm4VoiceV
 from .validation import check_codes
 
 
-# Codes that a stream waits for before it decodes: what sees each other in the conformer.
+# Codes that a stream waits for before it decodes: a block of the conformer.
 MIN_CODES = 10
-# Codes at the end of a piece whose spectrogram is blended with that of the next piece.
+# Codes at the end of a chunk whose spectrogram is cross-faded with that of the next chunk.
 OVERLAP_CODES = 5
-# Frames behind the overlap whose waveform is blended, too.
+# Frames after the overlap whose waveform is cross-faded, too.
 FADE_FRAMES = 1
-# Frames on either side on which the vocoder's waveform depends, generously.
+# Frames on either side that the vocoder's waveform depends on, an upper bound.
 CONTEXT_FRAMES = 20
-# Codes that a stream keeps, about; older ones no longer guide what comes, and a piece costs the same ever after.
+# About how many codes a stream keeps: older ones are no longer context, so the cost of a chunk stays bounded.
 HISTORY_CODES = 256
 
 
 @dataclass
 class Glm4VoiceVoice:
-    """A voice to speak with: a recording in three forms, none of which is needed.
+    """A voice prompt: a recording in three optional forms, which decoded speech continues.
 
     Args:
-        codes: long (codes,), the recording as the tokenizer encodes it.
-        mel: float (frames, mel bins), the recording as `mel_spectrogram` gives it; at most as long as the codes.
-            Speech begins where it ends.
-        speaker: float (speaker size,), a speaker vector.
+        codes: Codes of the recording, `torch.long` of shape `(codes,)`.
+        mel: Its `mel_spectrogram`, float of shape `(frames, mel bins)`, not longer than the codes.
+        speaker: Speaker embedding, float of shape `(speaker size,)`.
     """
 
     codes: Tensor | None = None
@@ -43,20 +46,20 @@ class Glm4VoiceVoice:
 
 
 class Glm4VoiceDecoder(PreTrainedModel):
-    """Codes to waveforms.
+    """Decodes codes to waveforms.
 
     Args:
-        config: settings; weights are random until `from_pretrained` sets them.
+        config: Settings; weights are random until `from_pretrained` sets them.
     """
 
     config_class = Glm4VoiceDecoderConfig
     config: Glm4VoiceDecoderConfig
     base_model_prefix = "decoder"
     main_input_name = "audio_codes"
-    # In half precision the phase would be lost.
+    # Half precision is too coarse for phases.
     _keep_in_fp32_modules_strict = ("vocoder",)
 
-    def __init__(self, config: Glm4VoiceDecoderConfig):
+    def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__(config)
         self.flow = Glm4VoiceFlow(config)
         self.vocoder = Glm4VoiceVocoder(config)
@@ -74,43 +77,45 @@ class Glm4VoiceDecoder(PreTrainedModel):
         """Decodes one row of codes.
 
         Args:
-            audio_codes: long (codes,) in [0, codebook_size).
-            voice: a voice to speak with.
+            audio_codes: `torch.long` of shape `(codes,)` in [0, codebook_size).
+            voice: Voice prompt.
 
         Returns:
-            float32 (samples,), `config.num_frames(codes) * config.samples_per_frame` of them without a voice.
+            Float32 of shape `(samples,)`, `config.num_frames(codes) * config.samples_per_frame` of them without a
+            voice prompt.
 
         Raises:
-            ValueError: if codes or voice have a wrong shape or type or are out of range.
+            ValueError: If codes or voice have the wrong shape or dtype or are out of range.
         """
         stream = self.decode_stream(voice)
         stream.take(audio_codes)
         return stream.finish()
 
     def decode_stream(self, voice: Glm4VoiceVoice | None = None) -> "Glm4VoiceStream":
-        """Opens a stream that decodes codes piece by piece; see [`Glm4VoiceStream`]."""
+        """Opens a stream that decodes codes chunk by chunk, see [`Glm4VoiceStream`]."""
         return Glm4VoiceStream(self, voice)
 
 
 class Glm4VoiceStream:
-    """Decodes codes piece by piece.
+    """Decodes codes chunk by chunk.
 
-    The spectrogram of a piece is predicted with what came before as its known beginning. Its last frames, which do not
-    know yet how the speech goes on, are held back and blended with what the next piece makes of them. The vocoder
-    keeps its source, so that its phase goes on, and sees frames on both sides of a piece.
+    1. The spectrogram of a chunk is predicted with all earlier frames as its known beginning. Its last frames, which
+       lack future context, are held back and cross-faded with the prediction of the next chunk.
+    2. The vocoder keeps its source, so that the phase is continuous, and sees frames on both sides of a chunk.
+    3. Codes and frames beyond the history are dropped.
 
-    Noise is drawn frame by frame from generators of the stream's own: a frame has the same noise however the codes are
-    cut into pieces, and the caller's random state stays as it is.
+    Noise is drawn frame by frame from the stream's own generators: a frame has the same noise however the codes are
+    split into chunks, and torch's global generator is not used.
 
     Args:
-        decoder: the decoder.
-        voice: a voice to speak with.
+        decoder: The decoder.
+        voice: Voice prompt.
 
     Raises:
-        ValueError: if the voice does not fit the decoder.
+        ValueError: If the voice prompt does not fit the decoder.
     """
 
-    def __init__(self, decoder: Glm4VoiceDecoder, voice: Glm4VoiceVoice | None = None):
+    def __init__(self, decoder: Glm4VoiceDecoder, voice: Glm4VoiceVoice | None = None) -> None:
         config, device = decoder.config, decoder.device
         self._decoder = decoder
         self._overlap = config.num_frames(OVERLAP_CODES)
@@ -120,12 +125,12 @@ class Glm4VoiceStream:
         self._speaker = voice.speaker.to(device)
         self._pending = self._codes[:0]
         self._is_finished = False
-        # Frames are counted from the first one kept, that of the voice at first.
+        # Indices of frames count from the first frame kept, which is at first that of the voice prompt.
         self._known = self._begin = self._emitted = self._mel.shape[1]
         self._mel_generator = torch.Generator().manual_seed(config.seed)
         self._mel_noise = torch.zeros(0, config.num_mel_bins, device=device)
         self._source_generator = torch.Generator().manual_seed(config.seed)
-        # The fundamental begins at zero, each harmonic anywhere.
+        # The fundamental starts at phase zero, each harmonic at a random phase.
         turns = torch.rand(1, config.num_harmonics + 1, 1, generator=self._source_generator) - 0.5
         turns[:, 0] = 0.0
         self._phases = (2 * torch.pi * turns).to(device)
@@ -135,30 +140,30 @@ class Glm4VoiceStream:
         self._tail = torch.zeros(0, device=device)
 
     def push(self, codes: Tensor) -> Tensor:
-        """Takes the next codes.
+        """Adds the next codes.
 
         Args:
-            codes: long (n,) in [0, codebook_size), n may be zero.
+            codes: `torch.long` of shape `(n,)` in [0, codebook_size), n may be zero.
 
         Returns:
-            float32 (samples,): with at least 10 codes waiting, what they say but for the last 35 frames (0.41 s);
-            without, nothing.
+            Float32 of shape `(samples,)`: empty while fewer than 10 codes are waiting, otherwise all samples but those
+            of the last 35 frames (0.41 s).
 
         Raises:
-            ValueError: if the codes have a wrong shape or type or are out of range.
-            RuntimeError: if the stream is finished.
+            ValueError: If the codes have the wrong shape or dtype or are out of range.
+            RuntimeError: If the stream is finished.
         """
         self.take(codes)
         return self._advance(is_last=False) if len(self._pending) >= MIN_CODES else self._tail[:0]
 
     def finish(self) -> Tensor:
-        """Ends the stream and returns the samples that were held back, float32 (samples,)."""
+        """Ends the stream and returns the remaining samples, float32 of shape `(samples,)`."""
         self.take(self._pending[:0])
         self._is_finished = True
         return self._advance(is_last=True)
 
     def take(self, codes: Tensor) -> None:
-        """As `push`, but decodes nothing yet."""
+        """Adds the next codes without decoding them; arguments as for `push`."""
         if self._is_finished:
             raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
         if codes.ndim != 1:
@@ -168,7 +173,7 @@ class Glm4VoiceStream:
 
     @torch.no_grad()
     def _advance(self, is_last: bool) -> Tensor:
-        """Predicts the spectrogram of the codes that wait, and gives out what is certain of the waveform."""
+        """Predicts the spectrogram of the waiting codes and returns the samples that are final."""
         if len(self._pending):
             self._extend_mel()
         frames = self._mel.shape[1]
@@ -180,6 +185,7 @@ class Glm4VoiceStream:
         return samples
 
     def _extend_mel(self) -> None:
+        """Predicts the spectrogram of the waiting codes and cross-fades it with the frames held back."""
         config = self._decoder.config
         self._codes = torch.cat([self._codes, self._pending])
         self._pending = self._pending[:0]
@@ -187,23 +193,26 @@ class Glm4VoiceStream:
         self._mel_noise = _draw(self._mel_generator, self._mel_noise, frames)
         certain = self._mel[:, :known]
         mel = self._decoder.flow(self._codes[None], self._mel_noise.T[None], certain[None], self._speaker[None])[0]
-        # The first frames stay as they are: on them depends the pitch, and so the phase, of what was given out.
+        # The first frames stay unchanged, since the pitch (and so the phase) of returned samples depends on them.
         blended = _blend(self._mel[:, known:], mel[:, known:tentative], unchanged=PITCH_LAYERS)
         self._mel = torch.cat([certain, blended, mel[:, tentative:]], dim=1)
 
     def _vocode(self, end: int) -> Tensor:
-        """Samples from the frame that was not given out yet up to the frame `end`."""
+        """Samples from the first frame not yet returned up to the frame `end`."""
         vocoder, samples_per_frame = self._decoder.vocoder, self._decoder.config.samples_per_frame
         start = max(self._begin, self._emitted - CONTEXT_FRAMES)
+        # Source: its pitch continues the cycles, and so the phase, of the samples returned before.
         mel = self._mel[None, :, start:].float()
         pitch = vocoder.f0_predictor(mel)[:, self._emitted - start :]
         cycles = vocoder.cycles(pitch, self._cycles)
         noise = _draw(self._source_generator, self._source_noise, cycles.shape[1])
         source = torch.cat([self._source, vocoder.source(pitch, cycles, self._phases, noise.T[None])], dim=2)
+        # Filter: the frames before the first new one are context only.
         waveform = vocoder(mel, source)[0, (self._emitted - start) * samples_per_frame :]
         overlap = len(self._tail)
         waveform = torch.cat([_blend(self._tail, waveform[:overlap]), waveform[overlap:]])
 
+        # State for the next chunk: the tail to cross-fade, and cycles, noise and source from `end` on.
         count = (end - self._emitted) * samples_per_frame
         self._tail = waveform[count : count + FADE_FRAMES * samples_per_frame]
         self._cycles = cycles[:, count - 1 : count]
@@ -215,7 +224,7 @@ class Glm4VoiceStream:
         return waveform[:count]
 
     def _forget(self) -> None:
-        """Drops the oldest codes, as many as make whole frames."""
+        """Drops the oldest codes, in groups that correspond to an integer number of frames."""
         ratio = self._decoder.config.frames_per_code
         groups = max(0, len(self._codes) - HISTORY_CODES) // ratio.denominator
         codes, frames = groups * ratio.denominator, groups * ratio.numerator
@@ -228,7 +237,7 @@ class Glm4VoiceStream:
 
 
 def _checked_voice(voice: Glm4VoiceVoice, config: Glm4VoiceDecoderConfig) -> Glm4VoiceVoice:
-    """The voice with all its parts."""
+    """The voice prompt with defaults for missing parts, checked against the configuration."""
     codes = torch.zeros(0, dtype=torch.long) if voice.codes is None else voice.codes
     mel = torch.zeros(0, config.num_mel_bins) if voice.mel is None else voice.mel
     speaker = torch.zeros(config.speaker_size) if voice.speaker is None else voice.speaker
@@ -251,7 +260,7 @@ def _checked_voice(voice: Glm4VoiceVoice, config: Glm4VoiceDecoderConfig) -> Glm
 
 
 def _draw(generator: torch.Generator, drawn: Tensor, count: int) -> Tensor:
-    """Draws rows of normal noise until there are `count`: float32 (rows, size) -> float32 (count, size)."""
+    """Extends standard normal noise, float32 of shape `(rows, size)`, to `count` rows."""
     if count <= len(drawn):
         return drawn[:count]
     fresh = torch.randn(count - len(drawn), drawn.shape[1], generator=generator)
@@ -259,7 +268,7 @@ def _draw(generator: torch.Generator, drawn: Tensor, count: int) -> Tensor:
 
 
 def _blend(old: Tensor, new: Tensor, unchanged: int = 0) -> Tensor:
-    """Goes over from the old values (..., n) to the new ones by a raised cosine, behind the first, unchanged ones."""
+    """Cross-fades values `(..., n)` from old to new by a raised cosine, after the first `unchanged` ones."""
     count = old.shape[-1] - unchanged
     position = (torch.arange(-unchanged, count, device=old.device) + 0.5).clamp(min=0) / max(count, 1)
     return torch.lerp(old, new, 0.5 - 0.5 * torch.cos(torch.pi * position))

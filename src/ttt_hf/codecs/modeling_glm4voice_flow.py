@@ -1,4 +1,4 @@
-"""The flow of the GLM-4-Voice decoder: codes to mel spectrogram, by a block conformer and a flow-matching U-Net.
+"""Flow matching of the GLM-4-Voice decoder: codes to mel spectrogram, by a block conformer and a U-Net.
 
 Sources: Du et al., "CosyVoice: A Scalable Multilingual Zero-shot Text-to-speech Synthesizer based on Supervised
 Semantic Tokens", 2024, section 2.3; for the U-Net Mehta et al., "Matcha-TTS: A fast TTS architecture with conditional
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .configuration_glm4voice import Glm4VoiceDecoderConfig
 
 
-# Groups of the U-Net's group norms, and what its time in [0, 1] is multiplied by: fixed in the published model.
+# Groups of the U-Net's group norms, and scale of its time in [0, 1]: constants of the published model.
 NORM_GROUPS = 8
 TIME_SCALE = 1000.0
 
@@ -23,7 +23,7 @@ TIME_SCALE = 1000.0
 class Glm4VoiceRelativeAttention(nn.Module):
     """Self-attention with relative positions (Dai et al., "Transformer-XL", 2019, section 3.3)."""
 
-    def __init__(self, config: Glm4VoiceDecoderConfig):
+    def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__()
         size, heads = config.hidden_size, config.num_attention_heads
         self.linear_q = nn.Linear(size, size)
@@ -35,15 +35,16 @@ class Glm4VoiceRelativeAttention(nn.Module):
         self.pos_bias_v = nn.Parameter(torch.zeros(heads, size // heads))
 
     def forward(self, hidden: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """Attends.
+        """Computes attention by content and by relative position.
 
         Args:
-            hidden: float (batch, codes, size).
-            positions: float (2 * codes - 1, size), encodings of the distances codes - 1 down to 1 - codes.
-            mask: bool (codes, codes), what a query sees.
+            hidden: Float of shape `(batch, codes, size)`.
+            positions: Float of shape `(2 * codes - 1, size)`, encodings of the distances
+                codes - 1 down to 1 - codes.
+            mask: Bool of shape `(codes, codes)`, true where a query sees a key.
 
         Returns:
-            float (batch, codes, size).
+            Float of shape `(batch, codes, size)`.
         """
         length = hidden.shape[1]
         heads, head_size = self.pos_bias_u.shape
@@ -52,7 +53,7 @@ class Glm4VoiceRelativeAttention(nn.Module):
         value = self.linear_v(hidden).unflatten(-1, (heads, head_size)).transpose(1, 2)
         distance = self.linear_pos(positions).unflatten(-1, (heads, head_size)).transpose(0, 1)
         by_distance = (query + self.pos_bias_v).transpose(1, 2) @ distance.transpose(-1, -2)
-        # The key at j is i - j away from the query at i, whose encoding is in the row (length - 1) - (i - j).
+        # The distance of the key at j from the query at i is i - j; its encoding is in row (length - 1) - (i - j).
         order = torch.arange(length, device=hidden.device)
         index = length - 1 - order[:, None] + order
         by_position = by_distance.gather(-1, index.expand(*by_distance.shape[:2], length, length))
@@ -63,9 +64,9 @@ class Glm4VoiceRelativeAttention(nn.Module):
 
 
 class Glm4VoiceConformerLayer(nn.Module):
-    """Attention and feed-forward, each behind a layer norm; the convolution of a conformer is left out."""
+    """Pre-norm attention and feed-forward layer, without the convolution of a conformer."""
 
-    def __init__(self, config: Glm4VoiceDecoderConfig):
+    def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__()
         size, inner = config.hidden_size, config.intermediate_size
         self.self_attn = Glm4VoiceRelativeAttention(config)
@@ -75,15 +76,15 @@ class Glm4VoiceConformerLayer(nn.Module):
         self.norm_ff = nn.LayerNorm(size)
 
     def forward(self, hidden: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """As of [`Glm4VoiceRelativeAttention`]."""
+        """Arguments as for [`Glm4VoiceRelativeAttention`]."""
         hidden = hidden + self.self_attn(self.norm_mha(hidden), positions, mask)
         return hidden + self.feed_forward(self.norm_ff(hidden))
 
 
 class Glm4VoiceConformer(nn.Module):
-    """Embedded codes -> hidden states; codes see their own block and all blocks before it."""
+    """Block-causal encoder: codes see their own block and all blocks before it."""
 
-    def __init__(self, config: Glm4VoiceDecoderConfig):
+    def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__()
         size = config.hidden_size
         self.block_size = config.block_size
@@ -92,7 +93,7 @@ class Glm4VoiceConformer(nn.Module):
         self.after_norm = nn.LayerNorm(size)
 
     def forward(self, embedded: Tensor) -> Tensor:
-        """float (batch, codes, size) -> the same shape."""
+        """Transforms float `(batch, codes, size)`, keeping the shape."""
         length, size = embedded.shape[1:]
         distances = torch.arange(length - 1, -length, -1, device=embedded.device)
         positions = _sinusoids(distances, size, interleaved=True).to(embedded.dtype)
@@ -104,9 +105,9 @@ class Glm4VoiceConformer(nn.Module):
 
 
 class Glm4VoiceResidualBlock(nn.Module):
-    """Two convolutions, with the time of the flow added between them."""
+    """Two convolutions, with an embedding of the flow's time added between them."""
 
-    def __init__(self, input_size: int, size: int, time_size: int):
+    def __init__(self, input_size: int, size: int, time_size: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_size, size))
         self.block1 = _convolution(input_size, size)
@@ -114,14 +115,14 @@ class Glm4VoiceResidualBlock(nn.Module):
         self.res_conv = nn.Conv1d(input_size, size, 1)
 
     def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
-        """float (batch, input size, frames), float (batch, time size) -> float (batch, size, frames)."""
+        """Transforms `(batch, input size, frames)` to `(batch, size, frames)`; `time` is `(batch, time size)`."""
         return self.block2(self.block1(hidden) + self.mlp(time)[..., None]) + self.res_conv(hidden)
 
 
 class Glm4VoiceFrameAttention(nn.Module):
-    """Self-attention among all frames."""
+    """Self-attention over all frames."""
 
-    def __init__(self, config: Glm4VoiceDecoderConfig):
+    def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__()
         self.heads = config.unet_heads
         inner = config.unet_heads * config.unet_head_size
@@ -142,7 +143,7 @@ class Glm4VoiceFrameAttention(nn.Module):
 class Glm4VoiceFrameLayer(nn.Module):
     """A Transformer layer of the U-Net."""
 
-    def __init__(self, config: Glm4VoiceDecoderConfig):
+    def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__()
         size = config.unet_channels
         self.norm1 = nn.LayerNorm(size)
@@ -157,23 +158,19 @@ class Glm4VoiceFrameLayer(nn.Module):
 
 
 class Glm4VoiceUNetBlock(nn.Module):
-    """A residual block, Transformer layers, and, but for the middle of the U-Net, a change of resolution."""
+    """A residual block, Transformer layers and, outside the middle of the U-Net, a change of resolution."""
 
-    def __init__(self, config: Glm4VoiceDecoderConfig, input_size: int, resample: nn.Module | None = None):
+    def __init__(self, config: Glm4VoiceDecoderConfig, input_size: int, resample: nn.Module | None = None) -> None:
         super().__init__()
         self.resnet = Glm4VoiceResidualBlock(input_size, config.unet_channels, 4 * config.unet_channels)
         self.layers = nn.ModuleList(Glm4VoiceFrameLayer(config) for _ in range(config.unet_layers))
         self.resample = resample if resample is not None else nn.Identity()
 
     def forward(self, hidden: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Transforms frames.
-
-        Args:
-            hidden: float (batch, input size, frames).
-            time: float (batch, time size).
+        """Transforms frames; arguments as for [`Glm4VoiceResidualBlock`].
 
         Returns:
-            float (batch, size, frames) in front of the change of resolution, and behind it.
+            Float of shape `(batch, size, frames)` before the change of resolution, and the result after it.
         """
         hidden = self.resnet(hidden, time).transpose(1, 2)
         for layer in self.layers:
@@ -183,9 +180,9 @@ class Glm4VoiceUNetBlock(nn.Module):
 
 
 class Glm4VoiceUNet(nn.Module):
-    """Predicts the direction in which a noisy mel spectrogram flows."""
+    """Predicts the velocity of the flow from noise to mel spectrogram."""
 
-    def __init__(self, config: Glm4VoiceDecoderConfig):
+    def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__()
         bins, size, last = config.num_mel_bins, config.unet_channels, config.unet_levels - 1
         self.time_mlp = nn.Sequential(nn.Linear(4 * bins, 4 * size), nn.SiLU(), nn.Linear(4 * size, 4 * size))
@@ -203,17 +200,17 @@ class Glm4VoiceUNet(nn.Module):
         self.final_proj = nn.Conv1d(size, bins, 1)
 
     def forward(self, mel: Tensor, mean: Tensor, speaker: Tensor, known: Tensor, time: Tensor) -> Tensor:
-        """Predicts the direction; all rows have the same length.
+        """Predicts the velocity; all rows have the same length.
 
         Args:
-            mel: float (batch, bins, frames), between noise and spectrogram.
-            mean: float (batch, bins, frames), what the codes say.
-            speaker: float (batch, bins).
-            known: float (batch, bins, frames), frames that are known; zero elsewhere.
-            time: float (batch,) in [0, 1], how far the flow is.
+            mel: State of the flow, float of shape `(batch, bins, frames)`.
+            mean: Condition from the codes, float of shape `(batch, bins, frames)`.
+            speaker: Projected speaker embedding, float of shape `(batch, bins)`.
+            known: Known frames, zero elsewhere; float of shape `(batch, bins, frames)`.
+            time: Time of the flow in [0, 1], float of shape `(batch,)`.
 
         Returns:
-            float (batch, bins, frames).
+            Float of shape `(batch, bins, frames)`.
         """
         dtype, frames = self.final_proj.weight.dtype, mel.shape[-1]
         hidden = torch.cat([mel, mean, speaker[..., None].expand(-1, -1, frames), known], dim=1).to(dtype)
@@ -227,19 +224,15 @@ class Glm4VoiceUNet(nn.Module):
             hidden, _ = block(hidden, time)
         for block in self.up_blocks:
             skip = skipped.pop()
-            # Of an odd number of frames, halving and doubling makes one more.
+            # Halving and doubling an odd number of frames gives one frame more.
             _, hidden = block(torch.cat([hidden[..., : skip.shape[-1]], skip], dim=1), time)
         return self.final_proj(self.final_block(hidden[..., :frames]))
 
 
 class Glm4VoiceFlow(nn.Module):
-    """Codes and noise -> mel spectrogram.
+    """Transforms codes and noise to a mel spectrogram."""
 
-    Args:
-        config: settings of the decoder.
-    """
-
-    def __init__(self, config: Glm4VoiceDecoderConfig):
+    def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__()
         bins = config.num_mel_bins
         self.config = config
@@ -253,29 +246,30 @@ class Glm4VoiceFlow(nn.Module):
         self.estimator = Glm4VoiceUNet(config)
 
     def mean(self, codes: Tensor) -> Tensor:
-        """What the codes say of the spectrogram: long (batch, codes) -> float (batch, bins, frames)."""
+        """Condition of the flow from codes `(batch, codes)`, float of shape `(batch, bins, frames)`."""
         hidden = self.encoder_proj(self.encoder(self.input_embedding(codes))).transpose(1, 2)
         stretched = F.interpolate(hidden, size=self.config.num_frames(codes.shape[1]), mode="nearest")
         return self.length_regulator(stretched)
 
     def forward(self, codes: Tensor, noise: Tensor, known: Tensor, speaker: Tensor) -> Tensor:
-        """Solves the flow by Euler's method with classifier-free guidance.
+        """Solves the flow with Euler's method and classifier-free guidance.
 
         Args:
-            codes: long (batch, codes).
-            noise: float32 (batch, bins, frames), standard normal, where the flow starts.
-            known: float32 (batch, bins, known frames), the beginning of the spectrogram, which guides the rest.
-            speaker: float (batch, speaker_size), zero for the default voice.
+            codes: `torch.long` of shape `(batch, codes)`.
+            noise: Start of the flow, standard normal, float32 of shape `(batch, bins, frames)`.
+            known: First frames of the spectrogram as a condition, float32 of shape `(batch, bins, known frames)`.
+            speaker: Speaker embedding, float of shape `(batch, speaker_size)`; zero for the default voice.
 
         Returns:
-            float32 (batch, bins, frames), the known frames predicted anew.
+            Float32 of shape `(batch, bins, frames)`, with predictions for the known frames, too.
         """
         config = self.config
         mean = self.mean(codes).float()
         voice = self.speaker(F.normalize(speaker.to(self.speaker.weight.dtype), dim=-1)).float()
         known = F.pad(known, (0, noise.shape[-1] - known.shape[-1]))
-        # The second half of the batch is without guidance.
+        # One forward for both halves of guidance: the second half of the batch is unconditional.
         conditions = [torch.cat([value, torch.zeros_like(value)]) for value in (mean, voice, known)]
+        # Cosine schedule: small steps near the noise.
         times = 1 - torch.cos(torch.linspace(0, 1, config.num_steps + 1, device=noise.device) * (0.5 * torch.pi))
         mel = noise.float()
         for step in range(config.num_steps):
@@ -290,9 +284,9 @@ def _convolution(input_size: int, size: int, groups: int = NORM_GROUPS) -> nn.Se
 
 
 def _sinusoids(values: Tensor, size: int, interleaved: bool) -> Tensor:
-    """Encodes numbers (n,) by sines and cosines of falling frequency, alternating or not: float (n, size)."""
+    """Sinusoidal encoding of numbers `(n,)`, sines and cosines alternating or in two halves, of shape `(n, size)`."""
     half = size // 2
-    # In this order, as angles of a thousand radians show every rounding.
+    # Operations in the order of the published code: at angles of a thousand radians every rounding is visible.
     frequency = torch.exp(torch.arange(half, device=values.device) * -(math.log(10000.0) / (half - (not interleaved))))
     angles = values[:, None].float() * frequency
     waves = torch.stack([angles.sin(), angles.cos()], dim=-1 if interleaved else -2)

@@ -1,4 +1,4 @@
-"""The tokenizer of GLM-4-Voice: a Whisper encoder, block-causal, averaged and quantised; waveform to codes.
+"""The tokenizer of GLM-4-Voice, waveform to codes: a block-causal Whisper encoder with pooling and a quantiser.
 
 Source: Zeng et al., "GLM-4-Voice: Towards Intelligent and Human-Like End-to-End Spoken Chatbot", 2024, section 2.1.
 """
@@ -17,17 +17,17 @@ from transformers.utils import ModelOutput
 from .configuration_glm4voice import Glm4VoiceTokenizerConfig
 
 
-# Chunks that go through the encoder together.
+# Chunks per forward of the encoder.
 BATCH_SIZE = 8
 
 
 @dataclass
 class Glm4VoiceTokenizerOutput(ModelOutput):
-    """What the tokenizer makes of features.
+    """Output of the tokenizer's `forward`.
 
     Args:
-        hidden: float32 (batch, codes, d_model), what is quantised.
-        audio_codes: long (batch, codes).
+        hidden: Vectors before quantisation, float32 of shape `(batch, codes, d_model)`.
+        audio_codes: `torch.long` of shape `(batch, codes)`.
     """
 
     hidden: Tensor | None = None
@@ -35,18 +35,18 @@ class Glm4VoiceTokenizerOutput(ModelOutput):
 
 
 class Glm4VoiceCausalConv(nn.Conv1d):
-    """A convolution of width 3 that sees the past only."""
+    """A causal convolution."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """float (batch, channels, frames) -> float (batch, channels, ceil(frames / stride))."""
+        """Transforms `(batch, channels, frames)` to `(batch, channels, ceil(frames / stride))`."""
         return super().forward(F.pad(hidden, (self.kernel_size[0] - 1, 0)))
 
 
 class Glm4VoiceTokenizer(PreTrainedModel):
-    """Waveforms to codes, 12.5 a second.
+    """Encodes waveforms to codes, 12.5 per second.
 
     Args:
-        config: settings; weights are random until `from_pretrained` sets them.
+        config: Settings; weights are random until `from_pretrained` sets them.
     """
 
     config_class = Glm4VoiceTokenizerConfig
@@ -57,9 +57,9 @@ class Glm4VoiceTokenizer(PreTrainedModel):
     _no_split_modules = ("WhisperEncoderLayer",)
     _supports_sdpa = True
 
-    def __init__(self, config: Glm4VoiceTokenizerConfig):
+    def __init__(self, config: Glm4VoiceTokenizerConfig) -> None:
         super().__init__(config)
-        # Importing Whisper takes longer than all else of this package: only who has this codec waits for it.
+        # Imported late: Whisper takes longer to import than the rest of this package.
         from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
         self.conv1 = Glm4VoiceCausalConv(config.num_mel_bins, config.d_model, 3)
@@ -73,11 +73,12 @@ class Glm4VoiceTokenizer(PreTrainedModel):
         """Encodes features.
 
         Args:
-            input_features: float (batch, mel bins, frames), log-mel as of `WhisperFeatureExtractor`.
-            attention_mask: long or bool (batch, frames), 0 behind the end of a row; by default all frames count.
+            input_features: Float of shape `(batch, mel bins, frames)`, log-mel features of `WhisperFeatureExtractor`.
+            attention_mask: `torch.long` or bool of shape `(batch, frames)`, 0 after the end of a row; by default all
+                frames count.
 
         Returns:
-            Vectors and codes; those behind the end of a row mean nothing.
+            Vectors and codes; those after the end of a row are undefined.
         """
         config = self.config
         if attention_mask is None:
@@ -91,30 +92,31 @@ class Glm4VoiceTokenizer(PreTrainedModel):
             hidden = layer(hidden, mask)
             if number == config.pooling_position:
                 size = config.pooling_kernel_size
-                # What is missing of the last code counts as zeros; `encode` gives whole codes only.
+                # An incomplete last code is padded with zeros; `encode` passes complete codes only.
                 hidden = F.pad(hidden, (0, 0, 0, -hidden.shape[1] % size)).unflatten(1, (-1, size)).mean(2)
                 mask = self._attention_bias(valid[:, ::size], block_size // size)
         hidden = hidden.float()
         return Glm4VoiceTokenizerOutput(hidden=hidden, audio_codes=self.quantise(hidden))
 
     def quantise(self, hidden: Tensor) -> Tensor:
-        """Nearest codebook vectors: float (batch, codes, d_model) -> long (batch, codes)."""
+        """Codes `(batch, codes)` of the nearest codebook vectors to float `(batch, codes, d_model)`."""
+        # The squared norm of `hidden` is the same for all codes, so it is left out of the distance.
         codebook = self.codebook.weight.float()
         return (codebook.square().sum(1) - 2 * hidden.float() @ codebook.T).argmin(-1)
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Turns waveforms into codes.
+        """Encodes waveforms to codes.
 
-        Each 30 s of a row are encoded by themselves, as are their features, so that codes do not depend on the batch.
+        Rows are cut into chunks of 30 s. Features are computed per chunk, so that codes do not depend on the batch.
 
         Args:
-            waveform: float (batch, samples) at `config.sampling_rate`.
-            lengths: samples of each row, at least one.
+            waveform: Float of shape `(batch, samples)` at `config.sampling_rate`.
+            lengths: Samples of each row, at least one.
 
         Returns:
-            long (batch, frames), frames = ceil(samples / config.samples_per_code) of the longest row; -1 behind the
-            end of a row.
+            `torch.long` of shape `(batch, frames)`, frames = ceil(samples / config.samples_per_code) of the longest
+            row; -1 after the end of a row.
         """
         config = self.config
         chunks = [
@@ -125,7 +127,7 @@ class Glm4VoiceTokenizer(PreTrainedModel):
         codes: list[list[Tensor]] = [[] for _ in lengths]
         for start in range(0, len(chunks), BATCH_SIZE):
             part = chunks[start : start + BATCH_SIZE]
-            # Time first, for pad_sequence.
+            # `pad_sequence` needs time as the first axis.
             features = [self.features(chunk).T for _, chunk in part]
             frames = torch.tensor([-(-len(chunk) // config.hop_length) for _, chunk in part], device=self.device)
             batch = nn.utils.rnn.pad_sequence(features, batch_first=True).transpose(1, 2)
@@ -135,7 +137,7 @@ class Glm4VoiceTokenizer(PreTrainedModel):
         return nn.utils.rnn.pad_sequence([torch.cat(row) for row in codes], batch_first=True, padding_value=-1)
 
     def features(self, samples: Tensor) -> Tensor:
-        """Log-mel features of whole codes: float (samples,) -> float32 (mel bins, frames)."""
+        """Log-mel features `(mel bins, frames)` of samples `(samples,)`, padded to complete codes."""
         extracted = self._feature_extractor(
             samples.cpu().numpy(),
             sampling_rate=self.config.sampling_rate,
@@ -159,7 +161,7 @@ class Glm4VoiceTokenizer(PreTrainedModel):
         )
 
     def _attention_bias(self, valid: Tensor, block_size: int) -> Tensor:
-        """Added to scores, lets a frame see its past and its block: float (batch, 1, frames, frames)."""
+        """Block-causal mask as a bias on attention scores, float of shape `(batch, 1, frames, frames)`."""
         frames = torch.arange(valid.shape[1], device=valid.device)
         block = frames // block_size
         seen = (block <= block[:, None]) & valid[:, None, None, :]

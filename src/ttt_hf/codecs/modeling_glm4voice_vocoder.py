@@ -1,4 +1,4 @@
-"""The vocoder of the GLM-4-Voice decoder: mel spectrogram to waveform, by a harmonic source and an inverse transform.
+"""Vocoder of the GLM-4-Voice decoder: mel spectrogram to waveform, by a harmonic source and an inverse STFT.
 
 Source: Li et al., "HiFTNet: A Fast High-Quality Neural Vocoder with Harmonic-plus-Noise Filter and Inverse Short Time
 Fourier Transform", 2023.
@@ -15,7 +15,7 @@ from .configuration_glm4voice import Glm4VoiceDecoderConfig
 
 
 PITCH_LAYERS = 5
-# Slope of the last rectifier, and largest magnitude of a frequency bin: fixed in the published model.
+# Slope of the last leaky ReLU, and largest magnitude of a frequency bin: constants of the published model.
 LAST_SLOPE = 0.01
 MAX_MAGNITUDE = 100.0
 
@@ -23,7 +23,7 @@ MAX_MAGNITUDE = 100.0
 class Glm4VoiceSnake(nn.Module):
     """x + sin(alpha x)^2 / alpha (Ziyin et al., "Neural networks fail to learn periodic functions", 2020)."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(size))
 
@@ -34,9 +34,9 @@ class Glm4VoiceSnake(nn.Module):
 
 
 class Glm4VoiceDilatedBlock(nn.Module):
-    """Residual pairs of convolutions, the first of each pair dilated."""
+    """Residual pairs of convolutions, of which the first is dilated."""
 
-    def __init__(self, size: int, kernel_size: int, dilations: Sequence[int]):
+    def __init__(self, size: int, kernel_size: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.convs1 = nn.ModuleList(
             nn.Conv1d(size, size, kernel_size, dilation=dilation, padding=dilation * (kernel_size - 1) // 2)
@@ -56,7 +56,7 @@ class Glm4VoiceDilatedBlock(nn.Module):
 class Glm4VoicePitch(nn.Module):
     """Predicts the fundamental frequency."""
 
-    def __init__(self, config: Glm4VoiceDecoderConfig):
+    def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__()
         modules: list[nn.Module] = []
         for layer in range(PITCH_LAYERS):
@@ -66,18 +66,14 @@ class Glm4VoicePitch(nn.Module):
         self.classifier = nn.Linear(config.pitch_channels, 1)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """float (batch, bins, frames) -> float (batch, frames), in Hz."""
+        """Predicts the pitch in Hz, `(batch, frames)`, of a mel spectrogram `(batch, bins, frames)`."""
         return self.classifier(self.condnet(mel).transpose(1, 2))[..., 0].abs()
 
 
 class Glm4VoiceVocoder(nn.Module):
-    """Mel spectrogram -> waveform, in float32. It draws no random numbers: phases and noise are given.
+    """Decodes mel spectrograms to waveforms, in float32. Phases and noise are inputs: it draws no random numbers."""
 
-    Args:
-        config: settings of the decoder.
-    """
-
-    def __init__(self, config: Glm4VoiceDecoderConfig):
+    def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__()
         self.config = config
         spectrum, size, rates = config.n_fft + 2, config.vocoder_channels, config.upsample_rates
@@ -89,7 +85,7 @@ class Glm4VoiceVocoder(nn.Module):
             padding = (kernel_size - rate) // 2
             self.ups.append(nn.ConvTranspose1d(size, size // 2, kernel_size, rate, padding))
             size //= 2
-            # Frames of the source's spectrum in one frame of this stage.
+            # Frames of the source's spectrum per frame of this stage.
             step = math.prod(rates[stage + 1 :])
             self.source_downs.append(
                 nn.Conv1d(spectrum, size, 1) if step == 1 else nn.Conv1d(spectrum, size, 2 * step, step, step // 2)
@@ -104,32 +100,34 @@ class Glm4VoiceVocoder(nn.Module):
         self.conv_post = nn.Conv1d(size, spectrum, 7, padding=3)
 
     def cycles(self, pitch: Tensor, start: Tensor) -> Tensor:
-        """Periods of the fundamental since the beginning, at each sample.
+        """Number of periods of the fundamental since the start, at each sample.
 
         Args:
-            pitch: float32 (batch, frames) in Hz.
-            start: float64 (batch, 1), periods before the first sample.
+            pitch: Float32 of shape `(batch, frames)` in Hz.
+            start: Periods before the first sample, float64 of shape `(batch, 1)`.
 
         Returns:
-            float64 (batch, samples); in float32 a long sum would lose the phase.
+            Float64 of shape `(batch, samples)`.
         """
+        # In float64, as a long sum in float32 would lose the phase.
         samples = self.config.samples_per_frame
         return start + (pitch / self.config.sampling_rate).double().repeat_interleave(samples, dim=1).cumsum(1)
 
     def source(self, pitch: Tensor, cycles: Tensor, phases: Tensor, noise: Tensor) -> Tensor:
-        """The sound of the vocal folds: harmonics where there is voice, noise elsewhere.
+        """Excitation signal: harmonics of the pitch in voiced frames, noise elsewhere.
 
         Args:
-            pitch: float32 (batch, frames) in Hz.
-            cycles: float64 (batch, samples), as of `cycles`.
-            phases: float32 (batch, harmonics, 1) in radians, where each harmonic begins; the first is the fundamental.
-            noise: float32 (batch, harmonics, samples), standard normal.
+            pitch: Float32 of shape `(batch, frames)` in Hz.
+            cycles: Result of `cycles`, float64 of shape `(batch, samples)`.
+            phases: Start of each harmonic in radians, the fundamental first; float32 of shape `(batch, harmonics, 1)`.
+            noise: Standard normal, float32 of shape `(batch, harmonics, samples)`.
 
         Returns:
-            float32 (batch, 1, samples).
+            Float32 of shape `(batch, 1, samples)`.
         """
         config = self.config
         harmonics = torch.arange(1, config.num_harmonics + 2, device=pitch.device)
+        # Only the fraction of a period matters, and float32 is enough for it.
         turns = (cycles[:, None] * harmonics[:, None]).frac().float()
         waves = config.source_amplitude * torch.sin(2 * torch.pi * turns + phases)
         voiced = (pitch > config.voiced_threshold).repeat_interleave(config.samples_per_frame, dim=1)[:, None]
@@ -138,14 +136,14 @@ class Glm4VoiceVocoder(nn.Module):
         return torch.tanh(self.source_linear(mixed.transpose(1, 2))).transpose(1, 2)
 
     def forward(self, mel: Tensor, source: Tensor) -> Tensor:
-        """Filters the source.
+        """Filters the source by the mel spectrogram.
 
         Args:
-            mel: float32 (batch, bins, frames).
-            source: float32 (batch, 1, samples).
+            mel: Float32 of shape `(batch, bins, frames)`.
+            source: Float32 of shape `(batch, 1, samples)`.
 
         Returns:
-            float32 (batch, samples), within the audio limit.
+            Float32 of shape `(batch, samples)`, clamped to `config.audio_limit`.
         """
         config = self.config
         window = torch.hann_window(config.n_fft, device=mel.device)
@@ -153,12 +151,13 @@ class Glm4VoiceVocoder(nn.Module):
             source[:, 0], config.n_fft, config.hop_length, window=window, pad_mode="reflect", return_complex=True
         )
         spectrum = torch.cat([transform.real, transform.imag], dim=1)
+        # Each stage upsamples, adds the source's spectrum at its resolution, and averages parallel residual blocks.
         parallel = len(config.resblock_kernel_sizes)
         hidden = self.conv_pre(mel)
         for stage, upsample in enumerate(self.ups):
             hidden = upsample(F.leaky_relu(hidden, config.leaky_slope))
             if stage == len(self.ups) - 1:
-                hidden = F.pad(hidden, (1, 0), mode="reflect")  # the transform has one frame more
+                hidden = F.pad(hidden, (1, 0), mode="reflect")  # the STFT has one frame more
             hidden = hidden + self.source_resblocks[stage](self.source_downs[stage](spectrum))
             blocks = self.resblocks[stage * parallel : (stage + 1) * parallel]
             hidden = sum(block(hidden) for block in blocks) / parallel

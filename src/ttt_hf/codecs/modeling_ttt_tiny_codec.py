@@ -20,12 +20,12 @@ class TtTTinyCodecBlock(nn.Module):
     """ConvNeXt block over time (Liu et al., "A ConvNet for the 2020s", 2022), channels last.
 
     Args:
-        size: channels.
-        config: for the kernel size and the expansion.
-        look_ahead: future frames that the depthwise convolution sees.
+        size: Number of channels.
+        config: Gives the kernel size and the expansion.
+        look_ahead: Future frames that the depthwise convolution sees.
     """
 
-    def __init__(self, size: int, config: TtTTinyCodecConfig, look_ahead: int):
+    def __init__(self, size: int, config: TtTTinyCodecConfig, look_ahead: int) -> None:
         super().__init__()
         self.look_behind = config.kernel_size - 1 - look_ahead
         self.look_ahead = look_ahead
@@ -36,9 +36,9 @@ class TtTTinyCodecBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((size,), 0.1))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """float (batch, frames, size) -> the same shape."""
+        """Transforms float `(batch, frames, size)`, keeping the shape."""
         padded = F.pad(hidden, (0, 0, self.look_behind, self.look_ahead))
-        # As a 2-D convolution over channels-last memory, the depthwise convolution is twice as fast on a CPU.
+        # As a 2-D convolution on channels-last memory, the depthwise convolution is twice as fast on a CPU.
         convolved = F.conv2d(
             padded.transpose(1, 2).unsqueeze(2),
             self.depthwise.weight.unsqueeze(2),
@@ -54,15 +54,15 @@ def _blocks(size: int, count: int, config: TtTTinyCodecConfig, look_aheads: Sequ
     return nn.ModuleList(TtTTinyCodecBlock(size, config, look_aheads[index]) for index in range(count))
 
 
-def _limited(count: int, total: int) -> list[int]:
-    """Look-ahead of each of `count` blocks when the first `total` of them see one future frame."""
+def _look_aheads(count: int, total: int) -> list[int]:
+    """Look-ahead of each of `count` blocks of which the first `total` see one future frame."""
     return [1 if index < total else 0 for index in range(count)]
 
 
 class TtTTinyCodecEncoder(nn.Module):
-    """Normalised log-mel frames -> unbounded quantiser inputs, one for `frames_per_code` frames."""
+    """Encodes normalised log-mel frames to unbounded quantiser inputs, one per `frames_per_code` frames."""
 
-    def __init__(self, config: TtTTinyCodecConfig):
+    def __init__(self, config: TtTTinyCodecConfig) -> None:
         super().__init__()
         centred = [config.kernel_size // 2] * max(config.encoder_frame_layers, config.encoder_code_layers)
         self.frames_per_code = config.frames_per_code
@@ -74,7 +74,7 @@ class TtTTinyCodecEncoder(nn.Module):
         self.project = nn.Linear(config.encoder_code_size, len(config.fsq_levels))
 
     def forward(self, mel: Tensor) -> Tensor:
-        """float (batch, frames, mel bins) -> float (batch, frames / frames_per_code, quantiser dimensions)."""
+        """Encodes `(batch, frames, mel bins)` to `(batch, frames / frames_per_code, quantiser dimensions)`."""
         hidden = self.embed(_with_neighbours(mel))
         for block in self.frame_blocks:
             hidden = block(hidden)
@@ -85,9 +85,9 @@ class TtTTinyCodecEncoder(nn.Module):
 
 
 class TtTTinyCodecDecoder(nn.Module):
-    """Codebook vectors -> normalised log-mel frames, spoken by the voice whose vector is stored."""
+    """Decodes codebook vectors to normalised log-mel frames in the voice whose embedding is stored."""
 
-    def __init__(self, config: TtTTinyCodecConfig):
+    def __init__(self, config: TtTTinyCodecConfig) -> None:
         super().__init__()
         self.frames_per_code = config.frames_per_code
         self.project = nn.Linear(len(config.fsq_levels), config.decoder_code_size)
@@ -96,14 +96,14 @@ class TtTTinyCodecDecoder(nn.Module):
             config.decoder_code_size,
             config.decoder_code_layers,
             config,
-            _limited(config.decoder_code_layers, config.decoder_code_look_ahead),
+            _look_aheads(config.decoder_code_layers, config.decoder_code_look_ahead),
         )
         self.split = nn.Linear(config.decoder_code_size, config.frames_per_code * config.decoder_frame_size)
         self.frame_blocks = _blocks(
             config.decoder_frame_size,
             config.decoder_frame_layers,
             config,
-            _limited(config.decoder_frame_layers, config.decoder_frame_look_ahead),
+            _look_aheads(config.decoder_frame_layers, config.decoder_frame_look_ahead),
         )
         self.norm = nn.LayerNorm(config.decoder_frame_size)
         self.head = nn.Linear(config.decoder_frame_size, config.num_mel_bins)
@@ -112,11 +112,11 @@ class TtTTinyCodecDecoder(nn.Module):
         """Predicts the mel spectrogram.
 
         Args:
-            vectors: float (batch, codes, quantiser dimensions) in [-1, 1].
-            voice: float (batch, decoder_code_size), the voices of the rows; by default the stored reply voice.
+            vectors: Float of shape `(batch, codes, quantiser dimensions)` in [-1, 1].
+            voice: Voice embedding of each row, float of shape `(batch, decoder_code_size)`; the stored one by default.
 
         Returns:
-            float (batch, codes * frames_per_code, mel bins).
+            Float of shape `(batch, codes * frames_per_code, mel bins)`.
         """
         hidden = self.project(vectors) + (self.voice if voice is None else voice[:, None])
         for block in self.code_blocks:
@@ -128,12 +128,12 @@ class TtTTinyCodecDecoder(nn.Module):
 
 
 class TtTTinyCodecVocoder(nn.Module):
-    """Normalised log-mel frames -> waveform, by predicting magnitude and phase of a short-time Fourier transform.
+    """Decodes normalised log-mel frames to a waveform, by the magnitude and phase of its short-time Fourier transform.
 
-    The idea is that of Siuzdak, "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders", 2023.
+    After Siuzdak, "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders", 2023.
     """
 
-    def __init__(self, config: TtTTinyCodecConfig):
+    def __init__(self, config: TtTTinyCodecConfig) -> None:
         super().__init__()
         self.n_fft = config.n_fft
         self.hop_length = config.hop_length
@@ -142,13 +142,13 @@ class TtTTinyCodecVocoder(nn.Module):
             config.vocoder_size,
             config.vocoder_layers,
             config,
-            _limited(config.vocoder_layers, config.vocoder_look_ahead),
+            _look_aheads(config.vocoder_layers, config.vocoder_look_ahead),
         )
         self.norm = nn.LayerNorm(config.vocoder_size)
         self.head = nn.Linear(config.vocoder_size, 2 * (config.n_fft // 2 + 1))
 
     def forward(self, mel: Tensor) -> Tensor:
-        """float (batch, frames, mel bins) -> float (batch, frames * hop_length)."""
+        """Decodes `(batch, frames, mel bins)` to float `(batch, frames * hop_length)`."""
         hidden = self.embed(_with_neighbours(mel))
         for block in self.blocks:
             hidden = block(hidden)
@@ -158,18 +158,18 @@ class TtTTinyCodecVocoder(nn.Module):
 
 
 def _with_neighbours(frames: Tensor) -> Tensor:
-    """Each frame together with the one before and the one after it: (batch, frames, n) -> (batch, frames, 3 n)."""
+    """Concatenates each frame with its two neighbours: `(batch, frames, n)` to `(batch, frames, 3 n)`."""
     padded = F.pad(frames, (0, 0, 1, 1))
     return torch.cat([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], dim=-1)
 
 
 class TtTTinyCodec(RowwiseCodec):
-    """A small single-codebook speech codec with 12.5 codes a second.
+    """A small single-codebook speech codec with 12.5 codes per second.
 
-    It encodes any voice, and decodes everything in the one reply voice that it was trained to speak with.
+    It encodes any voice and always decodes to the single voice of its training.
 
     Args:
-        config: settings; weights are random until `from_pretrained` or training sets them.
+        config: Settings; weights are random until `from_pretrained` or training sets them.
     """
 
     config_class = TtTTinyCodecConfig
@@ -178,7 +178,7 @@ class TtTTinyCodec(RowwiseCodec):
     main_input_name = "waveform"
     input_modalities = ("audio",)
 
-    def __init__(self, config: TtTTinyCodecConfig):
+    def __init__(self, config: TtTTinyCodecConfig) -> None:
         super().__init__(config)
         self.encoder = TtTTinyCodecEncoder(config)
         self.decoder = TtTTinyCodecDecoder(config)
@@ -206,20 +206,21 @@ class TtTTinyCodec(RowwiseCodec):
         return torch.tensor([level // 2 for level in self.config.fsq_levels], device=self.device, dtype=torch.float32)
 
     def quantise(self, hidden: Tensor) -> Tensor:
-        """Rounds encoder outputs to codebook vectors; the gradient passes straight through the rounding.
+        """Rounds encoder outputs to codebook vectors, with a straight-through gradient.
 
         Args:
-            hidden: float (batch, frames, dimensions), unbounded.
+            hidden: Float of shape `(batch, frames, dimensions)`, unbounded.
 
         Returns:
-            float (batch, frames, dimensions) in [-1, 1].
+            Float of shape `(batch, frames, dimensions)` in [-1, 1].
         """
         half = self._half_widths()
+        # Levels are odd, so rounding tanh * half gives integers from -half to half, zero included.
         bounded = torch.tanh(hidden.float()) * half
         return (bounded + (bounded.round() - bounded).detach()) / half
 
     def vectors_to_codes(self, vectors: Tensor) -> Tensor:
-        """Codebook vectors float (..., dimensions) -> codes long (...); the first dimension counts fastest."""
+        """Codes `(...)` of codebook vectors `(..., dimensions)`; the first dimension is the lowest digit."""
         half = self._half_widths()
         digits = (vectors.float() * half).round().long() + half.long()
         code = torch.zeros_like(digits[..., 0])
@@ -228,7 +229,7 @@ class TtTTinyCodec(RowwiseCodec):
         return code
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
-        """Codes long (...) -> codebook vectors float (..., dimensions) in [-1, 1]."""
+        """Codebook vectors `(..., dimensions)` in [-1, 1] of codes `(...)`."""
         digits = []
         for level in self.config.fsq_levels:
             digits.append(codes % level - level // 2)
@@ -237,19 +238,19 @@ class TtTTinyCodec(RowwiseCodec):
 
     @property
     def codebook(self) -> Tensor:
-        """All codebook vectors, float (codebook_size, dimensions) in [-1, 1]."""
+        """All codebook vectors, float of shape `(codebook_size, dimensions)` in [-1, 1]."""
         return self.codes_to_vectors(torch.arange(self.config.codebook_size, device=self.device))
 
     # -- waveform to codes ---------------------------------------------------------------------------------------
 
     def mel(self, waveform: Tensor) -> Tensor:
-        """Normalised log-mel frames.
+        """Computes normalised log-mel frames.
 
         Args:
-            waveform: float (batch, samples), samples a multiple of the hop length.
+            waveform: Float of shape `(batch, samples)`, samples a multiple of the hop length.
 
         Returns:
-            float (batch, samples / hop_length, mel bins).
+            Float of shape `(batch, samples / hop_length, mel bins)`.
         """
         config = self.config
         values = log_mel(
@@ -258,7 +259,7 @@ class TtTTinyCodec(RowwiseCodec):
         return (values - config.mel_mean) / config.mel_std
 
     def normalise(self, waveform: Tensor) -> Tensor:
-        """Scales one waveform (samples,) to the level that the encoder expects, and pads it to whole codes."""
+        """Scales one waveform `(samples,)` to the level that the encoder expects, and pads it to full codes."""
         config = self.config
         scaled = normalise_level(waveform, config.reference_level, config.minimum_level, config.hop_length)
         return F.pad(scaled, (0, -scaled.shape[-1] % config.samples_per_code))
@@ -275,17 +276,17 @@ class TtTTinyCodec(RowwiseCodec):
 
     @property
     def look_ahead(self) -> int:
-        """Future codes on which the samples of a code depend."""
+        """Number of future codes that the samples of a code depend on."""
         frame_blocks: list[Any] = [*self.decoder.frame_blocks, *self.vocoder.blocks]
         code_blocks: list[Any] = [*self.decoder.code_blocks]
-        # One frame for the neighbours that the vocoder embeds, and the reach of the synthesis window.
+        # One frame for the neighbour in the vocoder's input, plus the overlap of the synthesis windows.
         frames = 1 + self._window_reach() + sum(block.look_ahead for block in frame_blocks)
         codes = sum(block.look_ahead for block in code_blocks)
         return codes + -(-frames // self.config.frames_per_code)
 
     @property
     def look_behind(self) -> int:
-        """Past codes on which the samples of a code depend."""
+        """Number of past codes that the samples of a code depend on."""
         frame_blocks: list[Any] = [*self.decoder.frame_blocks, *self.vocoder.blocks]
         code_blocks: list[Any] = [*self.decoder.code_blocks]
         frames = 1 + self._window_reach() + sum(block.look_behind for block in frame_blocks)
@@ -293,6 +294,6 @@ class TtTTinyCodec(RowwiseCodec):
         return codes + -(-frames // self.config.frames_per_code)
 
     def _window_reach(self) -> int:
-        """Frames on each side whose synthesis window overlaps a frame's own hop."""
+        """Number of frames on each side whose synthesis window overlaps a frame's hop."""
         margin = (self.config.n_fft - self.config.hop_length) // 2
         return -(-margin // self.config.hop_length)

@@ -1,4 +1,4 @@
-"""Codecs that handle one row after the other, and decoding piece by piece."""
+"""Base class of codecs that process the rows of a batch one by one, and their streaming decode."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .validation import check_codes, check_waveform, code_rows
 
 @dataclass
 class CodecOutput(ModelOutput):
-    """What a pass through encoder and decoder gives.
+    """Output of a codec's `forward`: encoded and decoded audio.
 
     Args:
-        audio_codes: long (batch, frames), -1 behind the end of a row.
-        audio_values: float (batch, samples) at the rate at which the codec speaks.
+        audio_codes: `torch.long` of shape `(batch, frames)`, -1 after the end of a row.
+        audio_values: Float of shape `(batch, samples)` at the codec's output sampling rate.
     """
 
     audio_codes: Tensor | None = None
@@ -26,46 +26,46 @@ class CodecOutput(ModelOutput):
 
 
 class RowwiseCodec(PreTrainedAudioTokenizerBase):
-    """A codec with a single codebook that handles the rows of a batch one after the other.
+    """A codec with a single codebook that processes the rows of a batch one by one.
 
-    So a row's codes and sound are the same in every batch, whatever its encoder and decoder do about padding. A
-    subclass says how one row is encoded (`_encode_row`) and decoded (`_decode_row`). Its configuration has
-    `sampling_rate` (Hz, of what it encodes), `frame_rate` (codes a second), `codebook_size` and `samples_per_code` (of
-    what it decodes), and `output_sampling_rate` where that differs from `sampling_rate`.
+    The codes and samples of a row are therefore the same in every batch, however encoder and decoder treat padding. A
+    subclass implements `_encode_row` and `_decode_row` for one row. Its configuration has `sampling_rate` (Hz, of the
+    encoder's input), `frame_rate` (codes per second), `codebook_size`, `samples_per_code` (of the decoder's output)
+    and, if it differs from `sampling_rate`, `output_sampling_rate`.
     """
 
     @property
     def look_behind(self) -> int:
-        """Past codes on which the samples of a code depend; what a stream keeps."""
+        """Number of past codes that the samples of a code depend on, and that a stream keeps."""
         raise NotImplementedError
 
     @property
     def look_ahead(self) -> int:
-        """Future codes on which the samples of a code depend; what a stream waits for."""
+        """Number of future codes that the samples of a code depend on, and that a stream waits for."""
         raise NotImplementedError
 
     def _encode_row(self, waveform: Tensor) -> Tensor:
-        """float32 (samples,) on the codec's device -> long (frames,), at least one."""
+        """Encodes float32 `(samples,)` on the codec's device to `torch.long` `(frames,)`, at least one frame."""
         raise NotImplementedError
 
     def _decode_row(self, codes: Tensor) -> Tensor:
-        """Checked long (frames,), at least one, on the codec's device -> float32 (frames * samples_per_code,)."""
+        """Decodes checked codes `(frames,)`, at least one, to float32 `(frames * samples_per_code,)`."""
         raise NotImplementedError
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Turns waveforms into codes.
+        """Encodes waveforms to codes.
 
         Args:
-            waveform: float (batch, samples) at `config.sampling_rate`.
-            lengths: long (batch,), samples of each row; by default all samples count.
+            waveform: Float of shape `(batch, samples)` at `config.sampling_rate`.
+            lengths: `torch.long` of shape `(batch,)`, samples of each row; by default all samples count.
 
         Returns:
-            long (batch, frames) with the frames of the longest row; -1 behind the end of a row.
+            `torch.long` of shape `(batch, frames)` with the frames of the longest row; -1 after the end of a row.
 
         Raises:
-            ValueError: if the waveform has a wrong shape or type, is empty or holds values that are not finite, or if
-                the lengths do not fit it.
+            ValueError: If the waveform has the wrong shape or dtype, is empty or holds values that are not finite, or
+                if the lengths do not fit it.
         """
         row_lengths = check_waveform(waveform, lengths)
         rows = [
@@ -76,17 +76,18 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Turns codes into waveforms.
+        """Decodes codes to waveforms.
 
         Args:
-            codes: long (batch, frames) in [0, config.codebook_size); -1 is allowed behind the end of a row only.
-            lengths: long (batch,), codes of each row; by default a row ends before its trailing -1.
+            codes: `torch.long` of shape `(batch, frames)` in [0, config.codebook_size); -1 is allowed after the end
+                of a row only.
+            lengths: `torch.long` of shape `(batch,)`, codes of each row; by default a row ends before its trailing -1.
 
         Returns:
-            float32 (batch, frames * config.samples_per_code) in [-1, 1]; zero behind the end of a row.
+            Float32 of shape `(batch, frames * config.samples_per_code)` in [-1, 1]; zero after the end of a row.
 
         Raises:
-            ValueError: if the codes have a wrong shape or type or are out of range, or the lengths do not fit.
+            ValueError: If the codes have the wrong shape or dtype or are out of range, or the lengths do not fit.
         """
         rows = code_rows(codes, lengths, self.config.codebook_size)
         samples_per_code = self.config.samples_per_code
@@ -96,7 +97,7 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
         return waveform
 
     def decode_stream(self) -> CodecStream:
-        """Opens a stream that decodes codes as they arrive; see [`CodecStream`]."""
+        """Opens a stream that decodes codes as they arrive, see [`CodecStream`]."""
         return CodecStream(self)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> CodecOutput:
@@ -105,41 +106,38 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
         return CodecOutput(audio_codes=codes, audio_values=self.decode(codes))
 
     def _decode_checked(self, codes: Tensor) -> Tensor:
-        """Checked codes (frames,) -> float32 (frames * samples_per_code,) in [-1, 1]."""
+        """Decodes checked codes `(frames,)` to float32 `(frames * samples_per_code,)` in [-1, 1]."""
         if codes.numel() == 0:
             return torch.zeros(0, device=self.device)
         return self._decode_row(codes.to(self.device).long()).float().clamp(-1.0, 1.0)
 
 
 class CodecStream:
-    """Decodes codes piece by piece.
+    """Decodes codes chunk by chunk.
 
-    The samples of a code are given out once the `look_ahead` codes behind it are known, and only `look_behind` past
-    codes are kept. Where the decoder sees no more than these, the pieces together equal `decode` of all codes; where
-    it sees everything, they come close to it.
-
-    Args:
-        codec: the codec that decodes.
+    The samples of a code are returned once the `look_ahead` codes after it are known, and only `look_behind` past
+    codes are kept. For a decoder with this receptive field the chunks together equal `decode` of all codes; for one
+    that sees all codes they approximate it.
     """
 
-    def __init__(self, codec: RowwiseCodec):
+    def __init__(self, codec: RowwiseCodec) -> None:
         self._codec = codec
         self._codes = torch.zeros(0, dtype=torch.long, device=codec.device)
         self._emitted = 0
         self._finished = False
 
     def push(self, codes: Tensor) -> Tensor:
-        """Takes the next codes.
+        """Adds the next codes.
 
         Args:
-            codes: long (n,) in [0, codebook_size), n may be zero.
+            codes: `torch.long` of shape `(n,)` in [0, codebook_size), n may be zero.
 
         Returns:
-            float32 (samples,), all samples that can be computed by now and were not yet given out.
+            Float32 of shape `(samples,)`: all samples that can be computed now and were not returned before.
 
         Raises:
-            ValueError: if the codes have a wrong shape or type or are out of range.
-            RuntimeError: if the stream is finished.
+            ValueError: If the codes have the wrong shape or dtype or are out of range.
+            RuntimeError: If the stream is finished.
         """
         if self._finished:
             raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
@@ -150,7 +148,7 @@ class CodecStream:
         return self._advance(len(self._codes) - self._codec.look_ahead)
 
     def finish(self) -> Tensor:
-        """Ends the stream and returns the samples that were held back, float32 (samples,)."""
+        """Ends the stream and returns the remaining samples, float32 of shape `(samples,)`."""
         if self._finished:
             raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
         self._finished = True
@@ -158,11 +156,12 @@ class CodecStream:
 
     @torch.no_grad()
     def _advance(self, end: int) -> Tensor:
-        """Samples of the kept codes from the first one not yet given out up to `end`."""
+        """Samples of the kept codes from the first one not yet returned up to `end`."""
         if end <= self._emitted:
             return torch.zeros(0, device=self._codec.device)
         samples_per_code = self._codec.config.samples_per_code
         samples = self._codec._decode_checked(self._codes)[self._emitted * samples_per_code : end * samples_per_code]
+        # Codes that no later sample depends on are dropped, so that a chunk costs the same throughout the stream.
         surplus = max(0, end - self._codec.look_behind)
         self._codes = self._codes[surplus:]
         self._emitted = end - surplus

@@ -1,4 +1,4 @@
-"""What every codec asks of its input."""
+"""Checks of the inputs of codecs."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ def check_waveform(waveform: Tensor, lengths: Tensor | None) -> list[int]:
     """Checks a batch of waveforms.
 
     Args:
-        waveform: float (batch, samples).
-        lengths: long (batch,), samples of each row; by default all samples count.
+        waveform: Float of shape `(batch, samples)`.
+        lengths: `torch.long` of shape `(batch,)`, samples of each row; by default all samples count.
 
     Returns:
-        Samples of each row.
+        Number of samples of each row.
 
     Raises:
-        ValueError: if the waveform has a wrong shape or type, is empty or holds values that are not finite, or if the
-            lengths do not fit it.
+        ValueError: If the waveform has the wrong shape or dtype, is empty or holds values that are not finite, or if
+            the lengths do not fit it.
     """
     if waveform.ndim != 2 or not waveform.is_floating_point():
         raise ValueError(
@@ -34,7 +34,7 @@ def check_waveform(waveform: Tensor, lengths: Tensor | None) -> list[int]:
 
 
 def check_codes(codes: Tensor, codebook_size: int) -> None:
-    """Checks that all values are codes of a codec; a `ValueError` if not."""
+    """Raises a `ValueError` unless all values are codes of a codec."""
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise ValueError(f"Codes must be integers, not {codes.dtype}.")
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < codebook_size:
@@ -45,18 +45,18 @@ def check_codes(codes: Tensor, codebook_size: int) -> None:
 
 
 def code_rows(codes: Tensor, lengths: Tensor | None, codebook_size: int) -> list[Tensor]:
-    """Checks a batch of codes and takes off its padding.
+    """Checks a batch of codes and removes its padding.
 
     Args:
-        codes: long (batch, frames); -1 is allowed behind the end of a row only.
-        lengths: long (batch,), codes of each row; by default a row ends before its trailing -1.
-        codebook_size: number of different codes.
+        codes: `torch.long` of shape `(batch, frames)`; -1 is allowed after the end of a row only.
+        lengths: `torch.long` of shape `(batch,)`, codes of each row; by default a row ends before its trailing -1.
+        codebook_size: Number of codes.
 
     Returns:
-        The rows, long (codes,).
+        The rows, `torch.long` of shape `(codes,)`.
 
     Raises:
-        ValueError: if the codes have a wrong shape or type or are out of range, or the lengths do not fit.
+        ValueError: If the codes have the wrong shape or dtype or are out of range, or the lengths do not fit.
     """
     if codes.ndim != 2:
         raise ValueError(f"The codes must have the shape (batch, frames), not {tuple(codes.shape)}.")
@@ -74,7 +74,7 @@ def code_rows(codes: Tensor, lengths: Tensor | None, codebook_size: int) -> list
 
 
 def _row_lengths(lengths: Tensor | None, shape: Sequence[int], unit: str) -> list[int]:
-    """Lengths of the rows as Python numbers, checked against the shape (batch, size)."""
+    """Lengths of the rows as Python numbers, checked against the shape `(batch, size)`."""
     batch, size = shape
     if lengths is None:
         return [size] * batch

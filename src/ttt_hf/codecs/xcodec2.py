@@ -1,7 +1,7 @@
 """X-Codec2 and NeuCodec of transformers as codecs of TtT: 50 codes a second out of one codebook of 65,536.
 
-Both join a semantic encoder (Wav2Vec2-BERT over Kaldi's filter banks) and an acoustic encoder (convolutions over the
-waveform). NeuCodec hears at 16 kHz and speaks at 24 kHz.
+Both combine a semantic encoder (Wav2Vec2-BERT on Kaldi's filter banks) with an acoustic encoder (convolutions on the
+waveform). NeuCodec takes 16 kHz and decodes to 24 kHz.
 
 Sources: Ye et al., "Llasa: Scaling Train-Time and Inference-Time Compute for Llama-based Speech Synthesis", 2025;
 Julian et al., "FSQ Enables Redundancy Encoding in Neural Audio Codecs", 2025.
@@ -20,13 +20,13 @@ from transformers import NeuCodecConfig, NeuCodecModel, SeamlessM4TFeatureExtrac
 from .rowwise import RowwiseCodec
 
 
-# The decoders' attention sees all codes. A stream keeps two seconds and waits for half a second.
+# The decoders' attention sees all codes; streams approximate it by two seconds of past and half a second of future.
 STREAM_LOOK_BEHIND = 100
 STREAM_LOOK_AHEAD = 25
 
 
 class Xcodec2CodecConfig(Xcodec2Config):
-    """`Xcodec2Config` with what TtT asks of a codec; all of it follows from its own fields."""
+    """`Xcodec2Config` with the properties that TtT needs of a codec."""
 
     @property
     def codebook_size(self) -> int:
@@ -45,11 +45,11 @@ class Xcodec2CodecConfig(Xcodec2Config):
 
 
 class NeuCodecCodecConfig(NeuCodecConfig):
-    """`NeuCodecConfig` with what TtT asks of a codec; all of it follows from its own fields."""
+    """`NeuCodecConfig` with the properties that TtT needs of a codec."""
 
     @property
     def sampling_rate(self) -> int:
-        """Samples a second of what is encoded; what is decoded has `output_sampling_rate`."""
+        """Rate in Hz of the encoder's input; that of the decoder's output is `output_sampling_rate`."""
         return self.input_sampling_rate
 
     @property
@@ -70,30 +70,30 @@ class NeuCodecCodecConfig(NeuCodecConfig):
 
 @lru_cache(maxsize=1)
 def _filter_banks() -> SeamlessM4TFeatureExtractor:
-    """Kaldi's filter banks, each normalised over time, two frames in one; made once, which takes a while."""
+    """Kaldi's filter banks, each normalised over time, two frames stacked; cached, as it is slow to create."""
     return SeamlessM4TFeatureExtractor()
 
 
 class _SemanticAcousticCodec(RowwiseCodec):
-    """Rows to codes and back for both models, which take the same inputs."""
+    """Encoding and decoding of rows by either model, as both take the same inputs."""
 
-    # Zeros on each side of the waveform, in samples, of which the filter banks are made.
+    # Zeros on each side of the waveform, in samples, before the filter banks are computed.
     _feature_margin: int
 
     @property
     def look_behind(self) -> int:
-        """Past codes that a stream keeps; the decoder itself sees all."""
+        """Number of past codes that a stream keeps; the decoder itself sees all."""
         return STREAM_LOOK_BEHIND
 
     @property
     def look_ahead(self) -> int:
-        """Future codes that a stream waits for; the decoder itself sees all."""
+        """Number of future codes that a stream waits for; the decoder itself sees all."""
         return STREAM_LOOK_AHEAD
 
     def _encoder_inputs(self, waveform: Tensor, hop_length: int) -> dict[str, Tensor]:
-        """Padded waveform (1, 1, samples) and normalised filter banks (1, frames, 160) of one row."""
-        # As the models' own feature extractors have it: a zero, and zeros up to whole codes. These extractors need
-        # torchaudio; the one of SeamlessM4T computes the same filter banks without.
+        """Padded waveform `(1, 1, samples)` and normalised filter banks `(1, frames, 160)` of one row."""
+        # As in the models' own feature extractors, always padded, to full codes. Those extractors need torchaudio; the
+        # extractor of SeamlessM4T computes the same filter banks without it.
         padded = F.pad(waveform, (0, hop_length - waveform.shape[-1] % hop_length))
         margin = self._feature_margin
         samples = F.pad(padded, (margin, margin)).cpu().numpy()
@@ -109,7 +109,7 @@ class Xcodec2Codec(_SemanticAcousticCodec, Xcodec2Model):
     """X-Codec2: 16 kHz in and out, `samples // 320 + 1` codes.
 
     Args:
-        config: settings, as in transformers; weights are random until `from_pretrained` sets them.
+        config: Settings, as in transformers; weights are random until `from_pretrained` sets them.
     """
 
     config_class = Xcodec2CodecConfig
@@ -128,7 +128,7 @@ class NeuCodecCodec(_SemanticAcousticCodec, NeuCodecModel):
     """NeuCodec: 16 kHz in, 24 kHz out, `max(1, samples // 320)` codes.
 
     Args:
-        config: settings, as in transformers; weights are random until `from_pretrained` sets them.
+        config: Settings, as in transformers; weights are random until `from_pretrained` sets them.
     """
 
     config_class = NeuCodecCodecConfig
@@ -137,7 +137,7 @@ class NeuCodecCodec(_SemanticAcousticCodec, NeuCodecModel):
 
     def _encode_row(self, waveform: Tensor) -> Tensor:
         hop_length = self.config.encoder_hop_length
-        # Its filter banks end one code early, so that less than a hop would have no code at all.
+        # Its filter banks end one code early, so that less than a hop would give no code at all.
         waveform = F.pad(waveform, (0, max(0, hop_length - waveform.shape[-1])))
         inputs = self._encoder_inputs(waveform, hop_length)
         return NeuCodecModel.encode(self, **inputs).audio_codes[0, 0].long()
