@@ -175,7 +175,8 @@ def _clear_errors(path: Path, part: Path) -> Iterator[None]:
         raise _write_error(path, error) from error
     except OSError as error:
         is_sentence = error.errno is None
-        is_elsewhere = error.filename is not None and not str(error.filename).startswith(str(part))
+        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        is_elsewhere = bool(files) and not any(name.startswith(str(part)) for name in files)
         if is_sentence or is_elsewhere or isinstance(error, ConnectionError):
             raise
         raise _write_error(path, error.strerror) from error

@@ -1,29 +1,34 @@
-"""Follows an answer while it is made: prints text, decodes and writes audio block by block."""
+"""Streams an answer: prints its text, decodes and writes its audio block by block."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import torch
 
 from ..codecs import output_sampling_rate
 from ..modeling.streamers_ttt import TtTStreamer
 from ..processing.processing_ttt import CUT_CHARACTER, TtTProcessor
-from .audio_output import WavFile
+from .audio_output import wav_writer
 
 
 class AnswerStreamer(TtTStreamer):
-    """Prints text as it comes and writes audio as blocks come.
+    """Prints text token by token and writes audio block by block.
 
     Args:
         processor: Decodes both.
-        files: Takes over the audio file: it gets its final name when the stack closes without an error.
-        path: Where the audio goes; without one it is decoded for the timing only.
-        output: Where the text goes.
+        files: Closes the audio file, which gets its final name if there was no error.
+        path: WAV file for the audio; without one it is decoded for the timing only.
+        output: Stream for the text, if any.
+
+    Raises:
+        ValueError: If the codec cannot decode piece by piece.
     """
 
     def __init__(self, processor: TtTProcessor, files: ExitStack, path: Path | None, output: TextIO | None) -> None:
@@ -34,14 +39,14 @@ class AnswerStreamer(TtTStreamer):
         self.path = path
         self.output = output
         self.start = time.perf_counter()
-        self._file: WavFile | None = None
+        self._write: Callable[[np.ndarray], None] | None = None
         self._decoder = processor.codec.decode_stream() if processor.codec is not None else None
         self._has_audio = False
         self._text_ids: list[int] = []
         self._printed = 0
 
     def put_text(self, token_ids: list[int]) -> None:
-        """Prints what is new."""
+        """Prints the text that is new."""
         self._text_ids += token_ids
         self._print_text(is_last=False)
 
@@ -54,7 +59,7 @@ class AnswerStreamer(TtTStreamer):
             self._write_audio(self._decoder.push(codes))
 
     def end(self) -> None:
-        """Prints and writes what was held back."""
+        """Prints and writes the rest."""
         self._print_text(is_last=True)
         if self.output is not None:
             print(file=self.output, flush=True)
@@ -66,7 +71,7 @@ class AnswerStreamer(TtTStreamer):
             return
         text = self.processor.tokenizer.decode(self._text_ids, skip_special_tokens=True)
         if not is_last:
-            # The bytes of a character may come in several tokens.
+            # The bytes of a character may be spread over several tokens: wait for the last one.
             text = text.rstrip(CUT_CHARACTER)
         print(text[self._printed :], end="", file=self.output, flush=True)
         self._printed = max(self._printed, len(text))
@@ -78,7 +83,7 @@ class AnswerStreamer(TtTStreamer):
             self._has_audio = True
             print(f"ttt-hf: first audio after {time.perf_counter() - self.start:.2f} s", file=sys.stderr, flush=True)
         if self.path is not None:
-            if self._file is None:
+            if self._write is None:
                 rate = output_sampling_rate(self.processor.codec.config)
-                self._file = self.files.enter_context(WavFile(self.path, rate))
-            self._file.write(samples.float().cpu().numpy())
+                self._write = self.files.enter_context(wav_writer(self.path, rate))
+            self._write(samples.float().cpu().numpy())

@@ -82,13 +82,14 @@ def run(args: argparse.Namespace) -> None:
     """
     _check_arguments(args)
     # In order of cost: what can be wrong without a model is found before one is loaded.
+    from ..atomic_files import check_file
     from ..loading import base_folder, find_checkpoint, find_codec
     from ..processing.audio import read_audio
-    from .audio_output import WavFile, check_output
+    from .audio_output import wav_writer
     from .quiet import load_quietly, silence
 
     if args.out is not None:
-        check_output(args.out)
+        check_file(args.out)
     content: dict[str, Any] = {"type": "text", "text": args.text}
     if args.question is not None:
         samples, rate = read_audio(args.question)
@@ -131,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
             reply = processor.decode_reply(out)
             seconds["decode"] = time.perf_counter() - start
             if streamer is None and args.out is not None and len(reply.audio):
-                files.enter_context(WavFile(args.out, reply.sampling_rate)).write(reply.audio)
+                files.enter_context(wav_writer(args.out, reply.sampling_rate))(reply.audio)
     _report(args, reply, int(out.num_forward_passes[0]), seconds)
 
 

@@ -1,17 +1,14 @@
-"""The folder that a conversion writes: new, and there only when it is complete."""
+"""The folder that a conversion writes."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-
-from ..atomic_files import check_folder
+from ..atomic_files import atomic_folder, check_folder
+from ..codecs import CODEC_IDS
+from ..names import CODEC_FOLDER, EMBEDDED_NAMES
 
 
 if TYPE_CHECKING:
@@ -21,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion made.
+    """Summary of a converted model.
 
     Args:
         out: The folder.
-        parameters: Weights of the model; tied ones count once.
-        dtype: Their type.
+        parameters: Number of weights; tied ones count once.
+        dtype: Data type of the weights.
         vocabulary: Rows of the embedding matrix.
-        codes: How many of its ids are codes.
-        codec: `"codec"` if it lies in that sub-folder, otherwise its name, or `None`.
+        codes: How many of them are audio codes.
+        codec: `"codec"` if it is in that sub-folder, otherwise its Hub id, or `None`.
     """
 
     out: str
@@ -41,13 +38,13 @@ class Converted:
 
 
 def check_new_folder(out: Path) -> None:
-    """Checks that a folder can be made, before anything slow begins.
+    """Checks that a new folder can be written, before anything slow begins.
 
     Args:
-        out: Its name; an empty folder of that name may exist.
+        out: The folder; it may exist if it is empty.
 
     Raises:
-        FileExistsError: If there is something in it already.
+        FileExistsError: If it is not empty.
         OSError: If it is a file, or nothing can be written there.
     """
     check_folder(out)
@@ -55,72 +52,35 @@ def check_new_folder(out: Path) -> None:
         raise FileExistsError(f"{out} exists and is not empty: name another folder, or remove it first.")
 
 
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """Lets a folder appear under its name only when all that is in it is complete.
-
-    Args:
-        out: Its name, as `check_new_folder` passed it.
-
-    Yields:
-        The folder to write to, on the same file system. After an error nothing is left.
-
-    Raises:
-        OSError: If it cannot be written, for example because there is no space left.
-    """
-    part = out.with_name(f".{out.name}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        if out.is_dir():
-            out.rmdir()
-        part.rename(out)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(
-            f"{out} cannot be written ({reason}): free some space, or choose another folder, and "
-            "run the same command again."
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def save(model: TtTForConditionalGeneration, processor: TtTProcessor, out: Path) -> Converted:
-    """Saves a model with everything that is needed to talk to it.
+    """Saves a model with its generation config, processor and codec.
 
     Args:
-        model: The model, its generation config included.
-        processor: Its processor, with the codec or its name, if there is one.
-        out: The folder, as `check_new_folder` passed it.
+        model: The model.
+        processor: Its processor; a codec with a `codec_reference` is saved by that name alone.
+        out: The folder, which `check_new_folder` has accepted.
 
     Returns:
-        What is there now.
+        A summary.
 
     Raises:
-        OSError: As of `new_folder`.
+        OSError: If it cannot be written.
     """
-    with new_folder(out) as part:
+    with atomic_folder(out) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
-    codec = None
-    if processor.codec is not None:
-        codec = processor.codec_reference or "codec"
     return Converted(
         out=str(out),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=str(model.dtype).removeprefix("torch."),
         vocabulary=model.config.get_text_config().vocab_size,
         codes=model.config.audio_vocab_size,
-        codec=codec,
+        codec=(processor.codec_reference or CODEC_FOLDER) if processor.codec is not None else None,
     )
 
 
 def codec_reference(codec: str | None) -> str | None:
-    """The name by which a checkpoint refers to a codec on the Hub; `None` for a folder, which is copied."""
-    from ..codecs import CODEC_IDS
-    from ..loading import EMBEDDED_NAMES
-
+    """The Hub id by which a checkpoint refers to a codec; `None` for one in a folder, which is copied."""
     if codec is None or codec in EMBEDDED_NAMES or Path(codec).expanduser().is_dir():
         return None
     return CODEC_IDS.get(codec, codec)

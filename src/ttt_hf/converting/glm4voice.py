@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..atomic_files import atomic_folder
 from ..codecs import Glm4VoiceCodec, Glm4VoiceCodecConfig, Glm4VoiceDecoderConfig, Glm4VoiceTokenizerConfig
-from .folders import check_new_folder, new_folder
+from .folders import check_new_folder
 
 
 TOKENIZER_FILES = ("config.json", "model.safetensors")
@@ -113,7 +114,7 @@ def convert_glm4voice(
         (codec.decoder.vocoder, decoder_folder / "hift.pt", convert_vocoder),
     ):
         _load(module, path, convert)
-    with new_folder(target) as part:
+    with atomic_folder(target) as part:
         codec.save_pretrained(part)
     return config
 
