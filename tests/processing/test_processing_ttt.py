@@ -178,7 +178,7 @@ def test_template_of_the_user(processor: TtTProcessor) -> None:
     conversation = user({"type": "text", "text": "Hi"}, {"type": "audio", "codes": [5]})
     ids = processor.apply_chat_template(conversation, template, suffix=">", return_dict=False)[0].tolist()
     assert ids == ids_of(processor, "Hi><|audio_5|>")
-    with pytest.raises(ValueError, match="left 0 places"):
+    with pytest.raises(ValueError, match="wrote 0 placeholders"):
         processor.apply_chat_template(conversation, "no place")
 
 
@@ -192,7 +192,7 @@ def test_finished_prompts(processor: TtTProcessor) -> None:
     ]
     assert batch["input_ids"][0].tolist() == expected
     assert processor("Hello!")["input_ids"].tolist() == [ids_of(processor, "Hello!")]
-    with pytest.raises(ValueError, match="1 places for audio"):
+    with pytest.raises(ValueError, match="1 placeholders for audio"):
         processor("<|audio|>")
 
 

@@ -1,6 +1,6 @@
-"""Text and audio to token ids and back: the processor, reading audio, training a tokenizer.
+"""Text and audio to token ids and back: the processor, audio files, tokenizers.
 
-Names are loaded on first use, so that reading audio does not wait for torch and transformers.
+Modules are imported on first use, so that reading audio does not import torch and transformers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Reading audio: whatever a user has (file, URL, bytes, array) becomes a mono float32 waveform at the rate of a codec.
-
-Everything that can be wrong with a recording is found here, before a model sees it, and said in one sentence.
-"""
+"""Reads audio (file, URL, bytes or array) as a mono float32 waveform at a codec's rate, and checks its quality."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ import math
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -42,8 +41,8 @@ def load_audio(source: AudioSource, sampling_rate: int | None, target_rate: int)
 
     Args:
         source: A file, an http(s) URL, the content of a file, or samples; see `read_audio`.
-        sampling_rate: Rate in Hz of samples; a file states its own rate.
-        target_rate: Rate in Hz of the result, that of the codec.
+        sampling_rate: Rate in Hz of samples; files have their own rate.
+        target_rate: Rate in Hz of the result.
 
     Returns:
         Float32 of shape `(samples,)`, mono, in about [-1, 1].
@@ -63,7 +62,7 @@ def read_audio(source: AudioSource, sampling_rate: int | None = None) -> tuple[n
     Args:
         source: A file, an http(s) URL, the content of a file, or samples of shape `(samples,)`, `(channels, samples)`
             or `(samples, channels)`: floats in [-1, 1] or 8, 16 or 32 bit integers over their full range.
-        sampling_rate: Rate in Hz of samples; a file states its own rate.
+        sampling_rate: Rate in Hz of samples; files have their own rate.
 
     Returns:
         Float32 of shape `(samples,)`, channels averaged, and its rate in Hz.
@@ -80,7 +79,7 @@ def read_audio(source: AudioSource, sampling_rate: int | None = None) -> tuple[n
     elif isinstance(source, (str, os.PathLike)):
         path = Path(source)
         name = str(path)
-        samples, rate = _read_file(path)
+        samples, rate = _read_file(path, _decode)
     elif isinstance(source, (bytes, bytearray)):
         name = "The audio"
         if not source:
@@ -95,29 +94,40 @@ def read_audio(source: AudioSource, sampling_rate: int | None = None) -> tuple[n
     return _check_waveform(_mix_down(samples, name), rate, name), rate
 
 
-def resample(waveform: np.ndarray, rate: int, target_rate: int) -> np.ndarray:
-    """Resamples a waveform with soxr's high quality filter.
+def audio_seconds(source: str | os.PathLike[str] | bytes) -> float:
+    """Duration of a file by its header, without decoding it.
 
     Args:
-        waveform: float32 of shape `(samples,)`.
-        rate: Its rate in Hz.
-        target_rate: The wanted rate in Hz.
+        source: The file, or its content.
 
     Returns:
-        Float32 of shape `(about samples * target_rate / rate,)`.
+        Seconds.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is empty, not audio, or too long.
     """
+    if isinstance(source, bytes):
+        if not source:
+            raise ValueError("The audio is empty (0 bytes).")
+        return _duration(io.BytesIO(source), "The audio")
+    return _read_file(Path(source), _duration)
+
+
+def resample(waveform: np.ndarray, rate: int, target_rate: int) -> np.ndarray:
+    """Resamples a float32 waveform `(samples,)` with soxr's high quality filter; rates in Hz."""
     if rate == target_rate:
         return waveform
     return np.ascontiguousarray(soxr.resample(waveform, rate, target_rate, quality="HQ"), dtype=np.float32)
 
 
-def _read_file(path: Path) -> tuple[np.ndarray, int]:
-    # Opened here rather than by soundfile, whose errors name neither a missing file nor a forbidden one.
+def _read_file(path: Path, read: Callable[[Any, str], Any]) -> Any:
+    # Opened here, as the errors of soundfile do not tell a missing file from an unreadable one.
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0 and path.is_file():
                 raise ValueError(f"{path} is empty (0 bytes).")
-            return _decode(file, str(path))
+            return read(file, str(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no audio file {path}.") from None
     except IsADirectoryError:
@@ -140,14 +150,25 @@ def _download(url: str) -> bytes:
 
 
 def _decode(file: Any, name: str) -> tuple[np.ndarray, int]:
+    with _opened(file, name) as audio:
+        return audio.read(dtype="float32", always_2d=True).T, audio.samplerate
+
+
+def _duration(file: Any, name: str) -> float:
+    with _opened(file, name) as audio:
+        return audio.frames / audio.samplerate
+
+
+@contextmanager
+def _opened(file: Any, name: str) -> Iterator[soundfile.SoundFile]:
     try:
         with soundfile.SoundFile(file) as audio:
             rate = _check_rate(audio.samplerate)
             if audio.frames > MAX_SECONDS * rate:
                 raise ValueError(_too_long(name, audio.frames / rate))
-            return audio.read(dtype="float32", always_2d=True).T, rate
+            yield audio
     except (soundfile.LibsndfileError, TypeError) as error:
-        # soundfile raises a TypeError for raw formats, which it recognises by a file name alone.
+        # soundfile raises a TypeError for raw formats, which it recognises by the file name only.
         raise ValueError(f"{name} is not audio that can be read ({READABLE_FORMATS}).") from error
 
 
@@ -168,7 +189,7 @@ def _as_array(source: Any) -> np.ndarray:
 
 
 def _scale(array: np.ndarray) -> np.ndarray:
-    """Integers over their full range to float32 in [-1, 1); floats as they are."""
+    """Scales integers from their full range to float32 in [-1, 1); floats keep their values."""
     if array.dtype == np.uint8:
         return (array.astype(np.float32) - 128.0) / 128.0
     if array.dtype in (np.int8, np.int16, np.int32):

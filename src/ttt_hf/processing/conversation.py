@@ -1,4 +1,4 @@
-"""Conversations as users write them, checked and brought into the one form that the chat template takes."""
+"""Checks conversations and normalises them to the form that the chat template takes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ CONTENT_RULE = 'Content must be a string or a list of {"type": "text", "text": .
 def normalise_conversation(
     messages: Conversation, task: str | None, guard: Callable[[str], str]
 ) -> tuple[list[Message], list[dict[str, Any]]]:
-    """Checks a conversation, puts a system prompt before it if it has none, and separates its audio.
+    """Checks a conversation, adds a system prompt if it has none, and separates its audio items.
 
     Args:
         messages: Messages with `role` and `content`, a string or a list of typed items.
-        task: Whose system prompt it gets; a key of `SYSTEM_PROMPTS`.
-        guard: Applied to every text of the user's.
+        task: Selects the system prompt; a key of `SYSTEM_PROMPTS`.
+        guard: Function applied to every text.
 
     Returns:
-        Messages whose content is a list of `{"type": "text", "text"}` and `{"type": "audio"}`, and the audio items in
-        their order, as they were given.
+        Messages whose content is a list of `{"type": "text", "text"}` and `{"type": "audio"}`, and the original audio
+        items in order.
 
     Raises:
         ValueError: If a message or an item is malformed.

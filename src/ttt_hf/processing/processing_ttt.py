@@ -1,4 +1,4 @@
-"""The processor of TtT: conversations of text and audio to token ids, and replies back to text and a waveform."""
+"""The processor of TtT: conversations of text and audio to token ids, and replies to text and waveforms."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from .conversation import AUDIO_KEYS, SYSTEM_PROMPTS, Conversation, normalise_co
 from .tokenization import audio_token_ids, default_chat_template
 
 
-# Encloses the number of a text that must stay text. A Unicode noncharacter: it never occurs in proper text, and text
-# that holds it anyway is enclosed, too.
+# Encloses the index of a text that must not be parsed for special tokens. A Unicode noncharacter, which valid texts do
+# not contain; a text that does is replaced, too.
 GUARD = "\ufdd0"
-CUT_CHARACTER = "\ufffd"
+REPLACEMENT_CHARACTER = "\ufffd"
 
 
 @dataclass
 class Reply:
-    """What the model answered.
+    """A decoded reply of the model.
 
     Args:
-        text: Its words, without the white space around them.
-        audio: Its speech, float32 of shape `(samples,)`; empty when it did not speak.
-        sampling_rate: Rate of `audio` in Hz; 0 when the processor has no codec.
-        segments: The pieces in their order, as content items of an assistant's message, so that
-            `{"role": "assistant", "content": reply.segments}` continues the conversation: `{"type": "text", "text"}`
-            or `{"type": "audio", "codes", "seconds", "complete"}`.
+        text: All text of the reply, stripped.
+        audio: All speech of the reply, float32 of shape `(samples,)`; empty if there is none.
+        sampling_rate: Rate of `audio` in Hz; 0 if the processor has no codec.
+        segments: Text and audio in order, as content items of an assistant message: `{"type": "text", "text"}` or
+            `{"type": "audio", "codes", "seconds", "complete"}`. `{"role": "assistant", "content": reply.segments}`
+            continues the conversation.
     """
 
     text: str
@@ -51,15 +51,7 @@ class Reply:
 
 
 def check_codec(model_config: Any, codec: Any) -> None:
-    """Checks that a codec's codes are those a model speaks.
-
-    Args:
-        model_config: Has `audio_vocab_size`.
-        codec: Has `config.codebook_size`.
-
-    Raises:
-        ValueError: If their numbers of codes differ.
-    """
+    """Raises a `ValueError` unless `codec.config.codebook_size` is the model's `audio_vocab_size`."""
     if codec.config.codebook_size != model_config.audio_vocab_size:
         raise ValueError(
             f"The codec has {codec.config.codebook_size} codes, the model {model_config.audio_vocab_size}: use the "
@@ -68,16 +60,15 @@ def check_codec(model_config: Any, codec: Any) -> None:
 
 
 class TtTProcessor(ProcessorMixin):
-    """Turns conversations into token ids and replies into text and sound.
+    """Converts conversations to token ids, and generated ids to text and audio.
 
     Args:
         tokenizer: Tokenizer with the audio tokens.
-        codec: Codec with as many codes as the tokenizer; without one there is text only.
-        chat_template: Jinja source; TtT's own by default.
+        codec: Codec with as many codes as the tokenizer; without one the processor handles text only.
+        chat_template: Jinja source; TtT's own template by default.
 
     Attributes:
-        codec_reference: Folder or Hub id of the codec, if it is to be named when the processor is saved, and not saved
-            with it.
+        codec_reference: Folder or Hub id of the codec. If set, it is saved with the processor instead of the codec.
     """
 
     def __init__(
@@ -94,14 +85,14 @@ class TtTProcessor(ProcessorMixin):
         self.codec_reference: str | None = None
 
     def __repr__(self) -> str:
-        # Not the one of ProcessorMixin: it lists every audio token, and runs at each loading.
+        # That of ProcessorMixin lists every audio token, and runs whenever a processor is loaded.
         codec = type(self.codec).__name__ if self.codec is not None else None
         tokenizer = type(self.tokenizer).__name__
         return f"{type(self).__name__}(tokenizer={tokenizer}, codec={codec}, codes={self.token_ids.audio_vocab_size})"
 
     @property
     def codec(self) -> PreTrainedAudioTokenizerBase | None:
-        """The audio codec, if there is one."""
+        """The audio codec, if any."""
         return self._codec
 
     @codec.setter
@@ -113,23 +104,24 @@ class TtTProcessor(ProcessorMixin):
     # -- saving and loading ----------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Content of processor_config.json; tokenizer, codec and template have files of their own."""
+        """Content of processor_config.json; tokenizer, codec and template have their own files."""
         reference = {CODEC_KEY: self.codec_reference} if self.codec_reference else {}
         return {"processor_class": type(self).__name__, **reference}
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> list:
-        """Saves tokenizer and chat template into a folder, the codec into its sub-folder `codec`, or its name alone if
-        there is a `codec_reference`.
+        """Saves tokenizer, chat template and codec, the latter into the subfolder `codec`.
+
+        With a `codec_reference` it is saved instead of the codec.
 
         Args:
-            save_directory: Folder; made if missing.
-            push_to_hub: Whether to upload all of it, too.
-            kwargs: Passed on to `push_to_hub`.
+            save_directory: Folder, created if missing.
+            push_to_hub: Whether to upload the folder to the Hub.
+            **kwargs: Arguments of `push_to_hub`.
 
         Returns:
-            Path of processor_config.json.
+            List with the path of processor_config.json.
         """
         files = super().save_pretrained(save_directory)
         if self.codec is not None and self.codec_reference is None:
@@ -150,12 +142,13 @@ class TtTProcessor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path: Folder or Hub id.
-            codec: A codec, or the folder or Hub id of one, for checkpoints that come without. By default that of the
-                sub-folder `codec`, or the one that processor_config.json names, if any.
-            args, kwargs: As of `ProcessorMixin.from_pretrained` (`revision`, `token`, `cache_dir`, ...).
+            *args: Arguments of `ProcessorMixin.from_pretrained`.
+            codec: A codec, or its folder or Hub id, for checkpoints without one. By default the codec in the subfolder
+                `codec`, or the one named in processor_config.json, if any.
+            **kwargs: Arguments of `ProcessorMixin.from_pretrained` (`revision`, `token`, `cache_dir`, ...).
 
         Returns:
-            The processor; its `codec` is `None` when the checkpoint has none.
+            The processor; its `codec` is `None` if the checkpoint has none.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         hub = hub_arguments(kwargs)
@@ -179,17 +172,17 @@ class TtTProcessor(ProcessorMixin):
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Makes a processor of its parts, as `ProcessorMixin` does."""
+        """Creates a processor from its parts, see `ProcessorMixin.from_args_and_dict`."""
         if "processor_class" not in processor_dict:
-            # Not saved by this class, e.g. an official checkpoint: its template is that of the text model it grew from
-            # and knows no audio.
+            # Not saved by this class, e.g. an official checkpoint, whose template is that of its text model and does
+            # not support audio.
             processor_dict = {key: value for key, value in processor_dict.items() if key != "chat_template"}
         reference = processor_dict.get(CODEC_KEY)
         processor_dict = {key: value for key, value in processor_dict.items() if key != CODEC_KEY}
-        made = super().from_args_and_dict(args, processor_dict, **kwargs)
-        # With return_unused_kwargs it comes in a tuple.
-        (made[0] if isinstance(made, tuple) else made).codec_reference = reference
-        return made
+        processor = super().from_args_and_dict(args, processor_dict, **kwargs)
+        # With return_unused_kwargs it is a tuple.
+        (processor[0] if isinstance(processor, tuple) else processor).codec_reference = reference
+        return processor
 
     # -- audio and codes -------------------------------------------------------------------------------------------
 
@@ -200,7 +193,7 @@ class TtTProcessor(ProcessorMixin):
             waveforms: Float arrays of shape `(samples,)` at the codec's sampling rate.
 
         Returns:
-            Codes of each, int64 of shape `(frames,)`, on the CPU.
+            Codes of each waveform, `torch.long` of shape `(frames,)`, on the CPU.
 
         Raises:
             ValueError: If the processor has no codec.
@@ -215,16 +208,16 @@ class TtTProcessor(ProcessorMixin):
         return [row[row >= 0] for row in codes]
 
     def decode_audio(self, codes: torch.Tensor) -> np.ndarray:
-        """Decodes codes.
+        """Decodes codes to a waveform.
 
         Args:
-            codes: Int64 of shape `(frames,)`.
+            codes: `torch.long` of shape `(frames,)`.
 
         Returns:
             Float32 of shape `(samples,)` at the codec's output sampling rate.
 
         Raises:
-            ValueError: If the processor has no codec, or a code is not in its codebook.
+            ValueError: If the processor has no codec, or a code is not in the codebook.
         """
         codec = self._require_codec()
         self._check_codes(codes)
@@ -233,13 +226,13 @@ class TtTProcessor(ProcessorMixin):
         return codec.decode(codes.long()[None].to(codec.device))[0].float().cpu().numpy()
 
     def codes_to_ids(self, codes: torch.Tensor) -> torch.Tensor:
-        """Token ids of audio codes, of the same shape; a `ValueError` when a code is not in the codebook."""
+        """Token ids of audio codes, of the same shape; raises a `ValueError` if a code is not in the codebook."""
         codes = torch.as_tensor(codes)
         self._check_codes(codes)
         return codes.long() + self.token_ids.audio_code_offset
 
     def ids_to_codes(self, ids: torch.Tensor) -> torch.Tensor:
-        """Audio codes of token ids, of the same shape; a `ValueError` when an id is not that of a code."""
+        """Audio codes of token ids, of the same shape; raises a `ValueError` if an id is not that of a code."""
         codes = torch.as_tensor(ids).long() - self.token_ids.audio_code_offset
         self._check_codes(codes)
         return codes
@@ -259,28 +252,28 @@ class TtTProcessor(ProcessorMixin):
         padding_side: str = "left",
         **kwargs: Any,
     ) -> Any:
-        """Turns one conversation, or several, into token ids.
+        """Converts one or several conversations to token ids.
 
-        The content of a message is a string or a list of items:
-        `{"type": "text", "text": ...}` or `{"type": "audio", ...}` with one of `path` (a file), `url`, `bytes` (of a
-        file), `audio` (samples, next to `sampling_rate`) or `codes`. Names of special tokens in a text stay text.
+        The content of a message is a string or a list of items: `{"type": "text", "text": ...}` or `{"type": "audio",
+        ...}` with one of `path` (a file), `url`, `bytes` (of a file), `audio` (samples, with `sampling_rate`) or
+        `codes`. Special tokens that occur in a text are tokenized as text.
 
         Args:
-            conversation: Messages with `role` and `content`.
-            chat_template: Jinja source; the processor's own by default.
-            task: Whose system prompt opens a conversation that has no system message: `asr`, `chat`, `tts`, `audio` or
+            conversation: Messages with `role` and `content`, or a list of such conversations.
+            chat_template: Jinja source; the processor's own template by default.
+            task: Selects the system prompt of conversations without a system message: `asr`, `chat`, `tts`, `audio` or
                 `text`.
             add_generation_prompt: Whether to open the assistant's turn.
-            tokenize: Whether to give ids rather than text, in which `<|audio|>` stands for each audio.
-            return_dict: Whether to give the attention mask, too.
+            tokenize: Whether to return ids rather than text, in which `<|audio|>` is a placeholder for audio.
+            return_dict: Whether to return the attention mask, too.
             return_tensors: `"pt"` for tensors, `None` for lists.
             padding: Whether to pad rows to the longest one.
             padding_side: `"left"`, for generation, or `"right"`.
-            kwargs: Variables for the template.
+            **kwargs: Variables for the template.
 
         Returns:
-            `BatchFeature` with `input_ids` and `attention_mask`, int64 of shape `(batch, length)`, also for a single
-            conversation; only `input_ids` without `return_dict`. With `tokenize=False` a string, or a list of them.
+            `BatchFeature` with `input_ids` and `attention_mask`, `torch.long` of shape `(batch, length)`, also for a
+            single conversation; only `input_ids` without `return_dict`. With `tokenize=False` a string or a list.
 
         Raises:
             ValueError: If a conversation is malformed, an audio cannot be used, or audio comes without a codec.
@@ -323,30 +316,33 @@ class TtTProcessor(ProcessorMixin):
         padding: bool = True,
         padding_side: str = "left",
     ) -> BatchFeature:
-        """Turns finished prompts into token ids. Unlike `apply_chat_template`, it adds nothing to them, and names of
-        special tokens in a prompt are those tokens.
+        """Converts complete prompts to token ids.
+
+        Unlike `apply_chat_template`, it adds nothing, and special tokens in a prompt are tokenized as such.
 
         Args:
-            text: Prompts; `<|audio|>` stands for an audio.
-            audio: Audio for the places in the order of the prompts: files, URLs, bytes or samples.
+            text: Prompts, with `<|audio|>` as a placeholder for audio.
+            audio: Audio for the placeholders, in order: files, URLs, bytes or samples.
             sampling_rate: Rate of samples in Hz.
-            return_tensors, padding, padding_side: As of `apply_chat_template`.
+            return_tensors: As in `apply_chat_template`.
+            padding: As in `apply_chat_template`.
+            padding_side: As in `apply_chat_template`.
 
         Returns:
-            `input_ids` and `attention_mask`, int64 of shape `(batch, length)`.
+            `input_ids` and `attention_mask`, `torch.long` of shape `(batch, length)`.
 
         Raises:
-            ValueError: If there are not as many audios as places, or an audio cannot be used.
+            ValueError: If the numbers of placeholders and audios differ, or an audio cannot be used.
         """
         prompts = [text] if isinstance(text, str) else list(text)
         sources = list(audio) if isinstance(audio, (list, tuple)) else [] if audio is None else [audio]
-        places = [prompt.count(AUDIO_TOKEN) for prompt in prompts]
-        if sum(places) != len(sources):
+        counts = [prompt.count(AUDIO_TOKEN) for prompt in prompts]
+        if sum(counts) != len(sources):
             raise ValueError(
-                f"The text has {sum(places)} places for audio ({AUDIO_TOKEN}), but there are {len(sources)}."
+                f"The text has {sum(counts)} placeholders for audio ({AUDIO_TOKEN}), but there are {len(sources)}."
             )
         rest = iter(sources)
-        items = [[{"audio": next(rest), "sampling_rate": sampling_rate} for _ in range(count)] for count in places]
+        items = [[{"audio": next(rest), "sampling_rate": sampling_rate} for _ in range(count)] for count in counts]
         codes = self._collect_codes(items)
         rows = [self._encode_prompt(prompt, [], row_codes) for prompt, row_codes in zip(prompts, codes)]
         return self._make_batch(rows, return_tensors, padding, padding_side)
@@ -354,14 +350,11 @@ class TtTProcessor(ProcessorMixin):
     # -- ids to replies --------------------------------------------------------------------------------------------
 
     def decode_reply(self, out: Any, row: int = 0) -> Reply:
-        """Text and speech of one row of what `generate(..., return_dict_in_generate=True)` gave.
+        """Decodes one row of the output of `generate(..., return_dict_in_generate=True)` to text and audio.
 
         Args:
-            out: Its `segments` are read.
-            row: Row of the batch.
-
-        Returns:
-            The reply.
+            out: The output, of which `segments` are used.
+            row: Index of the row in the batch.
 
         Raises:
             IndexError: If there is no such row.
@@ -381,6 +374,7 @@ class TtTProcessor(ProcessorMixin):
                 segments.append(
                     {"type": "audio", "codes": codes, "seconds": seconds, "complete": bool(piece.complete)}
                 )
+        # All spans are decoded at once, since each would otherwise start without the context of the one before.
         spans = [segment["codes"] for segment in segments if segment["type"] == "audio"]
         return Reply(
             text="".join(segment.get("text", "") for segment in segments).strip(),
@@ -389,7 +383,7 @@ class TtTProcessor(ProcessorMixin):
             segments=segments,
         )
 
-    # -- the small steps -------------------------------------------------------------------------------------------
+    # -- helpers ---------------------------------------------------------------------------------------------------
 
     def _require_codec(self) -> Any:
         if self.codec is None:
@@ -409,7 +403,7 @@ class TtTProcessor(ProcessorMixin):
             )
 
     def _guard(self, text: str, guarded: list[str]) -> str:
-        """Replaces a text in which special tokens would be found by a reference to it."""
+        """Replaces a text that contains special tokens by a reference, to be tokenized as plain text later."""
         if GUARD not in text:
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             if self._control_ids.isdisjoint(ids):
@@ -418,7 +412,7 @@ class TtTProcessor(ProcessorMixin):
         return f"{GUARD}{len(guarded) - 1}{GUARD}"
 
     def _collect_codes(self, audio_items: list[list[dict[str, Any]]]) -> list[list[torch.Tensor]]:
-        """Codes of every audio item, row by row; all waveforms are encoded in one batch."""
+        """Codes of every audio item by row; all waveforms are encoded in one batch."""
         waveforms = []
         for item in (item for items in audio_items for item in items):
             if item.get("codes") is None:
@@ -433,16 +427,16 @@ class TtTProcessor(ProcessorMixin):
         ]
 
     def _encode_prompt(self, prompt: str, guarded: list[str], codes: list[torch.Tensor]) -> list[int]:
-        """Ids of a rendered prompt, with codes in the places of `<|audio|>` and guarded texts as plain text."""
+        """Ids of a rendered prompt, with codes for `<|audio|>` and guarded texts tokenized as plain text."""
         if prompt.count(AUDIO_TOKEN) != len(codes):
             raise ValueError(
-                f"The chat template left {prompt.count(AUDIO_TOKEN)} places ({AUDIO_TOKEN}) for {len(codes)} audios: "
-                "it must write one for each audio item."
+                f"The chat template wrote {prompt.count(AUDIO_TOKEN)} placeholders ({AUDIO_TOKEN}) for {len(codes)} "
+                "audios: it must write one for each audio item."
             )
-        places = re.escape(AUDIO_TOKEN) + (f"|{GUARD}\\d+{GUARD}" if guarded else "")
+        separators = re.escape(AUDIO_TOKEN) + (f"|{GUARD}\\d+{GUARD}" if guarded else "")
         ids: list[int] = []
         rest = iter(codes)
-        for part in re.split(f"({places})", prompt):
+        for part in re.split(f"({separators})", prompt):
             if part == AUDIO_TOKEN:
                 ids += self.codes_to_ids(next(rest)).tolist()
             elif guarded and part.startswith(GUARD):
@@ -469,7 +463,8 @@ class TtTProcessor(ProcessorMixin):
         return BatchFeature({"input_ids": rows, "attention_mask": masks}, tensor_type=return_tensors)
 
     def _decode_texts(self, pieces: list[Any]) -> list[str]:
-        """Texts of consecutive pieces; a character whose bytes are cut by a border belongs to the later piece."""
+        """Texts of consecutive segments; a character split over two segments belongs to the later one."""
+        # Decoding all ids so far keeps the spaces between segments, which tokenizers drop at the start of a text.
         texts: list[str] = []
         ids: list[int] = []
         done = 0
@@ -477,7 +472,7 @@ class TtTProcessor(ProcessorMixin):
             ids += torch.as_tensor(piece).tolist()
             text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             if number < len(pieces):
-                text = text.rstrip(CUT_CHARACTER)
+                text = text.rstrip(REPLACEMENT_CHARACTER)
             texts.append(text[done:])
             done = len(text)
         return texts

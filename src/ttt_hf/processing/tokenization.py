@@ -1,8 +1,8 @@
-"""Tokenizers with audio: training a small one, and finding the audio ids by name.
+"""Tokenizers with audio tokens: training a small one, and finding the audio ids by token name.
 
-The vocabulary is laid out as the official checkpoints have it: text, then the markers that open and close audio on the
-text side, then `<|audio|>`, the codes, the mask and the two markers that end a span. Every id from `<|audio|>` on
-counts as audio.
+The layout of the vocabulary is that of the official checkpoints: text, the text markers that open and close audio,
+then `<|audio|>`, the codes, the mask token and the two markers that end a span. Every id from `<|audio|>` on counts as
+audio.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ CHAT_TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 
 
 def code_token(code: int) -> str:
-    """Name of the token of an audio code."""
+    """Token of an audio code."""
     return f"<|audio_{code}|>"
 
 
 def default_chat_template() -> str:
-    """The ChatML template of TtT with typed content, as Jinja source."""
+    """Jinja source of TtT's chat template: ChatML with typed content."""
     return CHAT_TEMPLATE_FILE.read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class AudioTokenIds:
-    """Ids of the tokens that have to do with audio; the first five are the fields of `TtTConfig`.
+    """Ids of the audio tokens; all but `end_user_audio_token_id` are fields of `TtTConfig`.
 
     Args:
         audio_token_start_id: Id of `<|audio|>`; code `c` has id `audio_code_offset + c`.
         audio_vocab_size: Number of codes.
         mask_token_id: Id of `<|mask_token|>`.
-        begin_audio_token_ids: Ids that open a span: any but the last of a turn, the last.
+        begin_audio_token_ids: Ids that open a span, `<|begin_of_audio|>` and, for the last span of a turn,
+            `<|begin_of_quad|>`.
         end_audio_token_ids: Ids that end a span of the assistant, in the same order.
-        end_user_audio_token_id: Id that closes the user's audio.
+        end_user_audio_token_id: Id that ends the user's audio.
     """
 
     audio_token_start_id: int
@@ -76,21 +77,22 @@ class AudioTokenIds:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, audio_vocab_size: int) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer and adds the tokens of ChatML and of audio behind the text.
+    """Trains a byte-level BPE tokenizer and adds the tokens of ChatML and of audio after the text tokens.
 
-    Words are split as in GPT-2, digits one by one, so that `four`, ` four`, `-` and `4` are tokens apart. The same
-    texts give the same tokenizer.
+    Words are split as in GPT-2 and digits individually, so that `four`, ` four`, `-` and `4` are separate tokens.
+    Training is deterministic.
 
     Args:
-        texts: What the model will read and write.
-        vocab_size: Text tokens at most, the 256 bytes included, the special tokens not; small corpora give fewer.
+        texts: Training texts.
+        vocab_size: Maximum number of text tokens, including the 256 bytes but not the special tokens; small corpora
+            give fewer.
         audio_vocab_size: Number of audio codes, the codec's codebook size.
 
     Returns:
-        With TtT's chat template; `<|im_end|>` ends a reply, `<|endoftext|>` pads, on the left.
+        The tokenizer with TtT's chat template, `<|im_end|>` as end of sequence and left padding with `<|endoftext|>`.
 
     Raises:
-        ValueError: If `vocab_size` does not even hold the bytes, or there are no codes.
+        ValueError: If `vocab_size` is smaller than the number of bytes, or there are no codes.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet):
@@ -121,13 +123,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, audio_vocab_size: int
 
 
 def audio_token_ids(tokenizer: PreTrainedTokenizerBase) -> AudioTokenIds:
-    """Finds the audio ids of a tokenizer by the tokens' names, and checks their order.
-
-    Args:
-        tokenizer: That of a TtT model.
-
-    Returns:
-        The ids.
+    """Finds the audio ids of a TtT model's tokenizer by token name, and checks their order.
 
     Raises:
         ValueError: If a token is missing or out of order.
