@@ -18,7 +18,7 @@ from ttt_hf.evaluation.folder import TaskFolder
 from ttt_hf.evaluation.models import load_model
 from ttt_hf.evaluation.recognizers.whisper import bundled_whisper_tiny_en
 from ttt_hf.evaluation.stages.answer import answer_task
-from ttt_hf.evaluation.store import read_rows
+from ttt_hf.evaluation.store import read_lines
 from ttt_hf.evaluation.tasks import load_task
 
 
@@ -50,7 +50,7 @@ def recorded(folder: Path) -> dict[str, Any]:
     for row in replies:
         del row["seconds"]
     scores = (folder / "scores.jsonl").read_text()
-    transcripts = {row["id"]: row for row in read_rows(folder / "transcripts.jsonl")}
+    transcripts = {row["id"]: row for row in read_lines(folder / "transcripts.jsonl")}
     audio = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.flac"))}
     return {"results": results, "replies": replies, "scores": scores, "transcripts": transcripts, "audio": audio}
 
@@ -92,7 +92,7 @@ def test_killed_at_ten_random_moments_it_leaves_what_it_leaves_undisturbed(
     assert len(TaskFolder(tmp_path / TASK).replies()) > 0
     assert recorded(evaluate(COMMAND, tmp_path)) == whole
     assert not list(tmp_path.rglob("*.part*"))
-    ids = [row["id"] for row in read_rows(tmp_path / TASK / "predictions.jsonl")]
+    ids = [row["id"] for row in read_lines(tmp_path / TASK / "predictions.jsonl")]
     assert len(ids) == len(set(ids)) == SAMPLES, "no sample is asked twice"
 
 

@@ -14,7 +14,7 @@ import soundfile
 from ttt_hf.evaluation.concepts import DatasetSource, Task
 from ttt_hf.evaluation.folder import SCHEMA_VERSION, TaskFolder, task_content, transcript_fingerprint
 from ttt_hf.evaluation.stages.score import score_task
-from ttt_hf.evaluation.store import RowFile, write_json
+from ttt_hf.evaluation.store import JsonLinesFile, write_json
 
 
 FINGERPRINT = "0123456789abcdef"
@@ -70,10 +70,10 @@ def _write(folder: Path, task: Task, answers: Sequence[Answer], limited: bool) -
     speaks = task.output == "speech"
     transcriber = {"name": "faster-whisper:tiny.en", "language": "en"} if speaks else None
     rows = [_prediction(folder, answer, speaks) for answer in answers]
-    with RowFile(files.predictions) as file:
+    with JsonLinesFile(files.predictions) as file:
         file.append([{**rows[0], "fingerprint": "of-other-settings", "text": "of other settings"}, *rows])
     if transcriber:
-        with RowFile(files.transcripts) as file:
+        with JsonLinesFile(files.transcripts) as file:
             file.append(
                 {"id": row["id"], "fingerprint": transcript_fingerprint(row, transcriber), "text": answer.speech}
                 for row, answer in zip(rows, answers)

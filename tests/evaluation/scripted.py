@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ttt_hf.evaluation.concepts import Reply, Sample, Task
+from ttt_hf.evaluation.concepts import Response, Sample, Task
 from ttt_hf.evaluation.tasks import load_task
 
 
@@ -53,7 +53,7 @@ def make_task(folder: Path, count: int = 10, **changes: Any) -> Task:
 class ScriptedModel:
     """Says the right thing but where it is told otherwise; stops the world after so many batches."""
 
-    replies: Mapping[str, Reply] = field(default_factory=dict)
+    replies: Mapping[str, Response] = field(default_factory=dict)
     name: str = "scripted"
     speaks: bool = False
     stop_after: int | None = None
@@ -67,15 +67,15 @@ class ScriptedModel:
     def asked(self) -> list[str]:
         return [sample for batch in self.batches for sample in batch]
 
-    def respond(self, samples: Sequence[Sample], task: Task) -> list[Reply]:
+    def respond(self, samples: Sequence[Sample], task: Task) -> list[Response]:
         if self.stop_after is not None and len(self.batches) >= self.stop_after:
             raise KeyboardInterrupt
         self.batches.append([sample.id for sample in samples])
         return [self.replies.get(sample.id, self._right(sample)) for sample in samples]
 
-    def _right(self, sample: Sample) -> Reply:
+    def _right(self, sample: Sample) -> Response:
         audio = tone(0.5 + len(sample.id) / 10) if self.speaks else None
-        return Reply(sample.references[0], audio=audio, tokens=3, forward_passes=2, seconds=0.25)
+        return Response(sample.references[0], audio=audio, tokens=3, forward_passes=2, seconds=0.25)
 
 
 @dataclass

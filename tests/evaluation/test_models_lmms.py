@@ -12,7 +12,7 @@ import pytest
 import torch
 from model_samples import QUESTION, make_task, spoken
 
-from ttt_hf.evaluation.concepts import Reply, Sample, Task
+from ttt_hf.evaluation.concepts import Response, Sample, Task
 from ttt_hf.evaluation.models import lmms, load_model
 
 
@@ -27,10 +27,10 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[tuple[list[Sample], Task]] = []
 
-    def respond(self, samples: list[Sample], task: Task) -> list[Reply]:
+    def respond(self, samples: list[Sample], task: Task) -> list[Response]:
         self.batches.append((list(samples), task))
-        replies = [Reply(text=f"{0 if one.audio is None else len(one.audio)} {one.question}") for one in samples]
-        return [Reply("", finish_reason="error", error="x") if "fail" in one.text else one for one in replies]
+        replies = [Response(text=f"{0 if one.audio is None else len(one.audio)} {one.question}") for one in samples]
+        return [Response("", finish_reason="error", error="x") if "fail" in one.text else one for one in replies]
 
 
 @dataclass

@@ -15,7 +15,7 @@ from model_samples import make_task, silent, spoken, written
 from tiny_whisper import save_tiny_whisper
 
 from ttt_hf import TtTForConditionalGeneration, embedded_checkpoint
-from ttt_hf.evaluation.concepts import Reply, Sample, Task
+from ttt_hf.evaluation.concepts import Response, Sample, Task
 from ttt_hf.evaluation.models import load_model
 from ttt_hf.evaluation.models.failing import answer_in_halves, failed_reply
 from ttt_hf.evaluation.models.ttt import TtTModel
@@ -36,7 +36,7 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(embedded_checkpoint(), tmp_path / "mine"))
 
 
-def content(reply: Reply) -> tuple:
+def content(reply: Response) -> tuple:
     audio = None if reply.audio is None else reply.audio.tobytes()
     return reply.text, audio, reply.codes, reply.finish_reason, reply.tokens, reply.forward_passes, reply.error
 
@@ -118,11 +118,11 @@ def test_what_does_not_fit_into_memory_is_answered_in_smaller_batches(
 def test_halving_finds_the_one_that_fails_and_keeps_the_order() -> None:
     sizes = []
 
-    def answer(batch: list[int]) -> list[Reply]:
+    def answer(batch: list[int]) -> list[Response]:
         sizes.append(len(batch))
         if 5 in batch:
             raise torch.OutOfMemoryError("out of\nmemory")
-        return [Reply(text=str(number)) for number in batch]
+        return [Response(text=str(number)) for number in batch]
 
     replies = answer_in_halves(list(range(8)), answer)
     assert [reply.text for reply in replies] == ["0", "1", "2", "3", "4", "", "6", "7"]
@@ -131,7 +131,7 @@ def test_halving_finds_the_one_that_fails_and_keeps_the_order() -> None:
 
 
 def test_a_broken_device_ends_the_run() -> None:
-    def answer(batch: list[int]) -> list[Reply]:
+    def answer(batch: list[int]) -> list[Response]:
         raise torch.AcceleratorError("an illegal memory access was encountered")
 
     with pytest.raises(torch.AcceleratorError):

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from scripted import ScriptedModel, make_task, tone, write_task
 
-from ttt_hf.evaluation.concepts import Reply
+from ttt_hf.evaluation.concepts import Response
 from ttt_hf.evaluation.folder import TaskFolder
 from ttt_hf.evaluation.processes import Processes
 from ttt_hf.evaluation.stages.answer import answer_task, batches_by_length, file_name
@@ -39,7 +39,7 @@ def test_every_sample_is_asked_once_in_batches_of_similar_length(tmp_path: Path,
 
 def test_replies_come_in_the_order_of_the_data_with_all_that_is_known(tmp_path: Path, folder: TaskFolder) -> None:
     speech = tone(0.75)
-    reply = Reply("twelve", speech, 16000, (1, 2, 3), "length", 7, 5, 0.5)
+    reply = Response("twelve", speech, 16000, (1, 2, 3), "length", 7, 5, 0.5)
     answer_task(make_task(tmp_path), ScriptedModel({"s3": reply}), folder)
     rows = folder.replies()
     assert [row["id"] for row in rows] == [f"s{number}" for number in range(10)]
@@ -85,7 +85,7 @@ def test_a_broken_recording_is_a_failed_reply_and_stays(tmp_path: Path, folder: 
 
 def test_failed_replies_are_asked_for_again(tmp_path: Path, folder: TaskFolder) -> None:
     task = make_task(tmp_path)
-    answer_task(task, ScriptedModel({"s2": Reply("", finish_reason="error", error="The server is down.")}), folder)
+    answer_task(task, ScriptedModel({"s2": Response("", finish_reason="error", error="The server is down.")}), folder)
     assert texts(folder)["s2"] == ""
     model = ScriptedModel()
     answer_task(task, model, folder)
@@ -95,7 +95,7 @@ def test_failed_replies_are_asked_for_again(tmp_path: Path, folder: TaskFolder) 
 
 def test_another_model_is_asked_everything_and_nothing_is_lost(tmp_path: Path, folder: TaskFolder) -> None:
     task = make_task(tmp_path)
-    other = ScriptedModel({"s0": Reply("zero", audio=tone(0.2))}, name="other")
+    other = ScriptedModel({"s0": Response("zero", audio=tone(0.2))}, name="other")
     answer_task(task, ScriptedModel(speaks=True), folder)
     answer_task(task, other, folder)
     assert len(other.asked) == 10 and texts(folder)["s0"] == "zero"

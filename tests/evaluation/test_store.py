@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ttt_hf.evaluation.store import RowFile, digest, latest_rows, merge_parts, read_rows, write_json
+from ttt_hf.evaluation.store import JsonLinesFile, digest, latest_lines, merge_parts, read_lines, write_json
 
 
 def row(number: int, fingerprint: str = "a", **more: object) -> dict[str, object]:
@@ -19,7 +19,7 @@ def row(number: int, fingerprint: str = "a", **more: object) -> dict[str, object
 
 
 def write(path: Path, *rows: dict[str, object], rank: int = 0) -> None:
-    with RowFile(path, rank) as file:
+    with JsonLinesFile(path, rank) as file:
         file.append(rows)
 
 
@@ -27,19 +27,19 @@ def test_rows_come_back_in_order_with_any_characters(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write(path, row(1, text="你好\u2028\n"), row(2))
     write(path, row(3))
-    assert [entry["id"] for entry in read_rows(path)] == ["s1", "s2", "s3"]
-    assert next(read_rows(path))["text"] == "你好\u2028\n"
+    assert [entry["id"] for entry in read_lines(path)] == ["s1", "s2", "s3"]
+    assert next(read_lines(path))["text"] == "你好\u2028\n"
 
 
 def test_a_file_that_is_not_there_has_no_rows(tmp_path: Path) -> None:
-    assert latest_rows(tmp_path / "rows.jsonl") == {}
+    assert latest_lines(tmp_path / "rows.jsonl") == {}
 
 
 def test_the_latest_row_of_an_id_and_fingerprint_counts(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write(path, row(1, text="old"), row(1, "b", text="of another"), row(1, text="new"), row(2))
-    assert {key: entry.get("text") for key, entry in latest_rows(path, "a").items()} == {"s1": "new", "s2": None}
-    assert len(list(read_rows(path))) == 4
+    assert {key: entry.get("text") for key, entry in latest_lines(path, "a").items()} == {"s1": "new", "s2": None}
+    assert len(list(read_lines(path))) == 4
 
 
 @pytest.mark.parametrize("cut", range(1, 30, 4))
@@ -47,7 +47,7 @@ def test_half_a_line_is_no_row_and_is_overwritten(tmp_path: Path, cut: int) -> N
     path = tmp_path / "rows.jsonl"
     write(path, row(1), row(2, text="a longer line than the others"))
     path.write_bytes(path.read_bytes()[:-cut])
-    assert list(latest_rows(path)) == ["s1"]
+    assert list(latest_lines(path)) == ["s1"]
     write(path, row(3))
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["s1", "s3"]
 
@@ -58,7 +58,7 @@ def test_half_a_line_longer_than_a_block_is_found(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"id": "' + "x" * 200_000)
     write(path, row(2))
-    assert list(latest_rows(path)) == ["s1", "s2"]
+    assert list(latest_lines(path)) == ["s1", "s2"]
 
 
 @pytest.mark.parametrize("line", ["{broken}", "[1]", '{"text": "no id"}'])
@@ -66,7 +66,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"id": "s1"}}\n{line}\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2 is damaged: delete that line"):
-        list(read_rows(path))
+        list(read_lines(path))
 
 
 def test_parts_of_other_processes_are_read_and_moved(tmp_path: Path) -> None:
@@ -76,19 +76,19 @@ def test_parts_of_other_processes_are_read_and_moved(tmp_path: Path) -> None:
     write(path, row(3), rank=2)
     with (tmp_path / "rows.part-2.jsonl").open("a") as file:
         file.write('{"id": "s4"')
-    assert list(latest_rows(path)) == ["s1", "s2", "s3"]
+    assert list(latest_lines(path)) == ["s1", "s2", "s3"]
     merge_parts(path)
     assert list(tmp_path.iterdir()) == [path]
-    assert list(latest_rows(path)) == ["s1", "s2", "s3"]
+    assert list(latest_lines(path)) == ["s1", "s2", "s3"]
 
 
 def test_another_process_cannot_write_at_the_same_time(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     program = (
-        "import sys; from pathlib import Path; from ttt_hf.evaluation.store import RowFile\n"
-        "with RowFile(Path(sys.argv[1])): pass"
+        "import sys; from pathlib import Path; from ttt_hf.evaluation.store import JsonLinesFile\n"
+        "with JsonLinesFile(Path(sys.argv[1])): pass"
     )
-    with RowFile(path):
+    with JsonLinesFile(path):
         result = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
     assert "Another process is writing" in result.stderr
     assert subprocess.run([sys.executable, "-c", program, path], check=False).returncode == 0
@@ -101,9 +101,9 @@ def test_a_full_disk_is_said_and_costs_no_row(
     write(path, row(1))
     with limit_file_size(200), pytest.raises(OSError, match=r"rows\.jsonl cannot be written .* free some space"):
         write(path, row(2, text="x" * 500))
-    assert list(latest_rows(path)) == ["s1"]
+    assert list(latest_lines(path)) == ["s1"]
     write(path, row(3))
-    assert list(latest_rows(path)) == ["s1", "s3"]
+    assert list(latest_lines(path)) == ["s1", "s3"]
 
 
 def test_fingerprints_tell_values_apart_and_not_orders() -> None:

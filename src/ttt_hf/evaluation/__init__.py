@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from .concepts import Judgement, Record, Reply, Sample, SampleScore, SpeechModel, Task
+    from .concepts import Judgement, Record, Response, Sample, SampleScore, SpeechModel, Task
     from .folder import TaskFolder
     from .harness import evaluate
     from .llm_judge import JudgeServer
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .tasks import load_task, preset, task_names
 
 _MODULES = {
-    "concepts": ("Judgement", "Record", "Reply", "Sample", "SampleScore", "SpeechModel", "Task"),
+    "concepts": ("Judgement", "Record", "Response", "Sample", "SampleScore", "SpeechModel", "Task"),
     "folder": ("TaskFolder",),
     "harness": ("evaluate",),
     "llm_judge": ("JudgeServer",),
@@ -58,10 +58,10 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "Judgement",
     "JudgeServer",
+    "Judgement",
     "Record",
-    "Reply",
+    "Response",
     "Sample",
     "SampleScore",
     "SpeechModel",

@@ -98,7 +98,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Reply:
+class Response:
     """What a model said to one sample.
 
     Args:
@@ -155,7 +155,7 @@ class Record:
         text: The reply's text, "" if it failed.
         transcript: What the reply's speech says; none for tasks without speech.
         judgements: Answers of the judge, of the text or the transcript.
-        finish_reason: See [`Reply`].
+        finish_reason: See [`Response`].
         language: The task's.
     """
 
@@ -197,5 +197,5 @@ class SpeechModel(Protocol):
     def description(self) -> dict[str, Any]:
         """What decides the replies: name, revision, codec, settings, versions. Equal descriptions, equal replies."""
 
-    def respond(self, samples: Sequence[Sample], task: Task) -> list[Reply]:
+    def respond(self, samples: Sequence[Sample], task: Task) -> list[Response]:
         """Answers a batch; a sample that fails gets a reply with `finish_reason="error"`, the others their answers."""

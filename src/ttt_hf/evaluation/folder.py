@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .concepts import DatasetSource, Judgement, Record, Task
-from .store import Row, digest, latest_rows, read_rows, write_json
+from .store import JsonLine, digest, latest_lines, read_lines, write_json
 
 
 SCHEMA_VERSION = 2
@@ -101,14 +101,14 @@ class TaskFolder:
         write_json(self.settings, settings)
         return settings
 
-    def replies(self) -> list[Row]:
+    def replies(self) -> list[JsonLine]:
         """Reads the replies to the samples of the run, in the order of the data.
 
         Returns:
             Rows of `predictions.jsonl`; samples that are not answered yet are missing.
         """
         settings = self.read_settings()
-        rows = latest_rows(self.predictions, settings["fingerprint"])
+        rows = latest_lines(self.predictions, settings["fingerprint"])
         return [rows[sample] for sample in settings["samples"] if sample in rows]
 
     def records(self, task: Task | None = None) -> list[Record]:
@@ -151,7 +151,7 @@ class TaskFolder:
             for record in records
         ]
 
-    def transcripts_of(self, replies: list[Row], transcriber: Mapping[str, Any] | None) -> dict[str, str]:
+    def transcripts_of(self, replies: list[JsonLine], transcriber: Mapping[str, Any] | None) -> dict[str, str]:
         """Reads the transcripts that were made of these replies by this transcriber.
 
         Args:
@@ -187,7 +187,7 @@ class TaskFolder:
         }
 
 
-def transcript_fingerprint(reply: Row, transcriber: Mapping[str, Any]) -> str:
+def transcript_fingerprint(reply: JsonLine, transcriber: Mapping[str, Any]) -> str:
     """What decides a transcript: the sound and who listens to it."""
     return digest({"audio": reply["audio_sha256"], "transcriber": transcriber})
 
@@ -244,9 +244,9 @@ def task_content(task: Task) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(task)))
 
 
-def _matching(path: Path, wanted: Mapping[str, str]) -> dict[str, Row]:
+def _matching(path: Path, wanted: Mapping[str, str]) -> dict[str, JsonLine]:
     """The latest rows whose fingerprints are the wanted ones of their ids."""
-    return {row["id"]: row for row in read_rows(path) if wanted.get(row["id"]) == row["fingerprint"]}
+    return {row["id"]: row for row in read_lines(path) if wanted.get(row["id"]) == row["fingerprint"]}
 
 
 def _shallow(record: Record) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 from ..atomic_files import atomic_write_text
 
 
-Row = dict[str, Any]
+JsonLine = dict[str, Any]
 
 
 def digest(value: Any) -> str:
@@ -36,7 +36,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class RowFile:
+class JsonLinesFile:
     """Appends rows to a file of one's own. Use it as a context manager.
 
     Args:
@@ -50,19 +50,19 @@ class RowFile:
     def __init__(self, path: Path, rank: int = 0) -> None:
         self.path = path if rank == 0 else path.with_name(f"{path.stem}.part-{rank}{path.suffix}")
 
-    def __enter__(self) -> RowFile:
+    def __enter__(self) -> JsonLinesFile:
         # Without a buffer, so that what could not be written is not tried once more at the end.
         self._file = self.path.open("ab", buffering=0)
         try:
             self._lock()
             # What a killed process wrote last may be half a row; the next one must not be glued to it.
-            self._file.truncate(_whole_length(self.path))
+            self._file.truncate(_complete_length(self.path))
         except OSError:
             self._file.close()
             raise
         return self
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[JsonLine]) -> None:
         """Adds rows, together."""
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
         try:
@@ -94,7 +94,7 @@ class RowFile:
         self._file.close()
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_lines(path: Path) -> Iterator[JsonLine]:
     """All rows of a file and of its parts, in the order they were written. Half a line at an end is left out.
 
     Args:
@@ -115,7 +115,7 @@ def read_rows(path: Path) -> Iterator[Row]:
                     yield _parse(line, file, number)
 
 
-def latest_rows(path: Path, fingerprint: str | None = None) -> dict[str, Row]:
+def latest_lines(path: Path, fingerprint: str | None = None) -> dict[str, JsonLine]:
     """The row that counts of each id.
 
     Args:
@@ -125,7 +125,7 @@ def latest_rows(path: Path, fingerprint: str | None = None) -> dict[str, Row]:
     Returns:
         Rows by id, in the order in which the ids came first.
     """
-    return {row["id"]: row for row in read_rows(path) if fingerprint in (None, row.get("fingerprint"))}
+    return {row["id"]: row for row in read_lines(path) if fingerprint in (None, row.get("fingerprint"))}
 
 
 def merge_parts(path: Path) -> None:
@@ -135,8 +135,8 @@ def merge_parts(path: Path) -> None:
         path: The file.
     """
     for part in _parts(path):
-        with RowFile(path) as file:
-            file.append(read_rows(part))
+        with JsonLinesFile(path) as file:
+            file.append(read_lines(part))
         part.unlink()
 
 
@@ -150,7 +150,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _whole_length(path: Path) -> int:
+def _complete_length(path: Path) -> int:
     """Bytes up to the end of the last whole line."""
     with path.open("rb") as file:
         position = file.seek(0, 2)
@@ -168,7 +168,7 @@ def _parts(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.stem}.part-*{path.suffix}"))
 
 
-def _parse(line: bytes, path: Path, number: int) -> Row:
+def _parse(line: bytes, path: Path, number: int) -> JsonLine:
     try:
         row = json.loads(line)
         if isinstance(row, dict) and isinstance(row.get("id"), str):

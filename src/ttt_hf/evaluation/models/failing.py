@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from ..concepts import Reply
+from ..concepts import Response
 
 
 Item = TypeVar("Item")
@@ -17,7 +17,7 @@ SAMPLE_ERRORS = (ValueError, RuntimeError, MemoryError)
 MAX_ERROR_LENGTH = 300
 
 
-def failed_reply(error: Exception | str, seconds: float = 0.0) -> Reply:
+def failed_reply(error: Exception | str, seconds: float = 0.0) -> Response:
     """The reply of a sample that failed. It stays in the denominator of every score.
 
     Args:
@@ -28,10 +28,10 @@ def failed_reply(error: Exception | str, seconds: float = 0.0) -> Reply:
         Empty, with the error in one line.
     """
     sentence = " ".join(str(error).split())[:MAX_ERROR_LENGTH] or type(error).__name__
-    return Reply(text="", finish_reason="error", seconds=seconds, error=sentence)
+    return Response(text="", finish_reason="error", seconds=seconds, error=sentence)
 
 
-def answer_in_halves(items: Sequence[Item], answer: Callable[[Sequence[Item]], list[Reply]]) -> list[Reply]:
+def answer_in_halves(items: Sequence[Item], answer: Callable[[Sequence[Item]], list[Response]]) -> list[Response]:
     """Answers a batch; if that fails, its halves, down to the sample that is to blame.
 
     So a batch that does not fit into memory is answered in smaller ones, too.

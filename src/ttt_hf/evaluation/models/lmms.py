@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..concepts import DatasetSource, Reply, Sample, SpeechModel, Task
+from ..concepts import DatasetSource, Response, Sample, SpeechModel, Task
 
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def answer_requests(
     groups: dict[str, list[tuple[int, Sample, Task]]] = {}
     for number, (context, settings, doc_to_visual, document, task_name, split) in enumerate(requests):
         recordings = list(doc_to_visual(task_dict[task_name][split][document]) or [])
-        waveform, rate = _waveform(recordings[0]) if recordings else (None, Reply.sampling_rate)
+        waveform, rate = _waveform(recordings[0]) if recordings else (None, Response.sampling_rate)
         task = _task(task_name, prompt, settings, context if instruct and recordings else "")
         sample = Sample(f"{task_name}/{split}/{document}", waveform, rate, "" if recordings else context, ())
         # Only what is asked in the same way can be answered together.

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from ...processing import SYSTEM_PROMPTS, read_audio
-from ..concepts import FinishReason, Reply, Sample, Task
+from ..concepts import FinishReason, Response, Sample, Task
 from ..endpoint import Endpoint, RequestFailed
 from .failing import failed_reply
 
@@ -64,7 +64,7 @@ class OpenAIAudioModel:
             "request": {"temperature": 0, **self.request},
         }
 
-    def respond(self, samples: Sequence[Sample], task: Task) -> list[Reply]:
+    def respond(self, samples: Sequence[Sample], task: Task) -> list[Response]:
         """Answers a batch.
 
         Args:
@@ -92,7 +92,7 @@ class OpenAIAudioModel:
                 self.endpoint.stopped.set()
                 raise
 
-    def _answer(self, sample: Sample, task: Task) -> Reply:
+    def _answer(self, sample: Sample, task: Task) -> Response:
         started = time.perf_counter()
         try:
             messages = _messages(sample, task)
@@ -162,7 +162,7 @@ def _messages(sample: Sample, task: Task) -> list[dict[str, Any]]:
     return [{"role": "system", "content": SYSTEM_PROMPTS[task.prompt]}, {"role": "user", "content": content}]
 
 
-def _read_answer(answer: Mapping[str, Any], seconds: float) -> Reply:
+def _read_answer(answer: Mapping[str, Any], seconds: float) -> Response:
     try:
         choice = answer["choices"][0]
         message, reason = choice["message"], choice.get("finish_reason")
@@ -174,10 +174,10 @@ def _read_answer(answer: Mapping[str, Any], seconds: float) -> Reply:
         raise RequestFailed("The answer's text is no text.")
     if reason not in FINISH_REASONS:
         return failed_reply(f"The server ended the reply with {reason!r}.", seconds)
-    waveform, rate = _decode_audio(speech["data"]) if speech.get("data") else (None, Reply.sampling_rate)
+    waveform, rate = _decode_audio(speech["data"]) if speech.get("data") else (None, Response.sampling_rate)
     usage = answer.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else 0
-    return Reply(
+    return Response(
         text=text.strip(),
         audio=waveform,
         sampling_rate=rate,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..concepts import Reply, Sample, Task
+from ..concepts import Response, Sample, Task
 from ..recognizers.base import Transcriber
 from .failing import answer_in_halves, failed_reply
 
@@ -29,7 +29,7 @@ class TranscriberModel:
             description["language"] = "the task's, forced"
         return {"kind": "recognizer", "name": self.recognizer.name, **description}
 
-    def respond(self, samples: Sequence[Sample], task: Task) -> list[Reply]:
+    def respond(self, samples: Sequence[Sample], task: Task) -> list[Response]:
         """Writes a batch down.
 
         Args:
@@ -50,12 +50,12 @@ class TranscriberModel:
             )
         recognizer = self.recognizer.for_language(task.language)
 
-        def hear(batch: Sequence[Sample]) -> list[Reply]:
+        def hear(batch: Sequence[Sample]) -> list[Response]:
             started = time.perf_counter()
             recordings = [(sample.audio, sample.sampling_rate) for sample in batch if sample.audio is not None]
             texts = list(recognizer.transcribe_all(recordings))
             seconds = (time.perf_counter() - started) / len(batch)
-            return [Reply(text=text, seconds=seconds) for text in texts]
+            return [Response(text=text, seconds=seconds) for text in texts]
 
         replies = iter(answer_in_halves([sample for sample in samples if sample.audio is not None], hear))
         return [

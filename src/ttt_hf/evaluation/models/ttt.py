@@ -26,7 +26,7 @@ from ...loading import (
     read_json,
 )
 from ...processing import SYSTEM_PROMPTS
-from ..concepts import Reply, Sample, Task
+from ..concepts import Response, Sample, Task
 from .checkpoints import identify, identify_loaded
 from .failing import SAMPLE_ERRORS, answer_in_halves, failed_reply
 
@@ -99,7 +99,7 @@ class TtTModel:
             },
         }
 
-    def respond(self, samples: Sequence[Sample], task: Task) -> list[Reply]:
+    def respond(self, samples: Sequence[Sample], task: Task) -> list[Response]:
         """Answers a batch.
 
         Args:
@@ -117,7 +117,7 @@ class TtTModel:
         settings = {**self._defaults, **task.generation, **self.generation}
         self._check_task(task)
         self._try_settings(settings)
-        replies: list[Reply | None] = [None] * len(samples)
+        replies: list[Response | None] = [None] * len(samples)
         rows: list[tuple[int, _Row]] = []
         for place, sample in enumerate(samples):
             started = time.perf_counter()
@@ -175,7 +175,7 @@ class TtTModel:
             raise ValueError(f"The question has {len(ids)} tokens, and the model reads less than {room}.")
         return _Row(ids, time.perf_counter() - started)
 
-    def _generate(self, rows: Sequence[_Row], settings: Mapping[str, Any], speaks: bool) -> list[Reply]:
+    def _generate(self, rows: Sequence[_Row], settings: Mapping[str, Any], speaks: bool) -> list[Response]:
         started = time.perf_counter()
         inputs = self.processor.tokenizer.pad(
             {"input_ids": [row.ids for row in rows]}, padding_side="left", return_tensors="pt"
@@ -206,7 +206,7 @@ class TtTModel:
         ids = self.model.generation_config.eos_token_id
         return ids if isinstance(ids, list) else [ids]
 
-    def _decode(self, output: Any, row: int, new_ids: list[int], seconds: float) -> Reply:
+    def _decode(self, output: Any, row: int, new_ids: list[int], seconds: float) -> Response:
         started = time.perf_counter()
         try:
             decoded = self.processor.decode_reply(output, row)
@@ -215,10 +215,10 @@ class TtTModel:
         spans = [segment["codes"].tolist() for segment in decoded.segments if segment["type"] == "audio"]
         is_whole = all(segment.get("complete", True) for segment in decoded.segments)
         has_ended = bool(new_ids) and new_ids[-1] in self._eos_ids
-        return Reply(
+        return Response(
             text=decoded.text,
             audio=np.asarray(decoded.audio, dtype=np.float32) if len(decoded.audio) else None,
-            sampling_rate=decoded.sampling_rate or Reply.sampling_rate,
+            sampling_rate=decoded.sampling_rate or Response.sampling_rate,
             codes=tuple(code for codes in spans for code in codes),
             finish_reason="stop" if has_ended and is_whole else "length",
             tokens=len(new_ids),
