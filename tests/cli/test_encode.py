@@ -64,7 +64,7 @@ def test_folder_of_recordings(run: Callable, checkpoint: Path, recordings: Path,
     arguments = ("encode", recordings, "--task", "asr", "--out", out, "--model", checkpoint, "--workers", "1")
     result = run(*arguments)
     assert (result.code, result.out) == (0, f"3 rows, 1.8 s of audio, shards: 1, in {out}\n")
-    assert f"ttt-hf: rows left out because their audio cannot be read: 1, see {out / 'broken.jsonl'}" in result.err
+    assert f"ttt-hf: rows left out because they cannot be used: 1, see {out / 'broken.jsonl'}" in result.err
     rows = load_source(out)
     assert [row["messages"][1]["content"][0]["text"] for row in rows] == ["tone 0", "tone 1", "tone 2"]
     # 12.5 codes a second, the last one begun.

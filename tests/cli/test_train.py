@@ -138,22 +138,22 @@ CODES = list(range(9))
         ([], "rows.jsonl is empty"),
         (
             [{"audio": str(QUESTION), "text": "Hi", "task": "asr"}, {"text": "Hi", "task": "asr"}],
-            "row 2: Task asr needs",
+            "line 2: Task asr needs",
         ),
         (
             [CODES, {"task": "asr", "messages": [{"role": "user", "content": "Hi"}]}],
-            "row 2: This row is of the task asr",
+            "line 2: This row is of the task asr",
         ),
-        ([CODES, [3, 75]], "Row 1 of the data: Audio codes must lie in [0, 75), and 75 does not"),
+        ([CODES, [3, 75]], "rows.jsonl, line 2: Audio codes must lie in [0, 75), and 75 does not"),
         (
             [CODES, {"messages": [{"role": "user", "content": "Hi"}]}],
-            "Row 1 of the data: The conversation has no turn",
+            "rows.jsonl, line 2: The conversation has no turn",
         ),
-        ([CODES, {"audio": "nowhere.wav"}], "Row 1 of the data: This row holds audio that is not encoded"),
+        ([CODES, {"audio": "nowhere.wav"}], "rows.jsonl, line 2: There is no audio file"),
     ],
 )
 def test_bad_rows(train, rows, contents, message):
-    assert_one_error(train(rows(contents)), message)
+    assert_one_error(train(rows(contents), "max_broken=0"), message)
 
 
 def test_empty_folder(train, tmp_path):
@@ -170,9 +170,9 @@ def test_broken_recordings_are_left_out_up_to_a_limit(train, recordings, tmp_pat
     assert "raise max_broken" in result.err
     result = train(data)
     assert result.code == 0, result.err
-    assert "rows left out because their audio cannot be read: 1, see" in caplog.text
+    assert "rows left out because they cannot be used: 1, see" in caplog.text
     (listed,) = tmp_path.glob("out/prepared/*/broken.jsonl")
-    assert [json.loads(line)["row"] for line in listed.read_text().splitlines()] == [2]
+    assert [json.loads(line)["row"] for line in listed.read_text().splitlines()] == [3]
 
 
 def test_codes_and_codecs_of_others(train, recordings, rows, checkpoint, tmp_path):

@@ -107,7 +107,7 @@ def test_samples_keep_their_rate():
         ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, None, "exactly one of"),
         ({"content": [{"type": "audio", "path": "a", "codes": [1]}]}, None, "exactly one of"),
         ({"audio": 3}, None, "Audio is a path"),
-        ({"audio": "a.wav", "text": 3}, "asr", "'text' must be a string, not int .*JSONL, with quotes"),
+        ({"audio": "a.wav", "text": 3}, "asr", "'text' must be a string, not int: write it as text"),
         ({"audio": "a.wav", "text": None}, "tts", "its text is empty: fill it in"),
         ({"messages": [{"role": "user", "content": "Hi"}]}, "asr", "holds no audio to listen to"),
     ],

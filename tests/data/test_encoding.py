@@ -140,7 +140,8 @@ def test_broken_audio_is_left_out_counted_and_listed(tmp_path, make_source, code
     report = encode_source(make_source(6, broken=(1, 4)), codec_folder, tmp_path / "out", shard_size=2)
     assert (report.rows, report.skipped) == (4, 2)
     lines = (tmp_path / "out" / "broken.jsonl").read_text().splitlines()
-    assert [json.loads(line)["row"] for line in lines] == [1, 4]
+    assert [json.loads(line)["row"] for line in lines] == [2, 5]
+    assert [json.loads(line)["origin"] for line in lines] == [f"{tmp_path}/data.jsonl, line {n}" for n in (2, 5)]
     assert "1.wav is not audio" in json.loads(lines[0])["error"]
     texts = [row["messages"][1]["content"][0]["text"] for row in load_source(tmp_path / "out")]
     assert texts == ["tone 0", "tone 2", "tone 3", "tone 5"]
@@ -149,7 +150,7 @@ def test_broken_audio_is_left_out_counted_and_listed(tmp_path, make_source, code
 @pytest.mark.parametrize(("count", "broken", "share"), [(8, 6, None), (4, 2, 0.25), (2, 1, 0.0)])
 def test_too_much_broken_audio_stops_the_run(tmp_path, make_source, codec_folder, count, broken, share):
     source = make_source(count, broken=tuple(range(broken)))
-    with pytest.raises(ValueError, match=r"than .* row 0: .*0\.wav is not audio.* max_broken .*--max-broken"):
+    with pytest.raises(ValueError, match=r"data.jsonl, line 1: .*0\.wav is not audio.* max_broken .*--max-broken"):
         encode_source(source, codec_folder, tmp_path / "out", shard_size=1, max_broken=share)
     assert encode_source(source, codec_folder, tmp_path / "out", shard_size=1, max_broken=0.9).skipped == broken
 
@@ -182,7 +183,7 @@ def test_no_space_left(tmp_path, make_source, codec_folder, limit_file_size):
 
 
 def test_nothing_readable_at_all(tmp_path, make_source, codec_folder):
-    with pytest.raises(ValueError, match="No audio of the data could be read"):
+    with pytest.raises(ValueError, match=r"None of the rows can be used: .*line 1: .*line 2: "):
         encode_source(make_source(2, broken=(0, 1)), codec_folder, tmp_path / "out")
 
 

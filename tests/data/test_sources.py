@@ -12,7 +12,7 @@ import pytest
 
 import ttt_hf.data
 from ttt_hf.data import canonical_row, load_source, open_source
-from ttt_hf.data.reading import row_features
+from ttt_hf.data.sources import row_features
 
 
 pytest.importorskip("datasets", reason="needs the extra train")
@@ -150,7 +150,7 @@ def test_a_changed_file_is_read_anew(tmp_path):
 def test_spoken_digits():
     source = open_source(FSDD, task="asr")
     assert len(source.rows) == 300
-    rows = [source.convert(row) for row in source.rows.select(range(5))]
+    rows = [source.check(row, number) for number, row in enumerate(source.rows.select(range(5)))]
     assert {row["messages"][1]["content"][0]["text"] for row in rows} == {"zero"}
     assert all(os.path.isfile(row["messages"][0]["content"][0]["path"]) for row in rows)
 
@@ -224,13 +224,13 @@ def test_what_is_not_there(name):
         ("data.jsonl", "", "is empty"),
         ("data.json", "[]", "is empty: it has no rows"),
         ("data.csv", "audio,text\n", "data.csv"),
-        ("data.jsonl", '{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
-        ("data.jsonl", '{"speech": "a.wav", "label": 1}\n', "row 1: .*'speech', 'label'"),
-        ("data.jsonl", '{"text": "a"}\n{"label": 1}\n', "row 2: .*'label'"),
+        ("data.jsonl", '{"text": "a"}\n{"text": \n', "line 2: This is not JSON"),
+        ("data.jsonl", '{"speech": "a.wav", "label": 1}\n', "line 1: .*'speech', 'label'"),
+        ("data.jsonl", '{"text": "a"}\n{"label": 1}\n', "line 2: .*'label'"),
         ("data.csv", "speech,label\na.wav,1\n", "'speech', 'label'"),
-        ("data.csv", "audio,answer\na.wav,yes\n,no\n", "Row 1 of the data: .*'answer'"),
+        ("data.csv", "audio,answer\na.wav,yes\n,no\n", "data.csv, line 3: .*'answer', but its audio is empty"),
         ("data.json", '{"text": "a"}', "must hold a list"),
-        ("data.jsonl", "3\n", "row 1: a row is an object, not int"),
+        ("data.jsonl", "3\n", "line 1: A row is an object, not int"),
         ("data.parquet", "no parquet", "data.parquet"),
         ("config.json", '[{"path": "missing.json", "sample_ratio": 0}]', "names no data"),
         ("config.json", '[{"sample_ratio": 1}]', "needs 'path'"),

@@ -102,16 +102,16 @@ def test_ids_that_come_twice(tmp_path, make_audio):
     make_audio("a.wav")
     path = write_jsonl(tmp_path / "data.jsonl", [{"id": n, "audio": "a.wav", "text": "x"} for n in ("a", "b", "a")])
     text = one_sentence(ValueError, local(path, **{"columns.id": "id"}))
-    assert "has the id 'a' twice, in rows 1 and 3" in text
+    assert f"data.jsonl, line 3 has the id 'a', as has {path}, line 1" in text
     assert len(load_samples(local(path))) == 3
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"audio": "a.wav"}, "Row 2 of .* has nothing in its column 'text'"),
-        ({"audio": "a.wav", "text": None}, "Row 2 of .* has nothing in its column 'text'"),
-        ({"audio": "a.wav", "text": 1.5}, "Row 2 of .* has no text in its column 'text', but 1.5"),
+        ({"audio": "a.wav"}, "data.jsonl, line 2 has nothing in its column 'text'"),
+        ({"audio": "a.wav", "text": None}, "data.jsonl, line 2 has nothing in its column 'text'"),
+        ({"audio": "a.wav", "text": 1.5}, "data.jsonl, line 2 has no text in its column 'text', but 1.5"),
         ({"audio": "a.wav", "text": ["x", True]}, "has no text in its column 'text', but True"),
     ],
 )
@@ -140,12 +140,12 @@ def test_audio_in_another_folder(tmp_path, make_audio):
     [
         ("a.jsonl", "", "is empty (0 bytes)"),
         ("a.jsonl", "\n", "has no rows"),
-        ("a.jsonl", '{"audio": "x", "text": "y"}\n{"audio": "x", "te', "line 2 is not JSON"),
-        ("a.jsonl", "[1]\n", "a row is an object, not list"),
+        ("a.jsonl", '{"audio": "x", "text": "y"}\n{"audio": "x", "te', "line 2: This is not JSON"),
+        ("a.jsonl", "[1]\n", "A row is an object, not list"),
         ("a.json", "{}", "must hold a list of rows"),
         ("a.csv", "audio,text\n", "has no rows"),
         ("a.txt", "x", "is of an unknown type"),
-        ("a.csv", b"audio,text\n\xff\xfe,x\n", "is not UTF-8"),
+        ("a.csv", b"audio,text\n\xff\xfe,x\n", "a.csv, line 2 is not UTF-8"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, words):

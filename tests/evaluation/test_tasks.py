@@ -8,7 +8,7 @@ import pytest
 
 from ttt_hf.evaluation.judge_prompts import load_prompt
 from ttt_hf.evaluation.scoring.scorers import SCORERS, bind_scorer
-from ttt_hf.evaluation.task_tables import content_id
+from ttt_hf.evaluation.task_samples import load_samples
 from ttt_hf.evaluation.tasks import fingerprint, load_task, preset, preset_names, task_names
 
 
@@ -256,11 +256,11 @@ def test_fingerprints_change_with_what_they_stand_for(task_file: Path, change: d
 
 
 def test_local_data_count_by_content_not_by_place(tmp_path: Path) -> None:
-    rows = '{"audio": "a.wav", "text": "hi"}\n'
+    rows = '{"audio": "https://example.org/a.wav", "text": "hi"}\n'
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "data.jsonl").write_text(rows, encoding="utf-8")
     one, two = (load_task("local", path=str(tmp_path / folder / "data.jsonl")) for folder in ("one", "two"))
-    assert fingerprint(one, content_id(one.source)) == fingerprint(two, content_id(two.source))
+    assert fingerprint(one, load_samples(one).content) == fingerprint(two, load_samples(two).content)
     (tmp_path / "two" / "data.jsonl").write_text(rows.replace("hi", "ho"), encoding="utf-8")
-    assert fingerprint(one, content_id(one.source)) != fingerprint(two, content_id(two.source))
+    assert fingerprint(one, load_samples(one).content) != fingerprint(two, load_samples(two).content)

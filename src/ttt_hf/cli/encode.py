@@ -37,7 +37,7 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="folder of audio, JSONL, JSON, Parquet or CSV file, or Hub id"
+        "source", metavar="SOURCE", help="folder of audio, JSONL, JSON, Parquet, CSV or TSV file, or Hub id"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the codes")
     parser.add_argument("--model", metavar="ID", help="folder or Hub id of the model whose codec encodes (default: "
@@ -45,7 +45,8 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--codec", metavar="ID", help="folder, Hub id or short name of a codec, in the place of the "
                         "model's own")  # fmt: skip
     parser.add_argument("--task", choices=TASKS, help="what the columns mean, where the data do not say it")
-    parser.add_argument("--split", default="train", metavar="NAME", help="split of a Hub data set (default: train)")
+    parser.add_argument("--split", metavar="NAME", help="split of a Hub data set, or of a folder with the folders "
+                        "train, validation, test (default: train)")  # fmt: skip
     parser.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
     parser.add_argument("--variants", type=int, default=0, metavar="N", help="further encodings of each of the user's "
                         "recordings, at another speed, with noise or in another room, of which training draws one "
@@ -57,7 +58,7 @@ def add_parser(verbs: Any) -> None:
         "--max-broken",
         type=float,
         metavar="SHARE",
-        help="share of rows that may be left out because audio cannot be read (default: 0.01, but at least 5 rows)",
+        help="share of rows that may be left out because they cannot be used (default: 0.01, but at least 5 rows)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -74,10 +75,12 @@ def run(args: argparse.Namespace) -> None:
         OSError, ValueError, ImportError: If the data, the model or the output cannot be used.
     """
     _check_arguments(args)
+    from ..data.reading import require_datasets
     from ..loading import base_folder, find_checkpoint, find_codec
-    from .quiet import silence
+    from .quiet import silence, silence_transformers
 
     with silence():
+        require_datasets()
         folder = base_folder(find_checkpoint(args.model))
         codec = find_codec(folder, args.codec)
         if codec is None:
@@ -85,17 +88,13 @@ def run(args: argparse.Namespace) -> None:
                 f"{folder} has no codec, so there is nothing to encode with: put the codec that it was trained with "
                 "into its sub-folder codec, or name it with --codec."
             )
+        import datasets
+
         from ..data.encoding import BROKEN_FILE, encode_source
-        from ..data.reading import require_datasets
         from ..data.sources import open_source
 
-        require_datasets()
-        import datasets
-        from transformers.utils import logging
-
         datasets.disable_progress_bars()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        silence_transformers()
         source = open_source(args.source, task=args.task, split=args.split, name=args.config)
         report = encode_source(
             source,
@@ -123,8 +122,7 @@ def run(args: argparse.Namespace) -> None:
         )
     if report.skipped:
         print(
-            f"ttt-hf: rows left out because their audio cannot be read: {report.skipped}, see "
-            f"{args.out / BROKEN_FILE}",
+            f"ttt-hf: rows left out because they cannot be used: {report.skipped}, see {args.out / BROKEN_FILE}",
             file=sys.stderr,
         )
 

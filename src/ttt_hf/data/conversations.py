@@ -1,11 +1,11 @@
-"""Rows as users have them, brought into the one form that everything behind reads: the canonical row.
+"""The canonical row: the one form that rows of all kinds are brought into, and that everything behind reads.
 
 A canonical row is a conversation, `{"messages": [{"role", "content": [items]}], "task"}`, or, for pre-training,
-content without roles, `{"content": [items], "task"}`. An item is `{"type": "text", "text"}` or `{"type": "audio"}` and
-one of `path`, `url`, `bytes`, `audio` (samples, next to `sampling_rate`) or `codes`. The text of a reply may have time
-stamps, `"words": [{"text", "start", "end"}]` in seconds; with `"interleaved": true`, the items of a message are taken
-in their order. An audio item's `span` says which markers enclose it, where its place does not; `variants`, next to its
-`codes`, are the codes of the same recording said once more, of which training draws one.
+content without roles, `{"content": [items], "task"}`. An item is `{"type": "text", "text"}` or `{"type": "audio"}`
+with one of `path`, `url`, `bytes`, `audio` (samples, next to `sampling_rate`) or `codes`. The text of a reply may have
+time stamps, `"words": [{"text", "start", "end"}]` in seconds; with `"interleaved": true`, the items of a message are
+taken in their order. The `span` of an audio item says which markers enclose it, where its position does not;
+`variants`, next to its `codes`, are further encodings of the same recording, of which training draws one.
 """
 
 from __future__ import annotations
@@ -17,31 +17,39 @@ from typing import Any
 
 from ..processing.conversation import AUDIO_KEYS, ROLES, SYSTEM_PROMPTS
 from .official_format import is_official, parse_official
+from .tables import resolve_path
 
 
 Row = dict[str, Any]
+Message = dict[str, Any]
 Item = dict[str, Any]
 
 ACCEPTED_FORMS = (
     "'messages' (chat), 'content' or 'text' (pre-training), 'audio' and 'text' (task asr or tts), or 'question' or "
     "'question_audio' and 'answer' (task chat)"
 )
-# Keys of an item that are not its source, and survive.
+_COLUMNS = {
+    "asr": ("audio", "text"),
+    "tts": ("audio", "text"),
+    "chat": ("messages", "question", "question_audio", "answer", "answer_audio"),
+}
+# Keys of an item that are kept besides its source.
 _ITEM_EXTRAS = ("sampling_rate", "span", "variants", "words")
 # Those of them that mean nothing when they are empty.
 _LISTS = ("variants", "words")
 
 
 def canonical_row(row: Mapping[str, Any], task: str | None = None, folder: Path | None = None) -> Row:
-    """Brings a row into the canonical form. Canonical rows stay as they are.
+    """Brings a row of a table into the canonical form. Canonical rows stay as they are.
 
     Args:
-        row: A row in one of the accepted forms: columns `messages`; `content`; `text`; `audio` and `text`; `question`
-            or `question_audio` with `answer` and perhaps `answer_audio`. A plain string that writes spans of audio
-            out, as the official data do, is read as that audio; text items always stay text.
+        row: Cells in one of the accepted forms: columns `messages`; `content`; `text`; `audio` and `text`; `question`
+            or `question_audio` with `answer` and perhaps `answer_audio`. Names of columns are compared without regard
+            to case; empty cells count as missing. A plain string that writes spans of audio out, as the official data
+            do, is read as that audio; text items always stay text.
         task: What the columns mean (`asr`, `tts`, `chat`) and whose system prompt a conversation gets; by default the
             row's own column `task`.
-        folder: Where relative paths of audio files begin.
+        folder: Folder that relative paths of audio files start from.
 
     Returns:
         `messages` or `content`, and `task`; `codec_fingerprint` where the row says whose codes it holds.
@@ -49,36 +57,38 @@ def canonical_row(row: Mapping[str, Any], task: str | None = None, folder: Path 
     Raises:
         ValueError: If the row has none of these forms, or is malformed.
     """
-    found = {name: value for name, value in row.items() if value is not None}
-    task = task or found.get("task")
+    cells = _filled_cells(row)
+    task = task or cells.get("task")
     if task is not None and task not in SYSTEM_PROMPTS:
         raise ValueError(f"There is no task {task!r}: choose one of {', '.join(SYSTEM_PROMPTS)}.")
     result: Row = {}
-    if "messages" in found:
-        result["messages"] = [_message(message, folder) for message in _nonempty(found["messages"], "messages")]
+    if "messages" in cells:
+        result["messages"] = [_message(message, folder) for message in _nonempty(cells["messages"], "messages")]
         if task == "asr" and not any(item["type"] == "audio" for item in row_items(result)):
             raise ValueError(
                 "This row is of the task asr, but holds no audio to listen to: add it, or change its task."
             )
-    elif "content" in found:
-        result["content"] = _items(found["content"], folder)
-    elif "question" in found or "question_audio" in found:
-        result["messages"], task = _question_and_answer(found, task, folder)
-    elif "audio" in found and task in ("asr", "tts") and row.get("text", "") is None:
-        raise ValueError("This row has audio, but its text is empty: fill it in, or delete the row.")
-    elif "audio" in found and task in ("asr", "tts"):
-        result["messages"] = _speech_and_text(found, task, folder)
-    elif "audio" in found and "text" in found:
+    elif "content" in cells:
+        result["content"] = _items(cells["content"], folder)
+    elif "question" in cells or "question_audio" in cells:
+        if "answer" not in cells and "answer_audio" not in cells:
+            raise ValueError(_missing(row, cells, task or "chat"))
+        result["messages"], task = _question_and_answer(cells, task, folder)
+    elif task in ("asr", "tts") and {"audio", "text"} <= cells.keys():
+        result["messages"] = _speech_and_text(cells, task, folder)
+    elif task in ("asr", "tts"):
+        raise ValueError(_missing(row, cells, task))
+    elif "audio" in cells and "text" in cells:
         raise ValueError("A row with 'audio' and 'text' needs a task, asr or tts: does the model listen or speak?")
-    elif "audio" in found:
-        result["content"] = [_audio_item(found["audio"], folder)]
-    elif "text" in found and task in (None, "text"):
-        result["content"] = _items(found["text"], folder)
+    elif "audio" in cells:
+        result["content"] = [_audio_item(cells["audio"], folder)]
+    elif "text" in cells and task in (None, "text"):
+        result["content"] = _items(_string(cells["text"], "text"), folder)
     else:
-        raise ValueError(_missing(found, task))
+        raise ValueError(_missing(row, cells, task))
     result["task"] = task
-    if "codec_fingerprint" in found:
-        result["codec_fingerprint"] = found["codec_fingerprint"]
+    if "codec_fingerprint" in cells:
+        result["codec_fingerprint"] = cells["codec_fingerprint"]
     return result
 
 
@@ -104,51 +114,58 @@ def audio_source(item: Mapping[str, Any]) -> Any:
 # -- forms ------------------------------------------------------------------------------------------------------------
 
 
-def _message(message: Any, folder: Path | None) -> Row:
+def _filled_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells that are not empty, by the names of their columns in lower case."""
+    cells: dict[str, Any] = {}
+    for name, value in row.items():
+        folded = name.strip().casefold()
+        is_empty = value is None or (isinstance(value, str) and not value.strip())
+        if not is_empty and (folded not in cells or folded == name):
+            cells[folded] = value
+    return cells
+
+
+def _message(message: Any, folder: Path | None) -> Message:
     if not isinstance(message, Mapping) or message.get("content") is None or message.get("role") not in ROLES:
         raise ValueError(f"A message needs 'content' and a 'role', one of {', '.join(ROLES)}.")
     content = message["content"]
-    canonical: Row = {"role": message["role"], "content": _items(content, folder)}
-    # What an official string writes out is written in the order that is meant.
+    canonical: Message = {"role": message["role"], "content": _items(content, folder)}
+    # The order of an official string is the order that is meant.
     if message.get("interleaved") or (isinstance(content, str) and is_official(content)):
         canonical["interleaved"] = True
     return canonical
 
 
-def _speech_and_text(row: Row, task: str, folder: Path | None) -> list[Row]:
-    if "text" not in row:
-        raise ValueError(_missing(row, task))
-    text = {"type": "text", "text": _string(row["text"], "text")}
-    audio = _audio_item(row["audio"], folder)
+def _speech_and_text(cells: Mapping[str, Any], task: str | None, folder: Path | None) -> list[Message]:
+    text = {"type": "text", "text": _string(cells["text"], "text")}
+    audio = _audio_item(cells["audio"], folder)
     if task == "asr":
         return _turns([audio], [text])
-    return _turns([dict(text)], [_timed(text, row), audio])
+    return _turns([dict(text)], [_timed(text, cells), audio])
 
 
-def _question_and_answer(row: Row, task: str | None, folder: Path | None) -> tuple[list[Row], str]:
-    if "answer" not in row and "answer_audio" not in row:
-        raise ValueError(_missing(row, task or "chat"))
+def _question_and_answer(cells: Mapping[str, Any], task: str | None, folder: Path | None) -> tuple[list[Message], str]:
     user: list[Item] = []
-    # The spoken question is the question; its transcript, if there is one, is not given away.
-    if "question_audio" in row:
-        user.append(_audio_item(row["question_audio"], folder))
+    # Where the question is spoken, its transcript is not shown to the model.
+    if "question_audio" in cells:
+        user.append(_audio_item(cells["question_audio"], folder))
     else:
-        user.append({"type": "text", "text": _string(row["question"], "question")})
+        user.append({"type": "text", "text": _string(cells["question"], "question")})
     assistant: list[Item] = []
-    if "answer" in row:
-        assistant.append(_timed({"type": "text", "text": _string(row["answer"], "answer")}, row))
-    if "answer_audio" in row:
-        assistant.append(_audio_item(row["answer_audio"], folder))
-    is_written = "question_audio" not in row and "answer_audio" not in row
+    if "answer" in cells:
+        assistant.append(_timed({"type": "text", "text": _string(cells["answer"], "answer")}, cells))
+    if "answer_audio" in cells:
+        assistant.append(_audio_item(cells["answer_audio"], folder))
+    is_written = "question_audio" not in cells and "answer_audio" not in cells
     return _turns(user, assistant), task or ("text" if is_written else "chat")
 
 
-def _turns(user: list[Item], assistant: list[Item]) -> list[Row]:
+def _turns(user: list[Item], assistant: list[Item]) -> list[Message]:
     return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
 
 
-def _timed(text: Item, row: Row) -> Item:
-    return {**text, "words": row["words"]} if row.get("words") else text
+def _timed(text: Item, cells: Mapping[str, Any]) -> Item:
+    return {**text, "words": cells["words"]} if cells.get("words") else text
 
 
 # -- items ------------------------------------------------------------------------------------------------------------
@@ -176,7 +193,7 @@ def _item(item: Any, folder: Path | None) -> Item:
 
 
 def _audio_item(value: Any, folder: Path | None) -> Item:
-    """An audio item of a cell: a path or URL, a file's bytes, codes, or what `datasets` gives undecoded or decoded."""
+    """An audio item of a cell: a path or URL, the bytes of a file, codes, or an `Audio` cell of `datasets`."""
     if isinstance(value, Mapping):
         if value.get("bytes") is not None:
             return {"type": "audio", "bytes": value["bytes"]}
@@ -186,7 +203,7 @@ def _audio_item(value: Any, folder: Path | None) -> Item:
     if isinstance(value, (bytes, bytearray)):
         return {"type": "audio", "bytes": bytes(value)}
     if isinstance(value, (str, os.PathLike)):
-        return {"type": "audio", "path": _resolve(os.fspath(value), folder)}
+        return {"type": "audio", "path": resolve_path(os.fspath(value), folder)}
     if isinstance(value, (list, tuple)) and all(isinstance(code, int) for code in value):
         return {"type": "audio", "codes": list(value)}
     raise ValueError("Audio is a path, a URL, the bytes of a file, samples with their rate, or a list of codes.")
@@ -197,12 +214,6 @@ def _extras(item: Mapping[str, Any]) -> Item:
     return {key: value for key, value in extras.items() if key not in _LISTS or len(value)}
 
 
-def _resolve(path: str, folder: Path | None) -> str:
-    if folder is None or "://" in path or os.path.isabs(path):
-        return path
-    return str(folder / path)
-
-
 def _nonempty(value: Any, name: str) -> list[Any]:
     if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__len__") or len(value) == 0:
         raise ValueError(f"'{name}' must be a list that is not empty.")
@@ -211,19 +222,21 @@ def _nonempty(value: Any, name: str) -> list[Any]:
 
 def _string(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        hint = ""
-        if isinstance(value, (int, float)):
-            hint = " (in CSV, digits are read as a number): write the data as JSONL, with quotes around it"
-        raise ValueError(f"'{name}' must be a string, not {type(value).__name__}{hint}.")
+        raise ValueError(f"'{name}' must be a string, not {type(value).__name__}: write it as text, in quotes.")
     return value
 
 
-def _missing(row: Row, task: str | None) -> str:
+def _missing(row: Mapping[str, Any], cells: Mapping[str, Any], task: str | None) -> str:
+    """What a row lacks: the column as such, or what should be in it."""
+    found = ", ".join(repr(name) for name in row if name.strip().casefold() in cells) or "nothing"
+    wanted = _COLUMNS.get(task or "", {name for names in _COLUMNS.values() for name in names})
+    empty = [name for name in row if name.strip().casefold() in wanted and name.strip().casefold() not in cells]
+    if empty:
+        return f"This row holds {found}, but its {' and its '.join(empty)} is empty: fill it in, or delete the row."
     needs = {
         "asr": "'audio' and 'text'",
         "tts": "'audio' and 'text'",
         "chat": "'messages', or 'question' or 'question_audio' and 'answer' or 'answer_audio'",
     }.get(task or "", ACCEPTED_FORMS)
-    found = ", ".join(repr(name) for name in row) or "nothing"
     what = f"Task {task} needs" if task in ("asr", "tts", "chat") else "A row needs"
     return f"{what} {needs}, but this row holds {found}: rename its columns."

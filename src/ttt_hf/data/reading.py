@@ -1,49 +1,167 @@
-"""Reading stored rows: JSON files, columns of one type for all data, audio left undecoded, errors in one sentence."""
+"""The one reader of users' data, for training and evaluation alike: files, folders, Hub data sets and copies of them.
+
+Text tables and folders of audio are read here, row by row (`tables`, `listing`); Parquet and the Hub go through
+`datasets`, which needs the extra `train`.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, field, replace
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from .conversations import Row, canonical_row
+from .listing import READABLE, TABLE_SUFFIXES, FolderFiles, OpenFile, list_folder, read_folder
+from .tables import TableRow, clean_cells, read_table
 
 
-def row_features() -> Any:
-    """The columns of canonical rows as `datasets.Features`: one type for all data, so that they can be mixed."""
-    from datasets import Features, List, Value
+def open_binary(path: Path) -> BinaryIO:
+    """Opens a file for reading."""
+    return path.open("rb")
 
-    word = {"text": Value("string"), "start": Value("float64"), "end": Value("float64")}
-    item = {
-        "type": Value("string"),
-        "text": Value("string"),
-        "words": List(word),
-        "codes": List(Value("int32")),
-        "variants": List(List(Value("int32"))),
-        "span": Value("string"),
-        "path": Value("string"),
-        "bytes": Value("binary"),
-        "audio": List(Value("float32")),
-        "sampling_rate": Value("int32"),
-    }
-    message = {"role": Value("string"), "content": List(item), "interleaved": Value("bool")}
-    return Features(
-        {
-            "messages": List(message),
-            "content": List(item),
-            "task": Value("string"),
-            "codec_fingerprint": Value("string"),
-        }
-    )
+
+@dataclass(frozen=True)
+class Table:
+    """Opened data: rows that are read when they are asked for, or a data set of `datasets`.
+
+    Args:
+        name: What messages call the data.
+        files: Local files that decide the rows.
+        folder: Folder that relative paths of audio start from, where not each file has its own.
+        listing: The files of a folder of text tables or audio.
+        dataset: A Parquet or Hub data set with undecoded audio.
+        labels: Its columns that hold numbers of a closed set of names, as `datasets.ClassLabel`.
+    """
+
+    name: str
+    files: tuple[Path, ...] = ()
+    folder: Path | None = None
+    listing: FolderFiles | None = None
+    dataset: Any = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, columns: Sequence[str] | None = None, open_file: OpenFile = open_binary) -> Iterator[TableRow]:
+        """Reads all rows in order.
+
+        Args:
+            columns: Columns to read of a Parquet or Hub data set; by default all. Text tables are always read in full.
+            open_file: Opens the files of text tables.
+
+        Raises:
+            ValueError: If a file cannot be read, or there are no rows.
+        """
+        is_empty = True
+        for row in self._rows(columns, open_file):
+            is_empty = False
+            yield row
+        if is_empty:
+            raise ValueError(f"{self.name} is empty: it has no rows.")
+
+    def _rows(self, columns: Sequence[str] | None, open_file: OpenFile) -> Iterator[TableRow]:
+        if self.dataset is not None and columns is not None and not columns:
+            yield from (self.stored_row({}, number) for number in range(len(self.dataset)))
+        elif self.dataset is not None:
+            chosen = self.dataset if columns is None else self.dataset.select_columns(list(columns))
+            yield from (self.stored_row(row, number) for number, row in enumerate(chosen))
+        elif self.listing is not None:
+            yield from read_folder(self.listing, open_file)
+        else:
+            (path,) = self.files
+            with open_file(path) as file:
+                yield from (replace(row, folder=self.folder) for row in read_table(path, file))
+
+    def stored_row(self, cells: Mapping[str, Any], number: int) -> TableRow:
+        """Names a row of the data set.
+
+        Args:
+            cells: The row as `datasets` gives it; labels of a closed set become their names.
+            number: Its number from 0.
+        """
+        cells = dict(cells)
+        for name, label in self.labels.items():
+            if cells.get(name) is not None:
+                cells[name] = label.int2str(cells[name])
+        return TableRow(f"{self.name}, row {number + 1}", self.folder, clean_cells(cells))
+
+
+def open_table(
+    spec: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    needs_split: bool = True,
+    audio_folder: Path | None = None,
+    subject: str | None = None,
+    remedy: str = "check the name",
+) -> Table:
+    """Opens data without reading text tables yet.
+
+    Args:
+        spec: File, folder or Hub id.
+        split: Split of a Hub data set or of a folder with the folders `train`, `validation`, `test`; by default
+            `train`.
+        config: Configuration of a Hub data set.
+        revision: Commit or tag on the Hub.
+        streaming: Whether Parquet and Hub data sets are streamed.
+        needs_split: Whether another split than `train` of local data without splits is an error.
+        audio_folder: Folder that relative paths in a file start from; by default that of the file.
+        subject: Start of the error when a Hub data set cannot be had.
+        remedy: End of that error.
+
+    Raises:
+        FileNotFoundError: If there is no such file, folder or data set, or it cannot be downloaded.
+        PermissionError: If the data set is gated.
+        ValueError: If it is of an unknown type, cannot be read, or has no such split.
+        ImportError: If it needs `datasets`, which is not installed.
+    """
+    found = local_path(spec)
+    if found is None:
+        subject = subject or f"There is no file or folder {spec}, and the data set of that name"
+        with hub_errors(str(spec), subject, remedy):
+            return _open_data_set(str(spec), config, split, revision, streaming)
+    if not found.exists():
+        raise FileNotFoundError(f"There is no file or folder {spec}: check the path.")
+    # Prepared rows are cached by this path, which must not mean another folder elsewhere.
+    path = found.absolute()
+    if path.is_dir():
+        return _open_folder(path, config, split, streaming, needs_split)
+    if needs_split and split not in (None, "train"):
+        raise ValueError(f"{path} has no split {split}, but ['train']: leave the split out.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes).")
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise ValueError(f"{path} is of an unknown type: {READABLE}.")
+    folder = path.parent if audio_folder is None else audio_folder
+    if path.suffix.lower() == ".parquet":
+        return _open_parquet(str(path), (path,), folder, streaming)
+    return Table(str(path), (path,), folder)
+
+
+def local_path(spec: str | os.PathLike[str]) -> Path | None:
+    """The file or folder that data are in, which need not exist; `None` for a data set on the Hub."""
+    path, text = Path(spec).expanduser(), os.fspath(spec)
+    is_local = path.suffix.lower() in TABLE_SUFFIXES or text.startswith((".", "~", os.sep)) or text.count("/") > 1
+    return path if is_local or path.exists() else None
+
+
+def needs_datasets(spec: str | os.PathLike[str]) -> bool:
+    """Whether data can only be opened with the package `datasets`: Parquet and the Hub."""
+    path = local_path(spec)
+    if path is None:
+        return True
+    return any(path.rglob("*.parquet")) if path.is_dir() else path.suffix.lower() == ".parquet"
 
 
 def require_datasets() -> None:
-    """
+    """Checks that `datasets` is installed.
+
     Raises:
-        ImportError: If `datasets` is not installed, with the command that installs it.
+        ImportError: If it is not, with the command that installs it.
     """
     try:
         import datasets  # noqa: F401
@@ -51,101 +169,96 @@ def require_datasets() -> None:
         raise ImportError("Reading data needs the package datasets: pip install 'ttt-hf[train]'.") from error
 
 
-def json_rows(paths: Sequence[str], task: str | None) -> Iterator[Row]:
-    """Canonical rows of JSON and JSONL files."""
-    for path in map(Path, paths):
-        rows = _jsonl_rows(path) if path.suffix == ".jsonl" else _json_array(path)
-        for number, row in rows:
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, row {number}: a row is an object, not {type(row).__name__}.")
-            try:
-                yield full_row(row, partial(canonical_row, task=task, folder=path.parent))
-            except ValueError as error:
-                raise ValueError(f"{path}, row {number}: {error}") from error
+# -- folders ----------------------------------------------------------------------------------------------------------
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, parse_json(line, f"{path}, line {number}")
+def _open_folder(folder: Path, config: str | None, split: str | None, streaming: bool, needs_split: bool) -> Table:
+    if _declares_files(folder):
+        files = tuple(sorted(folder.rglob("*.parquet")))
+        return replace(_open_data_set(str(folder), config, split, None, streaming), files=files, folder=folder)
+    listing = list_folder(folder, split, needs_split)
+    if listing.is_parquet:
+        return replace(_open_parquet(str(folder), listing.tables, folder, streaming), listing=listing)
+    files = listing.tables or listing.audio
+    return Table(str(folder), files, listing=listing)
 
 
-def _json_array(path: Path) -> Iterator[tuple[int, Any]]:
-    content = parse_json(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(content, list):
-        raise ValueError(f"{path} must hold a list of rows: put them into [ and ], or one a line into a .jsonl file.")
-    return iter(enumerate(content, start=1))
+def _declares_files(folder: Path) -> bool:
+    """Whether a folder is a copy of a Hub data set, whose card says which Parquet files are of which split."""
+    import yaml
 
-
-def parse_json(text: str, where: str) -> Any:
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
+    _, *parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error}).") from error
+        header = yaml.safe_load(parts[0]) if len(parts) == 2 else None
+    except yaml.YAMLError:
+        return False
+    return isinstance(header, dict) and bool(header.get("configs")) and any(folder.rglob("*.parquet"))
 
 
-def full_row(row: Mapping[str, Any], convert: Callable[[Mapping[str, Any]], Row]) -> Row:
-    """A canonical row with all columns, so that all rows are of one type."""
-    return {"messages": None, "content": None, "task": None, "codec_fingerprint": None, **convert(row)}
+# -- through `datasets` -----------------------------------------------------------------------------------------------
 
 
-def convert_row(row: Mapping[str, Any], number: int, convert: Callable[[Mapping[str, Any]], Row]) -> Row:
-    """A canonical row with all columns; what is wrong with it is said with its number."""
-    try:
-        return full_row(row, convert)
-    except ValueError as error:
-        raise ValueError(f"Row {number} of the data: {error}") from error
+def _open_parquet(name: str, files: Sequence[Path], folder: Path, streaming: bool) -> Table:
+    require_datasets()
+    from datasets import load_dataset
+
+    with read_errors(name):
+        # A list of files is one split, whatever their names; escaped, because they are read as patterns.
+        data_files = [escape(str(path)) for path in files]
+        dataset = load_dataset("parquet", data_files=data_files, split="train", streaming=streaming)
+    return _stored_table(name, tuple(files), folder, dataset, streaming)
 
 
-def prepare(read: Callable[[], Any], features: Any, files: Sequence[Path]) -> Any:
-    """A `Dataset` of what `read` gives, kept in the cache of `datasets` until one of the files changes."""
-    from datasets import Dataset
+def _open_data_set(path: str, config: str | None, split: str | None, revision: str | None, streaming: bool) -> Table:
+    require_datasets()
+    from datasets import load_dataset
 
-    if next(iter(read()), None) is None:
-        return Dataset.from_dict({column: [] for column in features}, features=features)
-    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    with known_errors(str(files[0])):
-        # What the cache knows a data set by is its generator and these arguments.
-        return Dataset.from_generator(_generate, features=features, gen_kwargs={"read": read, "state": str(state)})
+    with read_errors(path):
+        dataset = load_dataset(path, config, split=split or "train", revision=revision, streaming=streaming)
+    return _stored_table(path, (), None, dataset, streaming)
 
 
-def _generate(read: Callable[[], Any], state: str) -> Iterator[Row]:
-    yield from read()
+def _stored_table(name: str, files: tuple[Path, ...], folder: Path | None, dataset: Any, streaming: bool) -> Table:
+    from datasets import ClassLabel
+
+    labels = {name: part for name, part in (dataset.features or {}).items() if isinstance(part, ClassLabel)}
+    return Table(name, files, folder, dataset=undecoded(dataset, streaming), labels=labels)
 
 
-def undecoded(rows: Any, streaming: bool) -> Any:
-    """The same rows with audio as `{"bytes", "path"}`: decoding it is not the business of `datasets`."""
+def undecoded(dataset: Any, streaming: bool) -> Any:
+    """Makes a data set give audio as `{"bytes", "path"}`: `processing.audio` decodes it."""
     from datasets import Audio, Value
 
-    if rows.features is None:
-        return rows
+    if dataset.features is None:
+        return dataset
     # A stream would encode what it casts to Audio; a prepared data set would copy what it casts to anything else.
     audio = {"bytes": Value("binary"), "path": Value("string")} if streaming else Audio(decode=False)
-    for column, feature in rows.features.items():
-        replaced = replace_audio(feature, audio)
+    for column, feature in dataset.features.items():
+        replaced = _replace_audio(feature, audio)
         if replaced != feature:
-            rows = rows.cast_column(column, replaced)
-    return rows
+            dataset = dataset.cast_column(column, replaced)
+    return dataset
 
 
-def replace_audio(feature: Any, audio: Any) -> Any:
-    """A feature with `audio` in the place of every `Audio` in it."""
+def _replace_audio(feature: Any, audio: Any) -> Any:
     from datasets import Audio, List
 
     if isinstance(feature, Audio):
         return audio
     if isinstance(feature, Mapping):
-        return {name: replace_audio(part, audio) for name, part in feature.items()}
+        return {name: _replace_audio(part, audio) for name, part in feature.items()}
     if isinstance(feature, List):
-        return List(replace_audio(feature.feature, audio), length=feature.length)
+        return List(_replace_audio(feature.feature, audio), length=feature.length)
     return feature
 
 
 @contextmanager
-def known_errors(spec: str) -> Iterator[None]:
-    """Says in one sentence what `datasets` says with several errors."""
-    from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
+def read_errors(name: str) -> Iterator[None]:
+    """Puts what `datasets` says with several errors into one sentence."""
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         yield
@@ -155,16 +268,42 @@ def known_errors(spec: str) -> Iterator[None]:
             cause = cause.__cause__
         if isinstance(cause, (ValueError, OSError)):
             raise type(cause)(*cause.args) from error
-        raise ValueError(f"{spec} cannot be read ({cause or error}).") from error
-    except (DatasetNotFoundError, DataFilesNotFoundError) as error:
-        raise FileNotFoundError(
-            f"There is no file or folder {spec}, and no such data set on the Hub, or it is private: check the name, "
-            "or log in with `hf auth login`."
-        ) from error
-    except ConnectionError as error:
-        raise FileNotFoundError(
-            f"There is no file or folder {spec}, and the Hub cannot be reached: check the name, or connect to the "
-            "network."
-        ) from error
+        raise ValueError(f"{name} cannot be read ({cause or error}).") from error
     except ValueError as error:
-        raise ValueError(f"{spec}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def hub_errors(spec: str, subject: str, remedy: str) -> Iterator[None]:
+    """Says why a data set on the Hub cannot be had.
+
+    Args:
+        spec: Its id.
+        subject: Start of the sentence, such as "The data set organisation/name".
+        remedy: What else helps: end of the sentence.
+
+    Raises:
+        FileNotFoundError: If it is not there, or cannot be downloaded.
+        PermissionError: If it is gated.
+    """
+    require_datasets()
+    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    gated = (
+        f"{subject} is gated: accept its terms on https://huggingface.co/datasets/{spec} and log in with "
+        f"`hf auth login`, or {remedy}."
+    )
+    try:
+        yield
+    except GatedRepoError as error:
+        raise PermissionError(gated) from error
+    except (DatasetNotFoundError, DataFilesNotFoundError, RepositoryNotFoundError) as error:
+        # A refusal differs from absence in words only: the error of a missing repository mentions gated ones, too.
+        if "is a gated dataset" in str(error):
+            raise PermissionError(gated) from error
+        raise FileNotFoundError(
+            f"{subject} is not on the Hub, or is private: log in with `hf auth login`, or {remedy}."
+        ) from error
+    except (ConnectionError, LocalEntryNotFoundError, HfHubHTTPError) as error:
+        raise FileNotFoundError(f"{subject} cannot be downloaded: connect to the network, or {remedy}.") from error

@@ -1,38 +1,32 @@
-"""Opening data: Hub data sets, folders, files, mixtures and encoded folders, as canonical rows.
+"""Data for training: what the reader opens as canonical rows, encoded folders, mixtures, the official data config.
 
-Needs the extra `train`. Audio is not decoded here: its path or bytes go through, and `processing.load_audio` reads it.
+Needs the extra `train`. Audio is not decoded here: its path or bytes are passed on, and `processing.audio` reads it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from glob import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .conversations import Row, canonical_row
-from .reading import (
-    convert_row,
-    json_rows,
-    known_errors,
-    parse_json,
-    prepare,
-    replace_audio,
-    require_datasets,
-    row_features,
-    undecoded,
-)
+from .conversations import Row, canonical_row, row_items
+from .listing import report_left_out
+from .reading import Table, open_table, read_errors, require_datasets
+from .tables import TableRow, list_problems, parse_json
 
+
+logger = logging.getLogger(__name__)
 
 ENCODING_FILE = "encoding.json"
-FILE_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-METADATA_FILES = ("metadata.csv", "metadata.jsonl")
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3"}
-READABLE = "JSONL, JSON, Parquet and CSV files can be read, and folders of audio files"
+# However small a data set is, a few broken rows do not stop its encoding.
+MIN_BROKEN = 5
+DEFAULT_BROKEN_SHARE = 0.01
 # How far into a JSON file to look for what only the official data config has.
 _CONFIG_PROBE_BYTES = 65536
 
@@ -41,15 +35,69 @@ Spec: TypeAlias = "str | os.PathLike[str] | Sequence[Mapping[str, Any]]"
 
 @dataclass
 class Source:
-    """Data as they are stored, and how a row of them becomes canonical.
+    """Data as they are stored, and how each of their rows is checked.
 
     Args:
-        rows: Source rows, audio undecoded.
-        convert: Makes a canonical row of one of them; a `ValueError` where that cannot be done.
+        name: What messages call the data.
+        rows: Stored rows with undecoded audio, a `datasets.Dataset` or `IterableDataset`.
+        check: Makes a checked row (see `checked_row`) of a stored row and its number from 0.
+        encoding: Content of encoding.json, if they were encoded before.
     """
 
+    name: str
     rows: Any
-    convert: Callable[[Mapping[str, Any]], Row]
+    check: Callable[[Mapping[str, Any], int], Row]
+    encoding: Mapping[str, Any] | None = None
+
+
+def row_features() -> Any:
+    """The columns of canonical rows as `datasets.Features`: one type for all data, so that they can be mixed."""
+    from datasets import Features, List, Value
+
+    word = {"text": Value("string"), "start": Value("float64"), "end": Value("float64")}
+    item = {
+        "type": Value("string"),
+        "text": Value("string"),
+        "words": List(word),
+        "codes": List(Value("int32")),
+        "variants": List(List(Value("int32"))),
+        "span": Value("string"),
+        "path": Value("string"),
+        "bytes": Value("binary"),
+        "audio": List(Value("float32")),
+        "sampling_rate": Value("int32"),
+    }
+    message = {"role": Value("string"), "content": List(item), "interleaved": Value("bool")}
+    return Features(
+        {
+            "messages": List(message),
+            "content": List(item),
+            "task": Value("string"),
+            "codec_fingerprint": Value("string"),
+        }
+    )
+
+
+def checked_features() -> Any:
+    """The columns of checked rows: those of canonical rows, `origin` and `error`."""
+    from datasets import Features, Value
+
+    return Features({**row_features(), "origin": Value("string"), "error": Value("string")})
+
+
+def checked_row(row: TableRow, task: str | None) -> Row:
+    """Makes a canonical row with all columns, its `origin` (file and line) and, where it cannot be used, its `error`.
+
+    Errors are kept rather than raised, so that those of all rows can be listed at once.
+    """
+    checked: Row = dict.fromkeys(checked_features())
+    checked |= {"origin": row.origin, "error": row.error}
+    if row.error is None:
+        try:
+            checked |= canonical_row(row.cells, task, row.folder)
+        except ValueError as error:
+            checked["error"] = str(error)
+    return checked
 
 
 def load_source(
@@ -57,20 +105,21 @@ def load_source(
     streaming: bool = False,
     *,
     task: str | None = None,
-    split: str = "train",
+    split: str | None = None,
     name: str | None = None,
     seed: int = 0,
 ) -> Any:
     """Opens data as canonical rows (see `canonical_row`).
 
     Args:
-        spec: A folder that `ttt-hf encode` wrote; a folder of audio files with metadata.csv or metadata.jsonl, or of
+        spec: A folder that `ttt-hf encode` wrote; a folder of audio files, with metadata.csv or metadata.jsonl, or of
             data files; a JSONL, JSON, Parquet or CSV file; an official data config (JSON: `path`, `sample_ratio`,
             `data_type` of each data set); a Hub id; or a mixture: a list of `{"path", "ratio"}`, perhaps with `task`,
             `split` and `name`.
-        streaming: Whether to read rows when they are asked for, without preparing them on the disk first.
+        streaming: Whether rows are read when they are asked for, without a prepared copy on the disk.
         task: What columns mean (`asr`, `tts`, `chat`) where the data do not say it.
-        split: Split of a Hub data set or an audio folder.
+        split: Split of a Hub data set, or of a folder with the folders `train`, `validation`, `test`; by default
+            `train`.
         name: Configuration of a Hub data set.
         seed: Seed of the order of a mixture, and of the choice that a `sample_ratio` makes.
 
@@ -79,16 +128,13 @@ def load_source(
 
     Raises:
         FileNotFoundError: If there is no such file, folder or data set.
-        ValueError: If it is empty, of an unknown type, or its rows have none of the accepted forms.
+        PermissionError: If a data set on the Hub is gated.
+        ValueError: If it is empty or of an unknown type, or rows have none of the accepted forms; lists them by file
+            and line.
         ImportError: If `datasets` is not installed.
     """
     source = open_source(spec, streaming, task=task, split=split, name=name, seed=seed)
-    rows, features = source.rows, row_features()
-    if rows.features == features:
-        return rows
-    columns = rows.column_names or list(next(iter(rows)))
-    convert = partial(convert_row, convert=source.convert)
-    return rows.map(convert, with_indices=True, features=features, remove_columns=columns)
+    return usable_rows(source, max_broken=0.0).remove_columns(["origin", "error"])
 
 
 def open_source(
@@ -96,176 +142,223 @@ def open_source(
     streaming: bool = False,
     *,
     task: str | None = None,
-    split: str = "train",
+    split: str | None = None,
     name: str | None = None,
     seed: int = 0,
 ) -> Source:
-    """Opens data without bringing them into one form: `load_source` for those who convert rows themselves, and so need
-    no copy of audio that a Parquet file holds.
+    """Opens data for those who check rows themselves: nothing copies the audio that a Parquet file holds.
 
     Args:
         spec, streaming, task, split, name, seed: As of `load_source`.
 
-    Returns:
-        Rows as they are stored. The first one was converted, to see that it can be.
-
     Raises:
-        FileNotFoundError, ValueError, ImportError: As of `load_source`.
+        FileNotFoundError, PermissionError, ValueError, ImportError: As of `load_source`, but rows are not checked yet.
     """
     require_datasets()
-    if isinstance(spec, (str, os.PathLike)):
-        rows, folder = _open(str(spec), streaming, task, split, name, seed)
-    elif not spec:
-        raise ValueError("The mixture is empty: name at least one data set.")
-    else:
-        rows, folder = _mix(spec, streaming, seed), None
-        spec = "The mixture"
-    source = Source(rows, partial(canonical_row, task=task, folder=folder))
-    first = next(iter(rows), None)
-    if first is None:
-        raise ValueError(f"{spec} is empty: it has no rows.")
-    try:
-        source.convert(first)
-    except ValueError as error:
-        raise ValueError(f"{spec}: {error}") from error
+    if not isinstance(spec, (str, os.PathLike)):
+        return _open_mixture(spec, streaming, seed)
+    path = Path(spec).expanduser()
+    if (path / ENCODING_FILE).is_file():
+        return _open_encoded(path.absolute(), streaming)
+    config = _read_config(path)
+    if config is not None:
+        return _open_config(path.absolute(), config, streaming, task, seed)
+    table = open_table(spec, split=split, config=name, streaming=streaming)
+    source = _stored_source(table, task) if table.dataset is not None else _text_source(table, task, streaming)
+    if table.listing is not None:
+        has_rows = not streaming and table.dataset is None
+        report_left_out(source.name, table.listing, _audio_paths(source.rows) if has_rows else None)
     return source
+
+
+def checked_rows(source: Source) -> Any:
+    """The rows of a source with the columns of `checked_features()`."""
+    rows, features = source.rows, checked_features()
+    if rows.features == features:
+        return rows
+    columns = rows.column_names or list(next(iter(rows)))
+    return rows.map(source.check, with_indices=True, features=features, remove_columns=columns)
+
+
+def usable_rows(source: Source, max_broken: float | None) -> Any:
+    """Leaves out the rows that cannot be used.
+
+    Args:
+        source: Opened data.
+        max_broken: Share of the rows that may be left out; see `allowed_broken`.
+
+    Returns:
+        Rows with the columns of `checked_features()`, without errors.
+
+    Raises:
+        ValueError: If more rows cannot be used; lists them. In a stream, the first one raises it when it is reached.
+    """
+    rows = checked_rows(source)
+    if not hasattr(rows, "select"):
+        return rows.map(_raise_error, features=rows.features)
+    columns = rows.select_columns(["origin", "error"])[:]
+    problems = [f"{origin}: {error}" for origin, error in zip(columns["origin"], columns["error"]) if error]
+    check_broken(problems, allowed_broken(len(rows), max_broken), len(rows))
+    if not problems:
+        return rows
+    left_out = "%s: rows left out because they cannot be used: %d (%s)"
+    logger.warning(left_out, source.name, len(problems), list_problems(problems))
+    return rows.select([number for number, error in enumerate(columns["error"]) if not error])
+
+
+def allowed_broken(rows: int, share: float | None) -> int:
+    """How many rows may be left out because they cannot be used.
+
+    Args:
+        rows: Rows of the data.
+        share: Share of them; by default 1 %, but at least 5 rows.
+
+    Raises:
+        ValueError: If the share is none.
+    """
+    if share is None:
+        return max(MIN_BROKEN, int(DEFAULT_BROKEN_SHARE * rows))
+    if not 0 <= share <= 1:
+        raise ValueError(f"max_broken is a share of the rows, from 0 to 1, not {share}.")
+    return int(share * rows)
+
+
+def check_broken(problems: Sequence[str], allowed: int, rows: int | None = None) -> None:
+    """Stops when too many rows cannot be used.
+
+    Args:
+        problems: What is wrong with each row that cannot be used, with its file and line.
+        allowed: How many may be left out.
+        rows: Rows of the data; if none of them can be used, that is an error, too.
+
+    Raises:
+        ValueError: If there are more; lists them.
+    """
+    if len(problems) > allowed:
+        limit = f"More rows cannot be used than the {allowed} allowed: " if allowed else ""
+        advice = "Correct them, or raise max_broken (encode: --max-broken)."
+        raise ValueError(f"{limit}{list_problems(problems)}. {advice}")
+    if rows is not None and len(problems) == rows:
+        raise ValueError(f"None of the rows can be used: {list_problems(problems)}.")
 
 
 # -- kinds of sources -------------------------------------------------------------------------------------------------
 
 
-def _open(
-    spec: str, streaming: bool, task: str | None, split: str, name: str | None, seed: int
-) -> tuple[Any, Path | None]:
-    """Rows of one source, and the folder where relative paths in them begin."""
-    # What is prepared is found again by this name, which must not mean another folder elsewhere.
-    path = Path(spec).expanduser().absolute()
-    if path.is_dir():
-        return _open_folder(path, streaming, task, split), path
-    if path.is_file():
-        if path.stat().st_size == 0:
-            raise ValueError(f"{path} is empty (0 bytes).")
-        config = _read_config(path)
-        if config is not None:
-            return _open_config(path, config, streaming, task, seed), None
-        return _open_files([path], streaming, task), path.parent
-    if path.suffix in FILE_KINDS or spec.startswith((".", "~", os.sep)) or spec.count("/") > 1:
-        raise FileNotFoundError(f"There is no file or folder {spec}: check the path.")
-    return _open_hub(spec, streaming, split, name), None
+def _stored_source(table: Table, task: str | None) -> Source:
+    """Parquet and Hub data sets are checked row by row, without a copy of the audio in them."""
+    if hasattr(table.dataset, "select") and not len(table.dataset):
+        raise ValueError(f"{table.name} is empty: it has no rows.")
+    return Source(table.name, table.dataset, partial(_check_stored, table=replace(table, dataset=None), task=task))
 
 
-def _open_folder(folder: Path, streaming: bool, task: str | None, split: str) -> Any:
-    if (folder / ENCODING_FILE).is_file():
-        return _open_encoded(folder, streaming)
-    names = [entry.name for entry in folder.iterdir() if entry.is_file()]
-    _check_metadata([folder / name for name in names if name in METADATA_FILES])
-    data_files = sorted(folder / name for name in names if Path(name).suffix in FILE_KINDS)
-    if data_files and not any(name.startswith("metadata.") for name in names):
-        return _open_files(data_files, streaming, task)
-    audio_files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    if not audio_files:
-        raise ValueError(f"{folder} holds no data that can be read: {READABLE}.")
-    # Streamed in any case: the builder's own preparation encodes audio, which needs more than reading it does.
-    stream = _stream_audio_folder(folder, split)
-    if streaming:
-        return stream
-    metadata = [folder / name for name in names if name.startswith("metadata.")]
-    return prepare(partial(_stream_audio_folder, folder, split), stream.features, [*audio_files, *metadata])
+def _check_stored(cells: Mapping[str, Any], number: int, table: Table, task: str | None) -> Row:
+    return checked_row(table.stored_row(cells, number), task)
 
 
-def _check_metadata(files: Sequence[Path]) -> None:
-    """`datasets` says nothing of use about a table without rows."""
-    for file in files:
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            filled = list(islice((line for line in lines if line.strip()), 2))
-        if len(filled) < (2 if file.suffix == ".csv" else 1):
-            raise ValueError(f"{file} is empty: give it a row for each audio file, with its file_name.")
+def _text_source(table: Table, task: str | None, streaming: bool) -> Source:
+    """Text tables are checked as they are read: cells of different types in one column have no Arrow type before."""
+    from datasets import Dataset, IterableDataset
+
+    from .. import __version__
+
+    features = checked_features()
+    with read_errors(table.name):
+        if streaming:
+            rows = IterableDataset.from_generator(partial(_checked_rows, table, task), features=features)
+        else:
+            # The cache of `datasets` knows prepared rows by these arguments: they change when a file does.
+            state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in table.files]
+            arguments = {"table": table, "task": task, "state": str((__version__, state))}
+            rows = Dataset.from_generator(_checked_rows, features=features, gen_kwargs=arguments)
+    return Source(table.name, rows, _as_checked)
 
 
-def _stream_audio_folder(folder: Path, split: str) -> Any:
-    from datasets import Features, Value, load_dataset
-
-    with known_errors(str(folder)):
-        rows = load_dataset("audiofolder", data_dir=str(folder), split=split, streaming=True, drop_labels=True)
-    return rows.cast(Features(replace_audio(rows.features, Value("string"))))
+def _checked_rows(table: Table, task: str | None, state: str = "") -> Iterator[Row]:
+    for row in table.rows():
+        yield checked_row(row, task)
 
 
-def _open_encoded(folder: Path, streaming: bool) -> Any:
+def _as_checked(row: Mapping[str, Any], number: int) -> Row:
+    return {"error": None, **row}
+
+
+def _raise_error(row: Row) -> Row:
+    if row["error"] is not None:
+        raise ValueError(f"{row['origin']}: {row['error']}")
+    return row
+
+
+def _audio_paths(rows: Any) -> Iterator[str]:
+    for row in rows:
+        yield from (str(item["path"]) for item in row_items(row) if item.get("path"))
+
+
+def _open_encoded(folder: Path, streaming: bool) -> Source:
     encoding = json.loads((folder / ENCODING_FILE).read_text(encoding="utf-8"))
     if not encoding.get("complete"):
         raise ValueError(f"The encoding in {folder} is not finished: run the same `ttt-hf encode` again.")
-    return _load("parquet", sorted(folder.glob("shard-*.parquet")), streaming)
+    from datasets import Value, load_dataset
+
+    with read_errors(str(folder)):
+        files = [escape(str(path)) for path in sorted(folder.glob("shard-*.parquet"))]
+        rows = load_dataset("parquet", data_files=files, split="train", streaming=streaming)
+    if not streaming and rows.features == row_features():  # no copy of the codes
+        origins = [f"{folder}, row {number}" for number in range(1, len(rows) + 1)]
+        rows = rows.add_column("origin", origins, feature=Value("string"))
+        rows = rows.add_column("error", [None] * len(rows), feature=Value("string"))
+    return Source(str(folder), rows, partial(_check_encoded, name=str(folder)), encoding)
 
 
-def _open_files(paths: Sequence[Path], streaming: bool, task: str | None) -> Any:
-    kinds = sorted({FILE_KINDS.get(path.suffix, "") for path in paths})
-    if "" in kinds:
-        raise ValueError(f"{paths[0]} is of an unknown type: {READABLE}.")
-    if len(kinds) > 1:
-        raise ValueError(f"{paths[0].parent} holds files of several types: name one file.")
-    if kinds != ["json"]:
-        return undecoded(_load(kinds[0], paths, streaming), streaming)
-    # Read by us: rows whose content is a string here and a list there have no common type until they are canonical.
-    read = partial(json_rows, [str(path) for path in paths], task)
-    if streaming:
-        from datasets import IterableDataset
-
-        return IterableDataset.from_generator(read, features=row_features())
-    return prepare(read, row_features(), paths)
-
-
-def _open_hub(spec: str, streaming: bool, split: str, name: str | None) -> Any:
-    from datasets import load_dataset
-
-    with known_errors(spec):
-        rows = load_dataset(spec, name, split=split, streaming=streaming)
-    return undecoded(rows, streaming)
-
-
-def _load(kind: str, paths: Sequence[Path], streaming: bool) -> Any:
-    from datasets import load_dataset
-
-    with known_errors(str(paths[0])):
-        return load_dataset(kind, data_files=[str(path) for path in paths], split="train", streaming=streaming)
+def _check_encoded(row: Mapping[str, Any], number: int, name: str) -> Row:
+    return {"origin": f"{name}, row {number + 1}", "error": None, **row}
 
 
 # -- mixtures ---------------------------------------------------------------------------------------------------------
 
 
-def _mix(parts: Sequence[Mapping[str, Any]], streaming: bool, seed: int) -> Any:
+def mix_rows(sets: Sequence[Any], ratios: Sequence[float], seed: int = 0) -> Any:
+    """Draws rows of several data sets in fixed ratios, until every row was drawn: those of small sets come again.
+
+    Args:
+        sets: Rows of each, as `usable_rows` gives them.
+        ratios: Positive number of each.
+        seed: Seed of the draws.
+    """
     from datasets import interleave_datasets
 
+    shares = [ratio / sum(ratios) for ratio in ratios]
+    return interleave_datasets(sets, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def _open_mixture(parts: Sequence[Mapping[str, Any]], streaming: bool, seed: int) -> Source:
+    if not parts:
+        raise ValueError("The mixture is empty: name at least one data set.")
     ratios = []
     for part in parts:
         ratio = part.get("ratio", 1.0)
         if "path" not in part or isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not ratio > 0:
             raise ValueError(f"A part of a mixture has a 'path' and a positive 'ratio', not {dict(part)}.")
         ratios.append(float(ratio))
-    sets = [
-        load_source(
-            part["path"],
-            streaming,
-            task=part.get("task"),
-            split=part.get("split", "train"),
-            name=part.get("name"),
-            seed=seed,
-        )
-        for part in parts
+    keys = ("task", "split", "name")
+    sources = [
+        open_source(part["path"], streaming, seed=seed, **{key: part.get(key) for key in keys}) for part in parts
     ]
-    # Until every row was there: those of small sets come again, so that the ratios hold to the end.
-    return interleave_datasets(
-        sets, probabilities=[ratio / sum(ratios) for ratio in ratios], seed=seed, stopping_strategy="all_exhausted"
-    )
+    rows = mix_rows([checked_rows(source) for source in sources], ratios, seed)
+    return Source("The mixture", rows, _as_checked)
 
 
 def _read_config(path: Path) -> list[dict[str, Any]] | None:
     """The data sets of an official data config; `None` when the file is none."""
-    if path.suffix != ".json":
+    if path.suffix != ".json" or not path.is_file():
         return None
     with path.open("rb") as file:
         if b'"sample_ratio"' not in file.read(_CONFIG_PROBE_BYTES):
             return None
-    config = parse_json(path.read_text(encoding="utf-8"), str(path))
+    try:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     entries = list(config.values()) if isinstance(config, dict) else config
     for entry in entries:
         if not isinstance(entry, dict) or "path" not in entry:
@@ -273,9 +366,9 @@ def _read_config(path: Path) -> list[dict[str, Any]] | None:
     return entries
 
 
-def _open_config(path: Path, entries: list[dict[str, Any]], streaming: bool, task: str | None, seed: int) -> Any:
+def _open_config(path: Path, entries: list[dict[str, Any]], streaming: bool, task: str | None, seed: int) -> Source:
     """An official data config: of each data set a random share of `sample_ratio` (all of it from 1 on), each row once,
-    in random order. `data_type` says what the rows say themselves.
+    in random order. Its `data_type` is not needed: the rows say it.
     """
     from datasets import concatenate_datasets, interleave_datasets
 
@@ -284,17 +377,20 @@ def _open_config(path: Path, entries: list[dict[str, Any]], streaming: bool, tas
         share = float(entry.get("sample_ratio", 1.0))
         if share <= 0:
             continue
-        # Relative to the config, or, as the official code has it, to the working folder.
+        # Relative to the config, or, as in the official code, to the working directory.
         beside = path.parent / entry["path"]
-        rows = load_source(beside if beside.exists() else entry["path"], streaming, task=task, seed=seed)
+        spec = beside if beside.exists() else entry["path"]
+        rows = checked_rows(open_source(spec, streaming, task=task, seed=seed))
         if share < 1:
             rows = _streamed_share(rows, share, seed) if streaming else _share(rows, share, seed)
         sets.append(rows)
     if not sets:
         raise ValueError(f"{path} names no data: give at least one data set a positive 'sample_ratio'.")
     if streaming:
-        return interleave_datasets(sets, seed=seed, stopping_strategy="all_exhausted_without_replacement")
-    return concatenate_datasets(sets).shuffle(seed=seed)
+        rows = interleave_datasets(sets, seed=seed, stopping_strategy="all_exhausted_without_replacement")
+    else:
+        rows = concatenate_datasets(sets).shuffle(seed=seed)
+    return Source(str(path), rows, _as_checked)
 
 
 def _share(rows: Any, share: float, seed: int) -> Any:

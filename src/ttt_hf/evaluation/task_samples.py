@@ -1,34 +1,40 @@
-"""The samples of a task: questions and references at once, audio one by one. Nothing is dropped.
+"""The samples of a task: questions and references at once, audio one by one. None is dropped.
 
-A recording that cannot be read comes out as a sample without audio and the sentence that says why, so that it stays in
-the denominator. Everything else that is wrong with the data (missing, other columns, other number of samples, ids that
-come twice) stops the run before a model is asked anything.
+A recording that cannot be read becomes a sample without audio, with the sentence that says why, so that it stays in
+the denominator. Everything else that is wrong with the data (missing files, columns or references, another number of
+samples, repeated ids) stops the run before a model is asked anything.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
-import os
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import soundfile
+import numpy as np
 
-from ..processing.audio import read_audio
-from .concepts import Sample, Task
-from .task_tables import Table, open_table
+from ..data.listing import report_left_out
+from ..data.reading import Table, hub_errors, local_path, needs_datasets, open_table, require_datasets
+from ..data.tables import TableRow, find_column, list_problems, resolve_path
+from ..processing.audio import audio_seconds, read_audio
+from .concepts import DatasetSource, Sample, Task
 
 
 # Rate that is recorded for a sample without audio.
 NO_AUDIO_RATE = 16000
 
+# A column as the data name it; the following names lead into its cell.
+Column = tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class _Entry:
-    """What is known of a sample without its audio."""
+    """A sample without its audio."""
 
     id: str
     question: str
@@ -37,25 +43,25 @@ class _Entry:
 
 
 class Samples(Sequence[tuple[Sample, str | None]]):
-    """The samples of a task, audio decoded when a sample is asked for.
+    """The samples of a task; audio is decoded when a sample is asked for.
 
     An element is the sample and, where its recording cannot be read, the sentence that says why; such a sample has no
     audio. Samples of written questions have none either, and no error.
 
     Args:
-        task: The task.
-        table: Its rows.
-        entries: Id, question, references and duration of the rows that are used, in the table's order.
-
-    Attributes:
-        total: Samples of the whole data set, those beyond a limit included.
+        entries: Id, question, references and duration of the samples, in the order of the data.
+        recordings: Their recordings; `None` for written questions.
+        total: Samples of the full data set, including those beyond a limit.
+        content: Hash of local data, which does not depend on where they are; `None` for a data set on the Hub.
     """
 
-    def __init__(self, task: Task, table: Table, entries: Sequence[_Entry]) -> None:
-        self.task = task
-        self.total = len(table)
-        self._table = table
+    def __init__(
+        self, entries: Sequence[_Entry], recordings: _Recordings | None, total: int, content: str | None
+    ) -> None:
+        self.total = total
+        self.content = content
         self._entries = entries
+        self._recordings = recordings
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -64,13 +70,13 @@ class Samples(Sequence[tuple[Sample, str | None]]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         entry = self._entries[index]
-        column = self.task.source.columns.get("audio")
-        if column is None:
-            return Sample(entry.id, None, NO_AUDIO_RATE, entry.question, entry.references), None
+        silent = Sample(entry.id, None, NO_AUDIO_RATE, entry.question, entry.references)
+        if self._recordings is None:
+            return silent, None
         try:
-            waveform, rate = read_audio(*self._audio(range(len(self))[index]))
+            waveform, rate = read_audio(*self._recordings[range(len(self))[index]])
         except (OSError, ValueError, TypeError) as error:
-            return Sample(entry.id, None, NO_AUDIO_RATE, entry.question, entry.references), str(error)
+            return silent, str(error)
         return Sample(entry.id, waveform, rate, entry.question, entry.references), None
 
     def __iter__(self) -> Iterator[tuple[Sample, str | None]]:
@@ -90,19 +96,35 @@ class Samples(Sequence[tuple[Sample, str | None]]):
 
     def _seconds(self, index: int) -> float:
         known = self._entries[index].seconds
-        if known is not None or "audio" not in self.task.source.columns:
+        if known is not None or self._recordings is None:
             return known or 0.0
         try:
-            source, rate = self._audio(index)
-            if rate is not None:
-                return len(source) / rate
-            header = soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else source)
-        except (OSError, ValueError, TypeError, soundfile.LibsndfileError):
+            source, rate = self._recordings[index]
+            return audio_seconds(source) if rate is None else len(source) / rate
+        except (OSError, ValueError, TypeError):
             return 0.0
-        return header.frames / header.samplerate
 
-    def _audio(self, index: int) -> tuple[Any, int | None]:
-        return audio_cell(cell_of(self._table.rows[index], str(self.task.source.columns["audio"])), self._table.folder)
+
+class _Recordings:
+    """Where the recordings of samples are: cells of text tables, or a data set whose cells hold the audio itself."""
+
+    def __init__(self, table: Table, rows: Sequence[TableRow], column: Column) -> None:
+        self._dataset = table.dataset.select_columns([column[0]]) if table.dataset is not None else None
+        self._rows = rows
+        self._column = column
+
+    def __getitem__(self, index: int) -> tuple[Any, int | None]:
+        """What `processing.audio.read_audio` takes: path, URL, bytes or samples, and the rate of samples in Hz."""
+        row = self._rows[index]
+        cells = row.cells if self._dataset is None else self._dataset[index]
+        return audio_cell(_cell(cells, self._column), row.folder)
+
+    def paths(self) -> Iterator[str]:
+        """Paths of recordings in files of their own."""
+        for row in self._rows:
+            cell = _cell(row.cells, self._column)
+            if isinstance(cell, str) and cell:
+                yield resolve_path(cell, row.folder)
 
 
 def load_samples(task: Task, limit: int | None = None) -> Samples:
@@ -110,7 +132,7 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
 
     Args:
         task: The task.
-        limit: Takes the first so many; the whole set is checked in any case.
+        limit: Takes only the first samples; the complete set is checked in any case.
 
     Returns:
         The samples, in the order of the data.
@@ -119,165 +141,276 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
         FileNotFoundError: If the data are not there; says how to get them.
         PermissionError: If the data set is gated.
         ValueError: If they cannot be read, have other columns or another number of samples than the task says, if an
-            id comes twice, or if a reference is missing.
+            id comes twice, or if a reference is missing; lists such rows by file and line.
         ImportError: If they need `datasets`, which is not installed.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"The limit must be at least 1, not {limit}.")
-    table = open_table(task)
-    source = task.source
-    _check_columns(task, table)
-    if source.expected is not None and len(table) != source.expected:
+    table = _open(task)
+    digest = _ContentHash()
+    # Audio in the cells of a data set is read sample by sample.
+    rows = list(table.rows(None if table.dataset is None else _text_columns(task, table), digest.open))
+    columns = _find_columns(task, table, rows)
+    expected = task.source.expected
+    if expected is not None and len(rows) != expected:
         raise ValueError(
-            f"{source.path} has {len(table)} samples, but task {task.name} has {source.expected}: use the whole set "
-            f"in the version that the task names, or say expected={len(table)} if you mean another one."
+            f"{task.source.path} has {len(rows)} samples, but task {task.name} has {expected}: use the whole set "
+            f"in the version that the task names, or say expected={len(rows)} if you mean another one."
         )
-    rows = table.cells(sorted({_in_table(name, table) for name in _named(task, without="audio")}))
-    entries = [_entry(task, row, number) for number, row in enumerate(rows)]
-    _check_ids(task, entries)
-    samples = Samples(task, table, entries[:limit])
-    _check_recordings(samples)
-    return samples
+    entries = _entries(rows, columns, task.source.separator)
+    recordings = _Recordings(table, rows, columns["audio"][0]) if "audio" in columns else None
+    if table.listing is not None:
+        is_text = table.dataset is None and recordings is not None
+        report_left_out(table.name, table.listing, recordings.paths() if is_text else None)
+    if recordings is not None:
+        _check_recordings(task, recordings, len(entries[:limit]))
+    content = digest.of(table) if local_path(task.source.path) is not None else None
+    return Samples(entries[:limit], recordings, len(rows), content)
+
+
+def check_packages(source: DatasetSource) -> None:
+    """Checks that what opens the data is installed, without opening them.
+
+    Raises:
+        ImportError: If it is not; says how to install it.
+    """
+    if source.path and needs_datasets(source.path):
+        require_datasets()
 
 
 def audio_cell(cell: Any, folder: Path | None) -> tuple[Any, int | None]:
-    """What a cell says about its recording.
+    """Reads what a cell says about its recording.
 
     Args:
-        cell: A path or URL, a file's bytes, or what `datasets` gives: `bytes` and `path`, or `array` and
+        cell: A path or URL, the bytes of a file, or an `Audio` cell of `datasets`: `bytes` and `path`, or `array` and
             `sampling_rate`.
-        folder: Where relative paths begin.
+        folder: Folder that relative paths start from.
 
     Returns:
-        What [`processing.audio.read_audio`] takes: path, URL, bytes or samples, and the rate of samples in Hz; a cell
-        of another kind as it is, so that it is told there.
+        Path, URL, bytes or samples, and the rate of samples in Hz; a cell of another type as it is, so that reading it
+        says what is wrong.
     """
     if isinstance(cell, Mapping):
         if cell.get("bytes") is not None:
             return cell["bytes"], None
         if cell.get("array") is not None:
-            import numpy as np
-
             return np.asarray(cell["array"]), cell.get("sampling_rate")
         cell = cell.get("path")
     if cell is None or cell == "":
         raise ValueError("There is no recording in this row of the data.")
-    if isinstance(cell, str) and "://" not in cell and folder is not None:
-        return os.path.join(folder, cell), None
-    return cell, None
+    return (resolve_path(cell, folder) if isinstance(cell, str) else cell), None
 
 
-def cell_of(row: Mapping[str, Any], column: str) -> Any:
-    """A cell of a row.
-
-    Args:
-        row: The row.
-        column: Name of the column; where there is none of that name, a dot leads into a cell.
-
-    Returns:
-        The cell; `None` where there is none.
-    """
-    if column in row or "." not in column:
-        return row.get(column)
-    first, rest = column.split(".", 1)
-    inner = row.get(first)
-    return cell_of(inner, rest) if isinstance(inner, Mapping) else None
+# -- opening ----------------------------------------------------------------------------------------------------------
 
 
-# -- what is checked --------------------------------------------------------------------------------------------------
-
-
-def _named(task: Task, without: str = "") -> list[str]:
-    """Columns of the data that the task names."""
-    names: list[str] = []
-    for key, value in task.source.columns.items():
-        if key != without:
-            names += [value] if isinstance(value, str) else value
-    return names
-
-
-def _in_table(name: str, table: Table) -> str:
-    return name if name in table.columns else name.split(".", 1)[0]
-
-
-def _check_columns(task: Task, table: Table) -> None:
-    for key, value in task.source.columns.items():
-        for name in [value] if isinstance(value, str) else value:
-            if _in_table(name, table) not in table.columns:
-                raise ValueError(
-                    f"{task.source.path} has no column {name!r}, which task {task.name} reads as {key}, but "
-                    f"{', '.join(table.columns)}: name the right one with columns.{key}=NAME."
-                )
-
-
-def _entry(task: Task, row: Mapping[str, Any], number: int) -> _Entry:
-    columns = task.source.columns
-    where = f"Row {number + 1} of {task.source.path}"
-
-    def text(key: str) -> str:
-        value = cell_of(row, str(columns[key]))
-        if not isinstance(value, (str, int)) or isinstance(value, bool):
-            raise ValueError(_no_text(where, str(columns[key]), value))
-        return str(value)
-
-    seconds = cell_of(row, str(columns["seconds"])) if "seconds" in columns else None
-    return _Entry(
-        # Rows of a pinned data set do not change their places; seven digits keep them in order by name.
-        id=text("id") if "id" in columns else f"{number:07d}",
-        question=text("question") if "question" in columns else "",
-        references=_references(row, columns.get("references", ()), task.source.separator, where),
-        seconds=float(seconds) if isinstance(seconds, (int, float)) else None,
+def _open(task: Task) -> Table:
+    source = task.source
+    hint = f" ({source.hint})" if source.hint else ""
+    if not source.path:
+        raise FileNotFoundError(f"Task {task.name} needs data of your own: give them with path=FILE_OR_FOLDER{hint}.")
+    path = local_path(source.path)
+    missing = f"There is no file or folder {source.path} for task {task.name}"
+    if path is not None and not path.exists():
+        raise FileNotFoundError(f"{missing}: check path={hint}.")
+    subject = f"The data set {source.path} of task {task.name}"
+    if "/" not in source.path:
+        subject = f"{missing}, and the data set of that name"
+    remedy = f"give a local copy with path=FOLDER{hint}"
+    if source.table and path is None:
+        with hub_errors(source.path, subject, remedy):
+            return _open_beside(_download(source), source)
+    if source.table and path is not None and path.is_dir():
+        return _open_beside(path, source)
+    return open_table(
+        source.path,
+        split=source.split,
+        config=source.name,
+        revision=source.revision,
+        needs_split=False,
+        subject=subject,
+        remedy=remedy,
     )
 
 
-def _no_text(where: str, column: str, value: Any) -> str:
-    if value is None:
-        return f"{where} has nothing in its column {column!r}: fill it in, or delete the row."
-    return f"{where} has no text in its column {column!r}, but {value!r}: write it as a string."
+def _download(source: DatasetSource) -> Path:
+    """Downloads a table and the folder of its recordings from the Hub."""
+    from huggingface_hub import snapshot_download
+
+    table = str(source.table)
+    audio = source.audio_folder or str(Path(table).parent)
+    folder = snapshot_download(
+        source.path, repo_type="dataset", revision=source.revision, allow_patterns=[table, f"{audio}/*"]
+    )
+    return Path(folder)
 
 
-def _references(
-    row: Mapping[str, Any], columns: str | Sequence[str], separator: str | None, where: str
-) -> tuple[str, ...]:
-    found: list[str] = []
-    for column in [columns] if isinstance(columns, str) else columns:
-        value = cell_of(row, column)
-        parts = value.split(separator) if separator and isinstance(value, str) else value
-        for part in parts if isinstance(parts, list) else [parts]:
-            if not isinstance(part, (str, int)) or isinstance(part, bool):
-                raise ValueError(_no_text(where, column, part))
-            found.append(str(part).strip())
-    # An empty reference is one only where there is no other: a list that ends in its separator names nothing more.
-    return tuple(dict.fromkeys(found if len(found) == 1 else [part for part in found if part]))
+def _open_beside(folder: Path, source: DatasetSource) -> Table:
+    file = folder / str(source.table)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no {source.table} in {folder}: path is the folder that holds it.")
+    return open_table(file, audio_folder=folder / source.audio_folder if source.audio_folder else None)
 
 
-def _check_ids(task: Task, entries: Sequence[_Entry]) -> None:
-    first: dict[str, int] = {}
-    for number, entry in enumerate(entries, start=1):
-        if not entry.id:
-            raise ValueError(f"Row {number} of {task.source.path} has an empty id: fill it in.")
-        if entry.id in first:
+class _ContentHash:
+    """Hashes the files of a table while they are read."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def open(self, path: Path) -> BinaryIO:
+        content = path.read_bytes()
+        self._digest.update(path.name.encode())
+        self._digest.update(content)
+        return io.BytesIO(content)
+
+    def of(self, table: Table) -> str:
+        """The hash of a table that was read; Parquet files count by their sizes."""
+        for file in table.files if table.dataset is not None else ():
+            self._digest.update(file.name.encode())
+            self._digest.update(str(file.stat().st_size).encode())
+        return self._digest.hexdigest()
+
+
+# -- columns ----------------------------------------------------------------------------------------------------------
+
+
+def _named(task: Task) -> list[tuple[str, str]]:
+    """Keys of the task's columns, and the names that they have in the data."""
+    return [
+        (key, name)
+        for key, value in task.source.columns.items()
+        for name in ([value] if isinstance(value, str) else value)
+    ]
+
+
+def _find(name: str, columns: Sequence[str]) -> Column | None:
+    whole = find_column(columns, name)
+    if whole is not None or "." not in name:
+        return None if whole is None else (whole,)
+    first, rest = name.split(".", 1)
+    outer = find_column(columns, first)
+    return None if outer is None else (outer, *rest.split("."))
+
+
+def _text_columns(task: Task, table: Table) -> list[str]:
+    found = [_find(name, table.dataset.column_names) for key, name in _named(task) if key != "audio"]
+    return sorted({column[0] for column in found if column is not None})
+
+
+def _find_columns(task: Task, table: Table, rows: Sequence[TableRow]) -> dict[str, list[Column]]:
+    names = table.dataset.column_names if table.dataset is not None else []
+    names = names or list(dict.fromkeys(name for row in rows for name in row.cells))
+    if not names:
+        raise ValueError(f"{list_problems([f'{row.origin}: {row.error}' for row in rows])}.")
+    columns: dict[str, list[Column]] = {}
+    for key, name in _named(task):
+        column = _find(name, names)
+        if column is None:
             raise ValueError(
-                f"{task.source.path} has the id {entry.id!r} twice, in rows {first[entry.id]} and {number}: give each "
-                "sample an id of its own, or name another column with columns.id=NAME."
+                f"{task.source.path} has no column {name!r}, which task {task.name} reads as {key}, but "
+                f"{', '.join(names)}: name the right one with columns.{key}=NAME."
             )
-        first[entry.id] = number
+        columns.setdefault(key, []).append(column)
+    return columns
 
 
-def _check_recordings(samples: Samples) -> None:
-    """One missing file is an error of one sample; where none is there, the folder is wrong."""
-    if "audio" not in samples.task.source.columns:
-        return
-    missing = ""
-    for index in range(len(samples)):
+def _cell(cells: Mapping[str, Any], column: Column) -> Any:
+    value: Any = cells
+    for name in column:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+# -- entries ----------------------------------------------------------------------------------------------------------
+
+
+def _entries(rows: Sequence[TableRow], columns: Mapping[str, list[Column]], separator: str | None) -> list[_Entry]:
+    """The samples without their audio; lists all rows of which none can be made."""
+    entries: list[_Entry] = []
+    problems: list[str] = []
+    first: dict[str, str] = {}
+    for number, row in enumerate(rows):
+        if row.error is not None:
+            problems.append(f"{row.origin}: {row.error}")
+            continue
         try:
-            source, _ = samples._audio(index)
+            entry = _entry(row, columns, separator, number)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if entry.id in first:
+            problems.append(
+                f"{row.origin} has the id {entry.id!r}, as has {first[entry.id]}: give each sample an id of its own, "
+                "or name another column with columns.id=NAME"
+            )
+        first.setdefault(entry.id, row.origin)
+        entries.append(entry)
+    if problems:
+        raise ValueError(f"{list_problems(problems)}.")
+    return entries
+
+
+def _entry(row: TableRow, columns: Mapping[str, list[Column]], separator: str | None, number: int) -> _Entry:
+    question = _cell(row.cells, columns["question"][0]) if "question" in columns else ""
+    references = [
+        reference for column in columns.get("references", ()) for reference in _references(row, column, separator)
+    ]
+    # An empty reference is one only where there is no other: a list that ends in its separator names nothing more.
+    filled = references if len(references) == 1 else [reference for reference in references if reference]
+    return _Entry(
+        # Rows of a pinned data set do not change their order; seven digits sort like numbers.
+        id=_id(row, columns["id"][0]) if "id" in columns else f"{number:07d}",
+        question=_text(row, columns["question"][0], question) if "question" in columns else "",
+        references=tuple(dict.fromkeys(filled)),
+        seconds=_number(_cell(row.cells, columns["seconds"][0])) if "seconds" in columns else None,
+    )
+
+
+def _id(row: TableRow, column: Column) -> str:
+    value = _cell(row.cells, column)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    text = str(value) if is_number else _text(row, column, value)
+    if not text:
+        raise ValueError(f"{row.origin} has an empty id: fill it in.")
+    return text
+
+
+def _references(row: TableRow, column: Column, separator: str | None) -> list[str]:
+    value = _cell(row.cells, column)
+    parts = value.split(separator) if separator and isinstance(value, str) else value
+    return [_text(row, column, part) for part in (parts if isinstance(parts, list) else [parts])]
+
+
+def _text(row: TableRow, column: Column, value: Any) -> str:
+    name = ".".join(column)
+    if value is None:
+        raise ValueError(f"{row.origin} has nothing in its column {name!r}: fill it in, or delete the row.")
+    if not isinstance(value, str):
+        raise ValueError(f"{row.origin} has no text in its column {name!r}, but {value!r}: write it as a string.")
+    return value.strip()
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _check_recordings(task: Task, recordings: _Recordings, count: int) -> None:
+    """One missing file is an error of one sample; where none is there, the folder is wrong."""
+    missing = ""
+    for index in range(count):
+        try:
+            source, _ = recordings[index]
         except ValueError:
             return
-        if not isinstance(source, str) or "://" in source or os.path.exists(source):
+        if not isinstance(source, str) or "://" in source or Path(source).exists():
             return
         missing = missing or source
     raise FileNotFoundError(
-        f"None of the {len(samples)} recordings of task {samples.task.name} is there, such as {missing}: check where "
+        f"None of the {count} recordings of task {task.name} is there, such as {missing}: check where "
         "the audio of the data is."
     )

@@ -1,4 +1,4 @@
-"""From the data that a recipe names to training samples: encoded, built, made to fit, and packed."""
+"""From the data that a recipe names to training samples: encoded, built, shortened, and packed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..data import SampleBuilder, fit_samples, pack_samples, training_length
 from ..data.conversations import Row, audio_source, row_items
 from ..data.encoding import BROKEN_FILE, check_fingerprint, encode_source
 from ..data.samples import Sample
-from ..data.sources import ENCODING_FILE, load_source, open_source
+from ..data.sources import Source, mix_rows, open_source, usable_rows
 from ..data.variants import growth
 from ..modeling import TtTConfig
 from ..processing import TtTProcessor
@@ -30,16 +30,16 @@ SOURCE_KEYS = ("path", "task", "ratio", "split", "name")
 
 
 def parse_sources(text: str) -> list[dict[str, Any]]:
-    """Reads what a recipe says of its data.
+    """Parses the data of a recipe.
 
     Args:
         text: A path or Hub id, or JSON of one source or of a list of them.
 
     Returns:
-        One mapping a source, each with `path`.
+        A mapping for each source, with `path`.
 
     Raises:
-        ValueError: If a source has no path, or a key that is not known.
+        ValueError: If a source has no path, an unknown key, or a ratio that is not positive.
     """
     text = text.strip()
     entries = json.loads(text) if text.startswith(("[", "{")) else [text]
@@ -50,6 +50,9 @@ def parse_sources(text: str) -> list[dict[str, Any]]:
         if unknown or not source.get("path"):
             what = f"has the unknown key {unknown[0]}" if unknown else "has no path"
             raise ValueError(f"A data set of the recipe {what}: give {', '.join(SOURCE_KEYS)}.")
+        ratio = source.get("ratio", 1.0)
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not ratio > 0:
+            raise ValueError(f"The ratio of {source['path']} must be a positive number, not {ratio!r}.")
         sources.append(source)
     return sources
 
@@ -61,49 +64,48 @@ def prepare_samples(
     processor: TtTProcessor,
     config: TtTConfig,
     work: Path,
-    facts: list[dict[str, Any]] | None = None,
+    statistics: list[dict[str, Any]] | None = None,
     is_training: bool = True,
 ) -> Any:
     """Prepares samples for `TtTTrainer`.
 
-    Audio that is not encoded is, into `work`, where the next run finds it.
+    Encodes raw audio into `work`, where the next run finds the codes. Every source is opened once: its rows are
+    canonical rows, then encoded rows, then samples.
 
     Args:
-        text: The data, as the recipe names them.
+        text: The data as in the recipe.
         arguments: Spans, lengths, packing.
-        objective: How many positions a sample takes in training depends on it.
+        objective: Decides how many positions a sample takes in training.
         processor: Writes the prompts; its codec encodes.
         config: Names the audio ids.
-        work: Folder for what is encoded.
-        facts: Gets each source as the recipe names it, with its number of `rows` and of `seconds` of audio where they
-            are known.
-        is_training: Whether recordings may have variants: what is evaluated is what was recorded.
+        work: Folder for encoded audio.
+        statistics: List to which each source is added as in the recipe, with its number of `rows` and its `seconds` of
+            audio where they are known.
+        is_training: Whether recordings may have variants; evaluation uses the recordings themselves.
 
     Returns:
         Columns `input_ids`, `labels`, `length`, `variants`, and `sample_lengths` where samples are packed.
 
     Raises:
-        OSError, ValueError: If data cannot be read, were encoded by another codec, or nothing of them can be learned.
+        OSError: If data cannot be read.
+        ValueError: If more rows cannot be used than allowed, they were encoded by another codec, or no sample is left.
     """
     sources = parse_sources(text)
-    encoded = [_encoded(source, arguments, processor, work, is_training) for source in sources]
-    if facts is not None:
-        facts += [{**source, **numbers} for source, (_, numbers) in zip(sources, encoded)]
-    rows = load_source([source for source, _ in encoded], arguments.streaming)
+    sets = []
+    for source in sources:
+        rows, numbers = _encoded_rows(source, arguments, processor, work, is_training)
+        sets.append(rows)
+        if statistics is not None:
+            statistics.append({**source, **numbers})
+    mixed = mix_rows(sets, [float(source.get("ratio", 1.0)) for source in sources])
     if processor.codec is not None:
-        check_fingerprint(rows, processor.codec)
+        check_fingerprint(mixed, processor.codec)
     builder = SampleBuilder(processor, config, arguments.text_per_span, arguments.audio_per_span)
     counts: Counter[str] = Counter()
 
-    def build_one(row: Row, number: int) -> Sample:
-        try:
-            return builder(row)
-        except ValueError as error:
-            raise ValueError(f"Row {number} of the data: {error}") from error
-
-    def build(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        batch_rows = [dict(zip(batch, values)) for values in zip(*batch.values())]
-        samples = list(fit_samples(map(build_one, batch_rows, numbers), config, arguments.max_length, counts))
+    def build(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        built = (_build(builder, dict(zip(batch, values))) for values in zip(*batch.values()))
+        samples = list(fit_samples(built, config, arguments.max_length, counts))
         variants = [sample.get("variants", []) if is_training else [] for sample in samples]
         return {
             "input_ids": [sample["input_ids"] for sample in samples],
@@ -116,42 +118,66 @@ def prepare_samples(
             "variants": variants,
         }
 
-    samples = _map(rows, build, arguments.streaming, with_indices=True, features=_features())
+    samples = _map(mixed, build, arguments.streaming, features=_features())
     if not arguments.streaming:
         if not len(samples):
             raise ValueError(f"No sample is left: all are longer than max_length ({arguments.max_length} tokens).")
         logger.info("%d samples: %s", len(samples), ", ".join(f"{what} {count}" for what, count in counts.items()))
     if arguments.row_length:
-        samples = _map(
-            samples,
-            pack_samples,
-            arguments.streaming,
-            fn_kwargs={"row_length": arguments.row_length},
-            features=_features(is_packed=True),
-        )
+        settings = {"fn_kwargs": {"row_length": arguments.row_length}, "features": _features(is_packed=True)}
+        samples = _map(samples, pack_samples, arguments.streaming, **settings)
     return samples
 
 
-def _encoded(
+def _build(builder: SampleBuilder, row: Row) -> Sample:
+    try:
+        return builder(row)
+    except ValueError as error:
+        raise ValueError(f"{row['origin']}: {error}") from error
+
+
+def _encoded_rows(
     source: Mapping[str, Any], arguments: DataArguments, processor: TtTProcessor, work: Path, is_training: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The source, or the folder that its audio was encoded into; and how many rows and seconds it has, if known."""
-    encoding_file = Path(source["path"]) / ENCODING_FILE
-    if encoding_file.is_file():
-        encoding = json.loads(encoding_file.read_text(encoding="utf-8"))
-        return dict(source), {key: encoding[key] for key in ("rows", "seconds") if key in encoding}
+) -> tuple[Any, dict[str, Any]]:
+    """The rows of a source with their audio encoded, and how many rows and seconds they are, if known."""
     options = {key: source[key] for key in ("task", "split", "name") if key in source}
     opened = open_source(source["path"], arguments.streaming, **options)
-    first = opened.convert(next(iter(opened.rows)))
-    if all(audio_source(item) is None for item in row_items(first)):
-        return dict(source), {} if arguments.streaming else {"rows": len(opened.rows)}
+    if opened.encoding is None and _has_audio(opened, arguments.streaming):
+        opened = _encode(opened, source, arguments, processor, work, is_training)
+    rows = usable_rows(opened, arguments.max_broken)
+    known = {} if arguments.streaming else {"rows": len(rows)}
+    if opened.encoding is not None:
+        known = {key: opened.encoding[key] for key in ("rows", "seconds") if key in opened.encoding}
+    return rows, known
+
+
+def _has_audio(opened: Source, streaming: bool) -> bool:
+    """Whether rows hold audio that is not encoded; of a stream, whether the first one does."""
+    for number, stored in enumerate(opened.rows):
+        if any(audio_source(item) is not None for item in row_items(opened.check(stored, number))):
+            return True
+        if streaming:
+            break
+    return False
+
+
+def _encode(
+    opened: Source,
+    source: Mapping[str, Any],
+    arguments: DataArguments,
+    processor: TtTProcessor,
+    work: Path,
+    is_training: bool,
+) -> Source:
+    """Encodes a source into a folder in `work`, and opens that."""
     if arguments.streaming:
         raise ValueError(f"{source['path']} is streamed, but holds audio: run `ttt-hf encode` on it first.")
     if processor.codec is None:
         raise ValueError("The model comes without a codec, which the audio of the data needs: set the key codec.")
-    # Everything that decides what the rows become is in the name, so that no other encoding is taken for this one.
+    # The name holds everything that decides the codes, so that no other encoding is taken for this one.
     variants = arguments.audio_variants if is_training else 0
-    parts = (source["path"], *options.values(), *([f"variants-{variants}"] if variants else []))
+    options = [source[key] for key in ("task", "split", "name") if key in source]
+    parts = (source["path"], *options, *([f"variants-{variants}"] if variants else []))
     folder = work / "-".join(re.sub(r"\W+", "-", str(part)).strip("-") for part in parts)
     with tempfile.TemporaryDirectory() as codec_folder:  # from which other processes load it
         processor.codec.save_pretrained(codec_folder)
@@ -167,14 +193,13 @@ def _encoded(
         )
     logger.info("%s: %d rows, %.0f s of audio", source["path"], report.rows, report.seconds)
     if report.skipped:
-        left_out = "%s: rows left out because their audio cannot be read: %d, see %s"
+        left_out = "%s: rows left out because they cannot be used: %d, see %s"
         logger.warning(left_out, source["path"], report.skipped, folder / BROKEN_FILE)
-    found = {"path": str(folder), **({"ratio": source["ratio"]} if "ratio" in source else {})}
-    return found, {"rows": report.rows, "seconds": report.seconds}
+    return open_source(folder)
 
 
 def _features(is_packed: bool = False) -> Any:
-    """Columns of samples: said, because a first batch without variants does not show what they are."""
+    """Columns of samples; given explicitly, because a first batch without variants does not show their type."""
     from datasets import Features, List, Value
 
     ids = List(Value("int64"))
