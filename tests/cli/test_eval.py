@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def test_run_prints_a_table_and_writes_everything(evaluate: Run, tmp_path: Path)
 def test_json_is_all_of_stdout(evaluate: Run, run: Run, tmp_path: Path) -> None:
     (results,) = json.loads(evaluate("--json").out)
     assert results["headline"] == "wer" and results["n_scored"] == 5
-    assert results["metrics"]["wer"]["value"] == pytest.approx(100 / 3)
+    assert results["metrics"]["wer"]["value"] == pytest.approx(1 / 3)
     assert results["counts"]["substitutions"] == 1 and results["counts"]["deletions"] == 1
     assert json.loads(run("eval", "show", tmp_path / "out", "--json").out) == [results]
     assert json.loads(run("eval", "score", tmp_path / "out" / "local", "--json").out) == [results]
@@ -79,17 +80,22 @@ def test_settings_of_the_model_decide_the_run(evaluate: Run, tmp_path: Path) -> 
     assert again["n_truncated"] == 0 and again["fingerprint"] != results["fingerprint"]
 
 
-def test_a_limit_withholds_the_number(evaluate: Run) -> None:
+def test_a_limit_shows_values_beside_what_they_are(evaluate: Run, tmp_path: Path) -> None:
+    note = "first 2 of 5: not the benchmark's number"
     result = evaluate("--limit", 2)
-    assert result.code == 0 and "withheld" in result.out and "33.33" not in result.out
+    (line,) = [line for line in result.out.splitlines() if line.startswith("local ")]
+    assert result.code == 0 and "33.33" in line and line.endswith(note)
+    for report in ("report.md", "report.html"):
+        assert note in html.unescape((tmp_path / "out" / report).read_text(encoding="utf-8"))
     (results,) = json.loads(evaluate("--limit", 2, "--json").out)
     assert (results["headline"], results["n_scored"], results["n_expected"]) == (None, 2, 5)
+    assert results["limited"] == {"n": 2, "of": 5, "note": note}
 
 
 def test_scoring_again_with_another_scorer(evaluate: Run, run: Run, tmp_path: Path) -> None:
     evaluate()
     (results,) = json.loads(run("eval", "score", tmp_path / "out", "scorer=same_answer", "--json").out)
-    assert results["headline"] == "accuracy" and results["metrics"]["accuracy"]["value"] == 60.0
+    assert results["headline"] == "accuracy" and results["metrics"]["accuracy"]["value"] == 0.6
     refused = run("eval", "score", tmp_path / "out", "prompt=chat")
     assert refused.code == 1 and "cannot be changed after the model was asked" in refused.err
 
@@ -101,7 +107,7 @@ def test_speech_is_kept_as_flac_and_scored(evaluate: Run, tmp_path: Path) -> Non
     assert result.code == 0, result.err
     (results,) = json.loads(result.out)
     assert results["headline"] == "accuracy_speech"
-    assert results["metrics"]["accuracy_text"]["value"] == 60.0
+    assert results["metrics"]["accuracy_text"]["value"] == 0.6
     assert "tiny.en" in results["transcriber"]["model"]
     assert len(list((tmp_path / "out" / "local" / "audio").rglob("*.flac"))) == 5
 
@@ -186,7 +192,7 @@ def test_a_task_of_ones_own_is_a_file(run: Run, checkpoint: Path, data: Path, tm
     task.write_text(f"base: local\nversion: 3\nscorer: same_answer\nsource: {{path: {data}}}\n")
     result = run("eval", "run", task, "--model", checkpoint, "--out", tmp_path / "out", "--json")
     (results,) = json.loads(result.out)
-    assert results["task"]["name"] == "greetings" and results["metrics"]["accuracy"]["value"] == 60.0
+    assert results["task"]["name"] == "greetings" and results["metrics"]["accuracy"]["value"] == 0.6
     task.write_text(task.read_text().replace("version: 3", "version: 4"))
     for words in (("score", tmp_path / "out"), ("run", task, "--model", checkpoint, "--out", tmp_path / "out")):
         refused = run("eval", *words)

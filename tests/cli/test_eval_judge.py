@@ -76,7 +76,7 @@ def test_a_run_with_a_judge_gives_its_score_and_cost(evaluate: Callable[..., obj
     result = evaluate("--judge-url", judge.url, "--judge-model", "some-judge", "--judge-price", "10", "100")
     assert result.code == 0, result.err
     (results,) = json.loads(result.out)
-    assert results["headline"] == "score" and results["metrics"]["score"]["value"] == 100.0
+    assert results["headline"] == "score" and results["metrics"]["score"]["value"] == 1.0
     assert results["judge"]["model"] == "some-judge" and len(results["judge"]["prompt_sha256"]) == 64
     assert results["judge_cost"] == {"judgements": 12, "prompt_tokens": 360, "completion_tokens": 12, "price": 0.0048}
     assert len(judge.questions) == 12 and all("Hi." in question for question in judge.questions)

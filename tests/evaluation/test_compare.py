@@ -10,7 +10,7 @@ import pytest
 from scripted import ScriptedModel, write_task
 
 from ttt_hf.evaluation.compare import compare_metric, compare_runs, comparison_text
-from ttt_hf.evaluation.concepts import Reply
+from ttt_hf.evaluation.concepts import Response
 from ttt_hf.evaluation.folder import TaskFolder
 from ttt_hf.evaluation.stages.answer import answer_task
 from ttt_hf.evaluation.stages.score import score_task, task_to_score
@@ -19,7 +19,7 @@ from ttt_hf.evaluation.tasks import load_task
 
 def make_run(place: Path, out: Path, replies: dict[str, str], limit: int | None = None, **changes: Any) -> Path:
     spec = write_task(place, **changes)
-    model = ScriptedModel({key: Reply(text) for key, text in replies.items()})
+    model = ScriptedModel({key: Response(text) for key, text in replies.items()})
     folder = TaskFolder(out / "numbers")
     answer_task(load_task(spec), model, folder, loaded_from=str(spec), limit=limit)
     score_task(folder, task_to_score(folder))
@@ -32,12 +32,12 @@ def test_changes_are_shown_sample_by_sample(tmp_path: Path) -> None:
     (comparison,) = compare_runs(first, second)
     assert comparison["n"] == 10
     metric = comparison["metrics"]["wer"]
-    assert (metric["first"], metric["second"], metric["difference"]) == (20.0, 30.0, 10.0)
+    assert (metric["first"], metric["second"], metric["difference"]) == pytest.approx((0.2, 0.3, 0.1))
     assert not metric["significant"]
     assert [(row["id"], row["change"]) for row in comparison["samples"]] == [("s3", "worse"), ("s1", "better")]
     assert comparison["samples"][0]["texts"] == ["four", "wrong here"]
     text = comparison_text(comparison, samples=1)
-    assert "wer: 20.00 -> 30.00 %" in text and "may be chance" in text
+    assert "wer: 20.00 -> 30.00 %, difference +10.00 [" in text and "may be chance" in text
     assert "1 samples better, 1 worse, 8 alike" in text and "s3" in text and "1 more changed" in text
 
 
@@ -55,20 +55,20 @@ def test_pairs_see_what_two_intervals_would_not() -> None:
     first = (rng.random(200) < 0.5).astype(float)
     second = np.maximum(first, np.arange(200) % 10 == 0)
     pairs = [((one, 1.0), (other, 1.0)) for one, other in zip(first, second)]
-    metric = compare_metric(pairs, 100.0)
+    metric = compare_metric(pairs)
     assert metric["significant"] and 0 < metric["low"] < metric["difference"] < metric["high"]
     shuffled = [(pairs[number][0], pairs[(number + 50) % 200][1]) for number in range(200)]
-    assert not compare_metric(shuffled, 100.0)["significant"]
+    assert not compare_metric(shuffled)["significant"]
 
 
 def test_direction_and_ratio_of_sums() -> None:
     # 1 of 1 and 0 of 9 errors are a rate of a tenth, not of a half.
-    metric = compare_metric([((1.0, 1.0), (0.0, 1.0)), ((0.0, 9.0), (0.0, 9.0))], 100.0)
-    assert metric["first"] == 10.0 and metric["second"] == 0.0 and metric["difference"] == -10.0
+    metric = compare_metric([((1.0, 1.0), (0.0, 1.0)), ((0.0, 9.0), (0.0, 9.0))])
+    assert metric["first"] == 0.1 and metric["second"] == 0.0 and metric["difference"] == -0.1
 
 
 def test_nothing_to_divide_by_is_no_difference() -> None:
-    metric = compare_metric([((1.0, 0.0), (2.0, 0.0))], 100.0)
+    metric = compare_metric([((1.0, 0.0), (2.0, 0.0))])
     assert metric["difference"] is None and not metric["significant"]
 
 
@@ -77,7 +77,7 @@ def test_the_samples_that_both_have_are_compared(tmp_path: Path) -> None:
     second = make_run(tmp_path, tmp_path / "b", {"s0": "no"}, limit=4)
     (comparison,) = compare_runs(first, second)
     assert (comparison["n"], comparison["n_first"], comparison["n_second"]) == (4, 10, 4)
-    assert comparison["metrics"]["wer"]["second"] == 25.0
+    assert comparison["metrics"]["wer"]["second"] == 0.25
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Two runs of one task, sample by sample: what changed, and whether the difference is more than chance."""
+"""Two runs of one task, sample by sample: what changed, and whether the difference is significant."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from .folder import TaskFolder, task_folders
-from .scoring.scorers import SCORERS
-from .store import Row, latest_rows
+from .scoring.scorers import printed_unit
+from .store import JsonLine, latest_lines
 
 
 RESAMPLES = 10_000
@@ -21,15 +21,14 @@ def compare_runs(first: Path, second: Path) -> list[dict[str, Any]]:
     """Compares the tasks that two runs have in common.
 
     Args:
-        first: Folder of a task, or of a run with a folder for each task.
-        second: Another one, of the same task or with tasks of the same names.
+        first, second: Folder of a task, or of a run with a folder for each task.
 
     Returns:
         A comparison of each task, see `compare_tasks`.
 
     Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If there is no common task, or the tasks differ in version, scorer or judge.
+        FileNotFoundError: There are no results.
+        ValueError: There is no common task, or the tasks differ in version, scorer or judge.
     """
     ours, theirs = ({_name(task): task for task in task_folders(folder)} for folder in (first, second))
     common = [name for name in ours if name in theirs]
@@ -44,17 +43,13 @@ def compare_runs(first: Path, second: Path) -> list[dict[str, Any]]:
 def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
     """Compares two runs of a task on the samples that both have.
 
-    Args:
-        first: One run.
-        second: The other.
-
     Returns:
-        `task`, `n` and, by metric, both values, their difference (second less first) with its 95 % interval, a
+        `task`, `n` and, by metric, both values, their difference (second minus first) with its 95 % interval, a
         two-sided `p` and whether it is `significant`; `samples`, those whose value of the first metric changed.
 
     Raises:
-        FileNotFoundError: If one of them is not scored.
-        ValueError: If they cannot be compared.
+        FileNotFoundError: One of them is not scored.
+        ValueError: They cannot be compared.
     """
     results = first.read_results(), second.read_results()
     check_comparable(first, second, *results)
@@ -68,7 +63,7 @@ def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
         known = [pair for pair in pairs if None not in pair]
         if known:
             metrics[name] = {
-                **compare_metric(known, SCORERS[results[0]["task"]["scorer"]].metrics[name].scale),
+                **compare_metric(known),
                 "unit": info["unit"],
                 "higher_is_better": info["higher_is_better"],
                 "n": len(known),
@@ -89,10 +84,10 @@ def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
 def check_comparable(
     first: TaskFolder, second: TaskFolder, ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> None:
-    """Checks that two results are numbers of the same thing.
+    """Checks that two results have the same task, scorer, transcriber and judge.
 
     Args:
-        first, second: Where they are, for the message.
+        first, second: The folders, for the message.
         ours, theirs: Contents of both `results.json`.
 
     Raises:
@@ -114,39 +109,29 @@ def check_comparable(
             )
 
 
-def compare_metric(pairs: Sequence[Any], scale: float, seed: int = 0) -> dict[str, Any]:
-    """Paired bootstrap: samples are drawn anew, and both runs are looked at on the same draw.
+def compare_metric(pairs: Sequence[Any], seed: int = 0) -> dict[str, Any]:
+    """Paired bootstrap: each resample of the samples is evaluated for both runs.
 
     Args:
         pairs: For each sample the (numerator, denominator) of both runs.
-        scale: What a ratio is multiplied by.
-        seed: Seed of the draws.
 
     Returns:
-        `first`, `second`, `difference`, `low`, `high`, `p`, `significant`. `p` is twice the smaller share of draws on
-        one side of zero, at least one draw; where nothing differs it is 1.
+        `first`, `second`, `difference`, `low`, `high`, `p`, `significant`. `p` is twice the smaller share of resamples
+        on one side of zero, and at least one resample; where nothing differs it is 1.
     """
     values = np.asarray(pairs, dtype=np.float64)  # (samples, runs, 2)
-    first, second = scale * _ratio(values.sum(axis=0))
+    first, second = _ratio(values.sum(axis=0))
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(RESAMPLES):
         ratios = _ratio(values[rng.integers(0, len(values), len(values))].sum(axis=0))
-        draws.append(scale * (ratios[1] - ratios[0]))
+        draws.append(ratios[1] - ratios[0])
     differences = np.asarray(draws)
     differences = differences[np.isfinite(differences)]
     if not len(differences):
-        return {
-            "first": None,
-            "second": None,
-            "difference": None,
-            "low": None,
-            "high": None,
-            "p": None,
-            "significant": False,
-        }
+        return {**dict.fromkeys(("first", "second", "difference", "low", "high", "p")), "significant": False}
     low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    # A difference of zero speaks for neither side, so it counts for both.
+    # A difference of zero is evidence for neither side, so it counts for both.
     one_sided = min(np.mean(differences <= 0), np.mean(differences >= 0))
     p = min(1.0, 2 * max(float(one_sided), 1 / RESAMPLES))
     return {
@@ -161,25 +146,25 @@ def compare_metric(pairs: Sequence[Any], scale: float, seed: int = 0) -> dict[st
 
 
 def comparison_text(comparison: Mapping[str, Any], samples: int = 10) -> str:
-    """A comparison for the terminal.
+    """A comparison as lines of text for the terminal, fractions in percent.
 
     Args:
         comparison: As `compare_tasks` gives it.
-        samples: Changed samples to show at most, those that got worse most first.
-
-    Returns:
-        Lines of text.
+        samples: Maximum number of changed samples to show, those that got worse most first.
     """
     lines = [f"{comparison['task']}, {comparison['n']} samples in common"]
     for name, metric in comparison["metrics"].items():
         if metric["difference"] is None:
             lines.append(f"  {name}: cannot be compared, nothing to divide by")
             continue
+        factor, unit = printed_unit(metric["unit"])
+        first, second, difference, low, high = (
+            factor * metric[key] for key in ("first", "second", "difference", "low", "high")
+        )
         verdict = "significant" if metric["significant"] else "may be chance"
         lines.append(
-            f"  {name}: {metric['first']:.2f} -> {metric['second']:.2f} {metric['unit']}, difference "
-            f"{metric['difference']:+.2f} [{metric['low']:+.2f}, {metric['high']:+.2f}], p = {metric['p']:.4f}: "
-            f"{verdict}"
+            f"  {name}: {first:.2f} -> {second:.2f} {unit}, difference {difference:+.2f} [{low:+.2f}, {high:+.2f}], "
+            f"p = {metric['p']:.4f}: {verdict}"
         )
     kinds = [row["change"] for row in comparison["samples"]]
     lines.append(
@@ -195,7 +180,7 @@ def comparison_text(comparison: Mapping[str, Any], samples: int = 10) -> str:
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
-    """Numerators by denominators of `(runs, 2)`; not a number where a draw has no denominator."""
+    """Numerators by denominators, shape `(runs, 2)`; NaN where a resample has no denominator."""
     return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
 
 
@@ -203,7 +188,7 @@ def _changed(
     first: TaskFolder,
     second: TaskFolder,
     common: Sequence[str],
-    scores: tuple[Mapping[str, Row], Mapping[str, Row]],
+    scores: tuple[Mapping[str, JsonLine], Mapping[str, JsonLine]],
     main: str,
     metrics: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
@@ -230,8 +215,8 @@ def _changed(
     return changed
 
 
-def _scores(folder: TaskFolder) -> dict[str, Row]:
-    return latest_rows(folder.scores)
+def _scores(folder: TaskFolder) -> dict[str, JsonLine]:
+    return latest_lines(folder.scores)
 
 
 def _name(folder: TaskFolder) -> str:

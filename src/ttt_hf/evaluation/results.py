@@ -1,26 +1,25 @@
-"""From what each sample adds to the metrics to `results.json`: corpus values, intervals, counts and speed."""
+"""From per-sample scores to `results.json`: corpus metrics with intervals, counts and speed."""
 
 from __future__ import annotations
 
 import math
 import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .. import __version__
+from ..data.reading import local_path
 from .concepts import DatasetSource, Judgement, Record, SampleScore, Task
 from .folder import SCHEMA_VERSION
 from .scoring.checks import is_empty
-from .scoring.metrics import bootstrap_interval
-from .scoring.scorers import SCORERS, MetricInfo, scorer_versions
-from .store import Row
-from .task_tables import local_path
+from .scoring.metrics import Estimate
+from .scoring.scorers import SCORERS, MetricInfo, aggregate, scorer_versions
+from .store import JsonLine
 
 
-# What a number may depend on. Those that are not installed have no part in it.
+# Packages that scores may depend on; those that are not installed are left out.
 PACKAGES = (
     "torch",
     "transformers",
@@ -37,11 +36,7 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """Looks up what is installed.
-
-    Returns:
-        Versions of Python and of the packages that a number may depend on.
-    """
+    """Versions of Python, of this package and of the installed packages that scores may depend on."""
     versions = {"python": platform.python_version(), "ttt-hf": __version__}
     for package in PACKAGES:
         try:
@@ -54,35 +49,27 @@ def package_versions() -> dict[str, str]:
 def make_results(
     settings: Mapping[str, Any],
     task: Task,
-    replies: Sequence[Row],
+    replies: Sequence[JsonLine],
     records: Sequence[Record],
     scores: Sequence[SampleScore],
 ) -> dict[str, Any]:
-    """Adds up a task.
+    """Makes the content of `results.json`.
+
+    The headline is null where `--limit` cut the set, and where samples are not answered yet or have no value: the
+    number would not be the benchmark's. Of a limited run, `limited` says so in words.
 
     Args:
         settings: Content of `settings.json`.
         task: The task, as it is scored.
         replies: Rows of `predictions.jsonl`.
-        records: What was scored of each of them, in the same order.
-        scores: What they are worth, in the same order.
-
-    Returns:
-        What `results.json` holds. The headline is null where `--limit` cut the set, and where samples are not answered
-        yet or have no value: then the number would not be that of the benchmark.
+        records: What was scored of each reply, in the same order.
+        scores: Per-sample scores, in the same order.
     """
     entry, headline = SCORERS[task.scorer], SCORERS[task.scorer].headline_of(task.output)
-    metrics = {
-        name: metric(info, [score.values[name] for score in scores if name in score.values])
-        for name, info in entry.metrics.items()
-        if any(name in score.values for score in scores)
-    }
-    counts: Counter[str] = Counter()
-    for score in scores:
-        counts.update(score.counts)
+    estimates, counts = aggregate(task.scorer, scores)
     judgements = [judgement for record in records for judgement in record.judgements]
     n_scored = sum(headline in score.values for score in scores)
-    is_whole = n_scored == settings["n_expected"] and not settings["limited"]
+    is_complete = n_scored == settings["n_expected"] and not settings["limited"]
     return {
         "schema_version": SCHEMA_VERSION,
         "task": {
@@ -104,51 +91,48 @@ def make_results(
         "n_scored": n_scored,
         "n_failed": sum(row["finish_reason"] == "error" for row in replies),
         "first_failure": next((row["error"] for row in replies if row["finish_reason"] == "error"), None),
-        # A reply that failed is empty, too; each is counted under one name.
+        # Failed replies are empty, too, but are counted as failed only.
         "n_empty": sum(row["finish_reason"] != "error" and is_empty(row["text"]) for row in replies),
         "n_truncated": sum(row["finish_reason"] == "length" for row in replies),
         "n_repetition": counts["repetitions"],
-        "limited": settings["limited"],
-        "headline": headline if is_whole else None,
-        "metrics": metrics,
+        "limited": limited(settings),
+        "headline": headline if is_complete else None,
+        "metrics": {name: metric_content(entry.metrics[name], value) for name, value in estimates.items()},
         "counts": dict(sorted(counts.items())),
         "speed": speed(task, replies),
         "judge_cost": judge_cost(judgements, settings.get("judge_price")) if entry.needs_judge else None,
     }
 
 
-def metric(info: MetricInfo, values: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """One number with its 95 % interval.
+def limited(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `--limit` left of the set: `n` samples `of` all, and a `note` to print beside every number; or null."""
+    if not settings["limited"]:
+        return None
+    n, total = len(settings["samples"]), settings["n_expected"]
+    return {"n": n, "of": total, "note": f"first {n} of {total}: not the benchmark's number"}
 
-    Args:
-        info: Scale and unit.
-        values: Numerator and denominator of each sample.
 
-    Returns:
-        `value`, `low`, `high`; null where no denominator is above zero.
-    """
-    numerator, denominator = (sum(column) for column in zip(*values))
-    low, high = bootstrap_interval(values)
+def metric_content(info: MetricInfo, estimate: Estimate) -> dict[str, Any]:
+    """A metric as `results.json` holds it: `value`, `low` and `high` are null where nothing could be divided by."""
     return {
-        "value": _finite(info.scale * numerator / denominator) if denominator else None,
-        "low": _finite(info.scale * low),
-        "high": _finite(info.scale * high),
+        "value": _finite(estimate.value),
+        "low": _finite(estimate.low),
+        "high": _finite(estimate.high),
         "unit": info.unit,
         "higher_is_better": info.higher_is_better,
-        "n": len(values),
+        "n": estimate.n,
     }
 
 
-def speed(task: Task, replies: Sequence[Row]) -> dict[str, Any]:
-    """How fast the model was.
+def speed(task: Task, replies: Sequence[JsonLine]) -> dict[str, Any]:
+    """Speed of the model, relative to the audio of spoken replies, or of the questions where replies are text.
 
     Args:
-        task: For spoken replies time is measured against what was said, else against what was heard.
         replies: Rows of `predictions.jsonl`.
 
     Returns:
-        `seconds` of work, `audio_seconds` heard or said, and their ratio `real_time_factor` (below 1 is faster than
-        real time); forward passes in all and by second of audio, null for models that do not count them.
+        `seconds` of computation, `audio_seconds` and their ratio `real_time_factor` (below 1 is faster than real
+        time); forward passes in total and per second of audio, null for models that do not count them.
     """
     key = "audio_seconds" if task.output == "speech" else "question_seconds"
     seconds = sum(row["seconds"] for row in replies)
@@ -166,29 +150,28 @@ def speed(task: Task, replies: Sequence[Row]) -> dict[str, Any]:
 
 
 def judge_cost(judgements: Sequence[Judgement], price: Sequence[float] | None = None) -> dict[str, float | None]:
-    """Adds up what judgements cost.
+    """Sums up the cost of judgements, unreadable ones included.
 
     Args:
-        judgements: Recorded answers, those that could not be read included.
-        price: What a million tokens cost that were read, and that were written.
+        price: Price of a million prompt tokens, and of a million completion tokens.
 
     Returns:
-        `judgements`; `prompt_tokens` and `completion_tokens`, 0 for servers that do not count; and `price` in the unit
-        of the prices, null where they are not known.
+        `judgements`; `prompt_tokens` and `completion_tokens`, 0 for servers that do not count; and `price` in the
+        currency of the prices, null where they are not known.
     """
-    read = sum(judgement.prompt_tokens for judgement in judgements)
-    written = sum(judgement.completion_tokens for judgement in judgements)
+    prompt = sum(judgement.prompt_tokens for judgement in judgements)
+    completion = sum(judgement.completion_tokens for judgement in judgements)
     return {
         "judgements": len(judgements),
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "price": None if price is None else round((price[0] * read + price[1] * written) / 1e6, 6),
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "price": None if price is None else round((price[0] * prompt + price[1] * completion) / 1e6, 6),
     }
 
 
 def _dataset(source: DatasetSource) -> dict[str, Any]:
-    """The data without the places of this machine: results travel."""
-    path = local_path(source)
+    """The data set without paths of this machine, because results are shared."""
+    path = local_path(source.path)
     return {
         **{key: value for key, value in asdict(source).items() if value is not None and key != "hint"},
         "path": path.name if path is not None else source.path,

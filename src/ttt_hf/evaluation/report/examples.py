@@ -1,4 +1,4 @@
-"""Which samples a report shows: the best, the worst, and some drawn at random."""
+"""The samples that a report shows: the best, the worst, and some drawn at random."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .run_data import ReportedSample, TaskRun
 
 logger = logging.getLogger(__name__)
 
-# A page that a mail program still takes: longer recordings stay beside it.
+# Keeps the page small enough for mail; larger recordings are not embedded.
 MAX_EMBEDDED_BYTES = 2 << 20
 MEDIA_TYPES = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
 # A Chinese, Japanese or Korean character, or a run of anything else up to a space or such a character.
@@ -31,11 +31,10 @@ WORDS = re.compile(
 
 @dataclass(frozen=True)
 class Difference:
-    """Words of a transcript.
+    """Consecutive words of a transcript.
 
     Args:
-        kind: How they stand to the reference.
-        words: The words.
+        kind: "same", "missing" or "added", relative to the reference.
     """
 
     kind: str
@@ -44,27 +43,22 @@ class Difference:
 
 @dataclass(frozen=True)
 class ExampleGroup:
-    """Samples that are shown together.
-
-    Args:
-        title: "Best", "Worst" or "Random".
-        samples: The samples.
-    """
+    """Samples that are shown together, under the title "Best", "Worst" or "Random"."""
 
     title: str
     samples: tuple[ReportedSample, ...]
 
 
 def choose_examples(run: TaskRun, count: int = 3, seed: int = 0) -> list[ExampleGroup]:
-    """Chooses samples to show; none is shown twice.
+    """Chooses samples to show, ranked by the task's main metric; none is shown twice.
+
+    Among equals, the longer reference comes first; `seed` decides the rest of the order and the random draw.
 
     Args:
-        run: The task; its main metric ranks the samples, the longer reference first among equals.
-        count: Samples in each group.
-        seed: Seed of the draw, and of the order among equals.
+        count: Maximum size of each group.
 
     Returns:
-        Worst, best and random ones; groups that would be empty are left out.
+        Worst, best and random samples; empty groups are left out.
     """
     metric = run.main_metric
     if metric is None:
@@ -74,7 +68,7 @@ def choose_examples(run: TaskRun, count: int = 3, seed: int = 0) -> list[Example
     draw = random.Random(seed)
     draw.shuffle(ranked)
     ranked.sort(key=lambda sample: _badness(sample, metric, higher_is_better), reverse=True)
-    # Of a handful of samples each group gets a share.
+    # With few samples, each group still gets a third.
     count = min(count, max(1, len(ranked) // 3))
     worst, rest = ranked[:count], ranked[count:]
     best = sorted(rest, key=lambda sample: (_badness(sample, metric, higher_is_better)[0], -sample.values[metric][1]))[
@@ -87,14 +81,7 @@ def choose_examples(run: TaskRun, count: int = 3, seed: int = 0) -> list[Example
 
 
 def embedded_audio(path: Path) -> str | None:
-    """A recording as text that a page can hold.
-
-    Args:
-        path: A FLAC, WAV, OGG or MP3 file.
-
-    Returns:
-        The `data:` address; none for files that are too large or of another kind.
-    """
+    """A FLAC, WAV, OGG or MP3 file as a `data:` URL; none for files that are too large or of another type."""
     media_type = MEDIA_TYPES.get(path.suffix.lower())
     if media_type is None or path.stat().st_size > MAX_EMBEDDED_BYTES:
         return None
@@ -102,44 +89,36 @@ def embedded_audio(path: Path) -> str | None:
 
 
 def question_recordings(run: TaskRun, samples: Sequence[ReportedSample]) -> dict[str, str]:
-    """What the model heard, from the data of the task, if they still are where they were.
-
-    Args:
-        run: The task.
-        samples: Samples of it.
+    """The audio of the questions, from the data of the task if it is still there.
 
     Returns:
-        Id -> the recording as FLAC in a `data:` address; without those that are not there, are too large, or have
-        other references by now.
+        Id -> the recording as FLAC in a `data:` URL. Recordings that are missing, too large, or belong to other
+        references by now are left out.
     """
     try:
         data = load_samples(run.task)
     except (OSError, ValueError, ImportError) as error:
         logger.info("the report of %s is without the recordings of the questions: %s", run.name, error)
         return {}
-    places = {key: place for place, key in enumerate(data.ids)}
+    indices = {key: index for index, key in enumerate(data.ids)}
     recordings = {}
     for sample in samples:
-        if sample.id not in places:
+        if sample.id not in indices:
             continue
-        heard, _ = data[places[sample.id]]
-        if heard.audio is None or heard.references != sample.references:
+        question, _ = data[indices[sample.id]]
+        if question.audio is None or question.references != sample.references:
             continue
         content = io.BytesIO()
-        soundfile.write(content, heard.audio, heard.sampling_rate, format="FLAC", subtype="PCM_16")
+        soundfile.write(content, question.audio, question.sampling_rate, format="FLAC", subtype="PCM_16")
         if len(content.getvalue()) <= MAX_EMBEDDED_BYTES:
             recordings[sample.id] = _address("audio/flac", content.getvalue())
     return recordings
 
 
 def differences(reference: str, hypothesis: str) -> list[Difference]:
-    """Shows what a transcript lacks and what it adds, word by word, and by character where there are no spaces.
+    """Missing and added words of a hypothesis, by character where words have no spaces.
 
-    Case and punctuation are left out of account. It is for reading: the scorer has an alignment of its own.
-
-    Args:
-        reference: What should be there.
-        hypothesis: What is there.
+    Ignores case and punctuation. For reading only: scorers align by themselves.
 
     Returns:
         The text in order; empty if nothing differs.
@@ -170,6 +149,6 @@ def _address(media_type: str, content: bytes) -> str:
 
 def _badness(sample: ReportedSample, metric: str, higher_is_better: bool) -> tuple[float, float]:
     numerator, denominator = sample.values[metric]
-    # Words where there should be none are as bad as it gets.
+    # Words against an empty reference are the worst there is.
     rate = numerator / denominator if denominator else float("inf") if numerator else 0.0
     return (-rate if higher_is_better else rate), denominator

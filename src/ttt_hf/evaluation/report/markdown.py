@@ -1,4 +1,4 @@
-"""The report as Markdown, for a repository or an issue: the numbers, what they stand on, and the worst replies."""
+"""The report as Markdown, for a repository or an issue: numbers, the method behind them, and the worst replies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jinja2
 from ... import __version__
 from ...atomic_files import atomic_write_text
 from .examples import choose_examples
-from .facts import description_of, facts_of, settings_of
+from .method import description_of, method_of, settings_of
 from .plots import error_plot, length_plot
 from .run_data import TaskRun, read_runs
 from .terminal import metric_rows, model_names, notes_of
@@ -19,7 +19,7 @@ from .terminal import metric_rows, model_names, notes_of
 
 MARKDOWN_FILE = "report.md"
 TEMPLATE = Path(__file__).with_name("report.md.jinja")
-# What Markdown or HTML would take for markup.
+# Characters that are markup in Markdown or HTML.
 MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
 
 
@@ -30,15 +30,16 @@ def write_markdown(folder: Path) -> Path:
         folder: The folder of one task, or of a run with a folder for each task.
 
     Returns:
-        The report.
+        Path of the report.
 
     Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If the results cannot be read.
-        OSError: If the report cannot be written.
+        FileNotFoundError: There are no results.
+        ValueError: The results cannot be read.
+        OSError: The report cannot be written.
     """
     runs = read_runs(folder)
     results = [run.results for run in runs]
+    rows = metric_rows(results)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -46,7 +47,8 @@ def write_markdown(folder: Path) -> Path:
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         models=model_names(results),
         version=__version__,
-        rows=metric_rows(results),
+        rows=rows,
+        has_notes=any(row.note for row in rows),
         notes=notes_of(results),
         errors=error_plot(runs),
         tasks=[_task(run) for run in runs],
@@ -56,14 +58,7 @@ def write_markdown(folder: Path) -> Path:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line.
-
-    Args:
-        text: Anything, such as a model's words.
-
-    Returns:
-        The text with markup characters escaped.
-    """
+    """Text with markup characters escaped, on one line, so that Markdown shows it as it is."""
     return MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
@@ -73,7 +68,7 @@ def _task(run: TaskRun) -> dict[str, Any]:
         "name": run.name,
         "results": run.results,
         "description": description_of(run.results),
-        "facts": facts_of(run.results),
+        "method": method_of(run.results),
         "lengths": length_plot(run),
         "worst": worst[0] if worst else (),
         "settings": settings_of(run.results),

@@ -1,4 +1,8 @@
-"""Scores in the metadata of a model card, where the Hub and its readers look for them."""
+"""Scores in the metadata of a model card (`model-index`), from which the Hub shows them.
+
+Fractions are written in percent: so do the Hub's documentation and the cards of speech models (`type: wer`,
+`value: 20.90`).
+"""
 
 from __future__ import annotations
 
@@ -12,37 +16,37 @@ from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from ...atomic_files import atomic_write
-from .terminal import model_name
+from .terminal import in_printed_unit, model_name
 
 
-# Metrics that the Hub knows by these names.
+# Metrics with an identifier on the Hub.
 HUB_METRICS = ("wer", "cer", "accuracy")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 KEY = "model-index"
-# Its line, and those that follow it indented or as items of its list, with the comments between them.
+# The line of KEY with the indented lines and list items below it, comments among them included.
 BLOCK = re.compile(rf"^['\"]?{KEY}['\"]?\s*:[^\n]*\n(?:(?:#[^\n]*\n|\s*\n)*[ \t-][^\n]*\n)*", re.M)
 Entry = dict[str, Any]
 
 
 def update_model_card(readme: Path, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Writes scores into the metadata of a model card. All else in the file stays as it is, byte for byte.
+    """Writes scores into the metadata of a model card; everything else in the file stays as it is, byte for byte.
 
-    Scores of the same task, data set and metric are replaced, others are kept: writing twice changes nothing. Tasks
-    without a headline, such as those that were cut short, are left out.
+    Scores of the same task, data set and metric are replaced, others are kept, so that writing twice changes nothing.
+    Tasks without a headline, such as limited runs, are left out.
 
     Args:
-        readme: `README.md` of the model; made if it is not there.
+        readme: `README.md` of the model; made if it does not exist.
         results: Content of each `results.json`.
 
     Returns:
-        Names of the tasks that are in the card now.
+        Names of the tasks that were written.
 
     Raises:
-        ValueError: If there is no score to write, or the metadata of the card cannot be read.
-        OSError: If the card cannot be written.
+        ValueError: There is no score to write, or the metadata of the card cannot be read.
+        OSError: The card cannot be written.
     """
-    whole = [entry for entry in results if entry["headline"] is not None]
-    if not whole:
+    complete = [entry for entry in results if entry["headline"] is not None]
+    if not complete:
         raise ValueError(
             "There is no score that a model card could show, since no task was run and scored to its end: run the "
             "evaluation without --limit."
@@ -52,7 +56,7 @@ def update_model_card(readme: Path, results: Sequence[Mapping[str, Any]]) -> lis
     metadata, body = _split(text)
     content = _read_metadata(metadata, readme)
     index = content.setdefault(KEY, [])
-    for entry in whole:
+    for entry in complete:
         _add(index, entry)
     block = yaml.safe_dump({KEY: index}, sort_keys=False, allow_unicode=True).replace("\n", newline)
     metadata = _replace_block(metadata, block)
@@ -60,20 +64,17 @@ def update_model_card(readme: Path, results: Sequence[Mapping[str, Any]]) -> lis
         raise ValueError(f"The metadata of {readme} are written in a way that would be lost: put {KEY} at their end.")
     with atomic_write(readme) as part:
         part.write_bytes(f"---{newline}{metadata}---{newline}{body}".encode())
-    return [entry["task"]["name"] for entry in whole]
+    return [entry["task"]["name"] for entry in complete]
 
 
 def eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
-    """The scores of one task in the terms of the Hub.
+    """The metrics of one task as the Hub's `EvalResult`, the headline first.
 
     Args:
         results: Content of `results.json`.
-
-    Returns:
-        One a metric, the headline first.
     """
     task, data, headline = results["task"], results["task"]["dataset"], results["headline"]
-    metrics = sorted(results["metrics"].items(), key=lambda item: item[0] != headline)
+    metrics = {name: in_printed_unit(metric) for name, metric in results["metrics"].items()}
     is_recognition = task["scorer"] in ("wer", "cer", "mer") and task["output"] == "text"
     path = data["path"] if HUB_ID.fullmatch(data["path"]) and not Path(data["path"]).exists() else None
     return [
@@ -88,19 +89,20 @@ def eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
             metric_name=f"{task['name']}: {name}",
             metric_value=round(metric["value"], 4),
             metric_args={
+                "unit": metric["unit"],
                 "task_version": task["version"],
                 "scorer": task["scorer"],
                 "samples": results["n_scored"],
                 "interval_95": [None if end is None else round(end, 4) for end in (metric["low"], metric["high"])],
             },
         )
-        for name, metric in metrics
+        for name, metric in sorted(metrics.items(), key=lambda item: item[0] != headline)
         if metric["value"] is not None
     ]
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Metadata between the first two lines of dashes, and the rest; no metadata if the file begins otherwise."""
+    """Metadata between the first two lines of dashes, empty if the file does not begin with one, and the rest."""
     match = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", text, re.S | re.M)
     return (match[1], text[match.end() :]) if match else ("", text)
 
@@ -118,23 +120,23 @@ def _read_metadata(metadata: str, readme: Path) -> dict[str, Any]:
 
 def _add(index: list[Entry], results: Mapping[str, Any]) -> None:
     name = model_name(results)
-    # A card is of one model, whatever the folder was called when it was scored.
+    # A card describes one model, whatever its folder was called when it was scored.
     model = next((entry for entry in index if entry["name"] == name), index[0] if len(index) == 1 else None)
     if model is None:
         model = {"name": name, "results": []}
         index.append(model)
     for new in eval_results_to_model_index(model["name"], eval_results(results))[0]["results"]:
-        old = next((entry for entry in model["results"] if _place(entry) == _place(new)), None)
+        old = next((entry for entry in model["results"] if _dataset(entry) == _dataset(new)), None)
         if old is None:
             model["results"].append(new)
             continue
         fresh = {_metric(metric): metric for metric in new["metrics"]}
-        # Each where it was, so that a second writing changes nothing.
+        # In their old order, so that writing twice changes nothing.
         replaced = [fresh.pop(_metric(metric), metric) for metric in old.get("metrics", [])]
         old["metrics"] = [*replaced, *fresh.values()]
 
 
-def _place(entry: Entry) -> tuple[Any, ...]:
+def _dataset(entry: Entry) -> tuple[Any, ...]:
     data = entry.get("dataset") or {}
     kind = (entry.get("task") or {}).get("type")
     return kind, *(data.get(key) for key in ("type", "config", "split", "revision"))
@@ -145,7 +147,7 @@ def _metric(metric: Entry) -> tuple[Any, Any]:
 
 
 def _replace_block(metadata: str, block: str) -> str:
-    """The metadata with another `model-index`, in its place or at the end; comments between keys stay."""
+    """Replaces `model-index` in the metadata, or appends it; comments between keys stay."""
     if match := BLOCK.search(metadata):
         return metadata[: match.start()] + block + metadata[match.end() :]
     return metadata + block

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no script, its plots and recordings inside."""
+"""The report as one self-contained HTML page: no network, no scripts, plots and recordings embedded."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from markupsafe import Markup
 from ... import __version__
 from ...atomic_files import atomic_write_text
 from .examples import Difference, choose_examples, differences, embedded_audio, question_recordings
-from .facts import description_of, facts_of, settings_of
+from .method import description_of, method_of, settings_of
 from .plots import error_metric, length_plot, summary_plots
-from .run_data import ReportedSample, TaskRun, read_runs
-from .terminal import format_interval, format_value, metric_rows, model_names, notes_of
+from .run_data import ReportedSample, TaskRun, main_metric, read_runs
+from .terminal import format_interval, format_number, in_printed_unit, is_shown, metric_rows, model_names, notes_of
 
 
 HTML_FILE = "report.html"
-HEARD, SAID = "What the model heard", "What the model said"
+QUESTION, REPLY = "Audio of the question", "Audio of the reply"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 STYLE = Path(__file__).with_name("report.css")
 
@@ -27,21 +27,22 @@ STYLE = Path(__file__).with_name("report.css")
 def write_html(folder: Path) -> Path:
     """Writes `report.html` into the folder of a run: numbers, plots, and examples to listen to.
 
-    Texts of models and data are escaped, and the page forbids scripts and requests by its own policy.
+    Texts of models and data are escaped, and the page's content security policy forbids scripts and requests.
 
     Args:
         folder: The folder of one task, or of a run with a folder for each task.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If the results cannot be read.
-        OSError: If the page cannot be written.
+        FileNotFoundError: There are no results.
+        ValueError: The results cannot be read.
+        OSError: The page cannot be written.
     """
     runs = read_runs(folder)
     results = [run.results for run in runs]
+    rows = metric_rows(results)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -49,7 +50,8 @@ def write_html(folder: Path) -> Path:
         models=model_names(results),
         version=__version__,
         style=Markup(STYLE.read_text(encoding="utf-8")),
-        rows=metric_rows(results),
+        rows=rows,
+        has_notes=any(row.note for row in rows),
         notes=notes_of(results),
         plots=summary_plots(runs),
         tasks=[_task(run) for run in runs],
@@ -68,7 +70,7 @@ def _task(run: TaskRun) -> dict[str, Any]:
         "results": results,
         "description": description_of(results),
         "headline": _headline(results),
-        "facts": facts_of(results),
+        "method": method_of(results),
         "plots": [lengths] if lengths else [],
         "examples": [
             {
@@ -82,20 +84,21 @@ def _task(run: TaskRun) -> dict[str, Any]:
 
 
 def _headline(results: Mapping[str, Any]) -> dict[str, str] | None:
-    name = results["headline"]
-    if name is None:
+    if not is_shown(results):
         return None
-    metric = results["metrics"][name]
+    name = main_metric(results)
+    metric = in_printed_unit(results["metrics"][name])
     return {
         "metric": name,
-        "value": format_value(metric),
+        "value": format_number(metric["value"]),
         "unit": metric["unit"],
         "interval": format_interval(metric),
         "direction": "higher is better" if metric["higher_is_better"] else "lower is better",
+        "note": results["limited"]["note"] if results["limited"] else "",
     }
 
 
-def _measures(sample: ReportedSample) -> list[tuple[str, str]]:
+def _sample_scores(sample: ReportedSample) -> list[tuple[str, str]]:
     return [(name, f"{numerator:g} of {total:g}") for name, (numerator, total) in sample.values.items()]
 
 
@@ -103,12 +106,12 @@ def _example(sample: ReportedSample, run: TaskRun, question: str | None) -> dict
     reply = embedded_audio(sample.audio) if sample.audio else None
     compared: list[Difference] = []
     if run.main_metric == error_metric(run) and len(sample.references) == 1:
-        said = sample.text if sample.transcript is None else sample.transcript
-        compared = differences(sample.references[0], said) if said else []
+        hypothesis = sample.text if sample.transcript is None else sample.transcript
+        compared = differences(sample.references[0], hypothesis) if hypothesis else []
     return {
         "sample": sample,
-        "measures": _measures(sample),
+        "scores": _sample_scores(sample),
         "differences": compared,
-        "players": [(name, address) for name, address in ((HEARD, question), (SAID, reply)) if address],
+        "players": [(name, address) for name, address in ((QUESTION, question), (REPLY, reply)) if address],
         "left_out": f"listen to {sample.audio.name}." if sample.audio and not reply else None,
     }

@@ -1,4 +1,4 @@
-"""What the plots of a report show, laid out in percent of their width: the template draws them as inline SVG."""
+"""Layout of a report's plots, in percent of their width; the template draws them as inline SVG."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..scoring.metrics import bootstrap_interval
+from ..scoring.metrics import estimate
 from .run_data import ReportedSample, TaskRun
-from .terminal import count_samples, format_number, metric_label
+from .terminal import count_samples, format_interval, format_number, in_printed_unit, metric_label
 
 
-# Reference lengths that are told apart, in words or characters.
+# Upper bounds of the ranges of reference lengths, in words or characters.
 LENGTH_BOUNDS = (5, 10, 20, 40)
 ERROR_KINDS = ("substitutions", "deletions", "insertions")
 
@@ -22,8 +22,8 @@ class Segment:
     """A coloured part of a bar.
 
     Args:
-        kind: Class of its colour.
-        left, width: In percent of the plot.
+        kind: CSS class of its colour.
+        left, width: In percent of the plot's width.
     """
 
     kind: str
@@ -36,11 +36,10 @@ class Bar:
     """One line of a plot.
 
     Args:
-        label: What was measured.
-        note: The metric, or how many samples.
-        text: The value in words.
-        segments: Its parts.
-        interval: Ends of the 95 % interval in percent of the plot.
+        label: Task, or range of lengths.
+        note: The metric, or the number of samples.
+        text: The value with its interval.
+        interval: Ends of the 95 % interval in percent of the plot's width.
     """
 
     label: str
@@ -55,11 +54,8 @@ class Plot:
     """A plot of horizontal bars.
 
     Args:
-        title: Its heading.
-        caption: What to know when reading it.
-        bars: Its lines.
-        ticks: Position in percent and label of the axis.
-        legend: Class and name of the colours, where there are several.
+        ticks: Positions in percent and labels of the axis.
+        legend: CSS classes and names of the colours, where there are several.
     """
 
     title: str
@@ -70,19 +66,14 @@ class Plot:
 
 
 def summary_plots(runs: Sequence[TaskRun]) -> list[Plot]:
-    """Plots over all tasks: error rates with their intervals and what the errors are, accuracies, and other scores.
+    """Plots over all tasks: one for each kind of metric (error rates, accuracies, scores), and one of the error kinds.
 
-    Tasks without a headline have no rate here: next to a whole benchmark a part of one would look like one.
-
-    Args:
-        runs: The tasks.
-
-    Returns:
-        One plot a kind of metric, and one of the kinds of errors.
+    Tasks without a headline are left out: beside a complete benchmark, part of one would look complete.
     """
     groups: dict[tuple[bool, str, str], list[tuple[str, str, Mapping[str, Any]]]] = {}
     for run in runs:
-        for name, metric in run.results["metrics"].items():
+        for name, stored in run.results["metrics"].items():
+            metric = in_printed_unit(stored)
             if run.results["headline"] is not None and _is_number(metric["value"]):
                 group = (metric["higher_is_better"], _kind(name, metric), metric["unit"])
                 groups.setdefault(group, []).append((run.name, name, metric))
@@ -93,53 +84,42 @@ def summary_plots(runs: Sequence[TaskRun]) -> list[Plot]:
             _interval_plot(f"{kind} by task", caption, unit, lines, 100.0 if is_better and unit == "%" else None)
         )
     errors = error_plot(runs)
-    # Beside the rates that they explain.
+    # Next to the error rates, which come first.
     return [*plots[:1], errors, *plots[1:]] if errors else plots
 
 
 def length_plot(run: TaskRun) -> Plot | None:
     """The error rate of a task by length of the reference.
 
-    Args:
-        run: The task.
-
     Returns:
-        None for tasks that have no error rate, or only samples of one range of lengths.
+        None for tasks without an error rate, or with samples of one range of lengths only.
     """
     name = error_metric(run)
     if name is None:
         return None
-    metric = run.results["metrics"][name]
-    unit = _unit_of_length(name)
+    unit = run.results["metrics"][name]["unit"]
+    length_unit = _unit_of_length(name)
     bars = []
     for label, samples in _by_length(run.samples, name):
-        pairs = [sample.values[name] for sample in samples]
-        scale = 100.0 if metric["unit"] == "%" else 1.0
-        low, high = bootstrap_interval(pairs)
-        value = sum(errors for errors, _ in pairs) / sum(length for _, length in pairs)
-        bucket = {"value": scale * value, "low": scale * low, "high": scale * high, "unit": metric["unit"]}
-        bars.append((f"{label} {unit}", count_samples(len(samples)), bucket))
+        rate = estimate([sample.values[name] for sample in samples])
+        metric = in_printed_unit({"value": rate.value, "low": rate.low, "high": rate.high, "unit": unit})
+        bars.append((f"{label} {length_unit}", count_samples(len(samples)), metric))
     if len(bars) < 2:
         return None
     of = "the reply's text" if name == "wer_speech_vs_text" else "the reference"
     caption = "Corpus rate of the samples in each range. Lower is better. Whiskers: 95 % bootstrap interval."
-    return _interval_plot(f"{metric_label(name, metric)} by length of {of}", caption, metric["unit"], bars)
+    printed = bars[0][2]["unit"]
+    return _interval_plot(f"{metric_label(name, printed)} by length of {of}", caption, printed, bars)
 
 
 def error_plot(runs: Sequence[TaskRun]) -> Plot | None:
-    """What the errors are: substitutions, deletions and insertions in percent of the reference.
-
-    Tasks without a headline are left out.
-
-    Args:
-        runs: The tasks.
+    """Kinds of errors: substitutions, deletions and insertions in percent of the reference.
 
     Returns:
-        None if no task counts such errors.
+        None if no task with a headline counts such errors.
     """
     lines = []
     for run in runs:
-        # Together they would tell the number that is withheld.
         name = error_metric(run) if run.results["headline"] is not None else None
         length = sum(sample.values[name][1] for sample in run.samples if name in sample.values) if name else 0
         if length:
@@ -150,7 +130,7 @@ def error_plot(runs: Sequence[TaskRun]) -> Plot | None:
     end, ticks = _axis(max(sum(shares) for _, _, shares in lines), "%")
     bars = []
     for run, note, shares in lines:
-        starts = [sum(shares[:place]) for place in range(len(shares))]
+        starts = [sum(shares[:index]) for index in range(len(shares))]
         segments = tuple(
             Segment(kind, 100 * start / end, 100 * share / end)
             for kind, start, share in zip(ERROR_KINDS, starts, shares)
@@ -158,7 +138,7 @@ def error_plot(runs: Sequence[TaskRun]) -> Plot | None:
         text = " · ".join(f"{kind[0].upper()} {format_number(share)}" for kind, share in zip(ERROR_KINDS, shares))
         bars.append(Bar(run.name, note, text, segments))
     return Plot(
-        "What the errors are",
+        "Kinds of errors",
         "In percent of the length of all references together; a reply that fails counts as deletions.",
         tuple(bars),
         ticks,
@@ -167,14 +147,7 @@ def error_plot(runs: Sequence[TaskRun]) -> Plot | None:
 
 
 def error_metric(run: TaskRun) -> str | None:
-    """The metric that a task's substitutions, deletions and insertions add up to.
-
-    Args:
-        run: The task.
-
-    Returns:
-        Its name; none for tasks that count no such errors.
-    """
+    """The metric that a task's substitutions, deletions and insertions add up to; none if they are not counted."""
     counts = run.results["counts"]
     if not all(kind in counts for kind in ERROR_KINDS):
         return None
@@ -196,20 +169,20 @@ def _interval_plot(
         text = format_number(metric["value"])
         if _is_number(metric["low"]) and _is_number(metric["high"]):
             interval = (100 * metric["low"] / end, 100 * metric["high"] / end)
-            text = f"{text} [{format_number(metric['low'])}, {format_number(metric['high'])}]"
+            text = f"{text} {format_interval(metric)}"
         bars.append(Bar(label, note, text, (Segment("main", 0.0, 100 * metric["value"] / end),), interval))
     return Plot(title, caption, tuple(bars), ticks)
 
 
 def _axis(highest: float, unit: str) -> tuple[float, tuple[tuple[float, str], ...]]:
-    """The end of an axis from 0 that holds `highest`, and its ticks at 1, 2, 2.5 or 5 times a power of ten."""
+    """The end of an axis from 0 to at least `highest`, and its ticks at 1, 2, 2.5 or 5 times a power of ten."""
     highest = highest if highest > 0 else 1.0
     power = 10.0 ** math.floor(math.log10(highest / 4))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * 5 >= highest)
     count = max(1, math.ceil(highest / step - 1e-9))
-    labels = [f"{place * step:g}" for place in range(count + 1)]
+    labels = [f"{index * step:g}" for index in range(count + 1)]
     labels[-1] += f" {unit}" if unit else ""
-    return count * step, tuple((100 * place / count, label) for place, label in enumerate(labels))
+    return count * step, tuple((100 * index / count, label) for index, label in enumerate(labels))
 
 
 def _by_length(samples: Sequence[ReportedSample], name: str) -> list[tuple[str, list[ReportedSample]]]:
@@ -224,7 +197,7 @@ def _by_length(samples: Sequence[ReportedSample], name: str) -> list[tuple[str, 
 
 
 def _kind(name: str, metric: Mapping[str, Any]) -> str:
-    """What a metric is drawn with: all error rates together, accuracies and a judge's scores apart."""
+    """The plot that a metric is drawn in: one for all error rates, others for accuracies and a judge's scores."""
     return name.split("_")[0].capitalize() if metric["higher_is_better"] else "Error rates"
 
 

@@ -1,4 +1,4 @@
-"""What a report is made from: the files of one or more evaluated tasks, read and joined sample by sample."""
+"""The data of a report: the files of one or more evaluated tasks, read and joined sample by sample."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from typing import Any
 from ..concepts import Task
 from ..folder import TaskFolder, task_folders, task_from
 from ..scoring.scorers import SCORERS
-from ..store import read_rows
+from ..store import read_lines
 
 
 @dataclass(frozen=True)
 class ReportedSample:
-    """One sample with all that is recorded of it.
+    """One sample with its reply and scores.
 
     Args:
-        id: The sample's.
         question: The question in writing, may be empty.
         references: Accepted answers, or the one transcript.
         text: The reply's text.
-        transcript: What the reply's speech says.
-        judgements: The judge's words.
+        transcript: Transcript of the reply's speech; none for replies in text.
+        judgements: Answers of the judge, verbatim.
         finish_reason: How the reply ended: `stop`, `length` or `error`.
-        error: What went wrong.
-        audio: The reply's speech.
+        error: Why the reply failed.
+        audio: File of the reply's speech.
         values: Metric -> (numerator, denominator).
     """
 
@@ -49,7 +48,7 @@ class TaskRun:
     Args:
         task: The task as it was when the model was asked.
         results: Content of `results.json`.
-        samples: The scored samples, in the order of their predictions.
+        samples: The scored samples, in the order of the data.
     """
 
     task: Task
@@ -63,39 +62,41 @@ class TaskRun:
 
     @property
     def main_metric(self) -> str | None:
-        """The metric that samples are ranked by: what is the headline, or would be if it were not withheld."""
-        name = self.results["headline"] or SCORERS[self.results["task"]["scorer"]].headline_of(self.task.output)
+        """The metric that samples are ranked by; none if no sample has a value of it."""
+        name = main_metric(self.results)
         return name if name in self.results["metrics"] else None
 
 
+def main_metric(results: Mapping[str, Any]) -> str:
+    """The headline metric of a task, also where the task has no headline number."""
+    return SCORERS[results["task"]["scorer"]].headline_of(results["task"]["output"])
+
+
 def read_results(folder: Path) -> list[Mapping[str, Any]]:
-    """Reads the results of a run.
+    """Reads the results of a run, ordered by the names of their tasks.
 
     Args:
         folder: The folder of one task, or of a run with a folder for each task.
 
     Returns:
-        Content of each `results.json`, ordered by name.
+        Content of each `results.json`.
 
     Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If a file is damaged or of another version of this package.
+        FileNotFoundError: There are no results.
+        ValueError: A file is damaged or of another version of this package.
     """
     return [task.read_results() for task in _scored(folder)]
 
 
 def read_runs(folder: Path) -> list[TaskRun]:
-    """Reads all that is recorded of a run.
+    """Reads the tasks of a run with all their samples, ordered by the names of the tasks.
 
     Args:
         folder: The folder of one task, or of a run with a folder for each task.
 
-    Returns:
-        The tasks, ordered by name.
-
     Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If a file is damaged or of another version of this package.
+        FileNotFoundError: There are no results.
+        ValueError: A file is damaged or of another version of this package.
     """
     return [
         TaskRun(task_from(files.read_settings()["task"]), files.read_results(), _read_samples(files))
@@ -104,19 +105,16 @@ def read_runs(folder: Path) -> list[TaskRun]:
 
 
 def _scored(folder: Path) -> list[TaskFolder]:
-    """The tasks with results; where there is none all of them, so that the first says what it lacks."""
+    """The tasks with results; if none has any, all tasks, so that reading the first raises the error that says so."""
     tasks = task_folders(folder)
     return [task for task in tasks if task.results.is_file()] or tasks
 
 
 def without_paths(value: Any) -> Any:
-    """Settings without the paths to files: folders are called something else on every computer.
+    """Settings without paths of this machine: of absolute paths, only the last part is kept.
 
     Args:
-        value: Anything out of a JSON file.
-
-    Returns:
-        The same, of absolute paths only the last part.
+        value: Any JSON value.
     """
     if isinstance(value, Mapping):
         return {key: without_paths(entry) for key, entry in value.items()}
@@ -126,8 +124,8 @@ def without_paths(value: Any) -> Any:
 
 
 def _read_samples(task: TaskFolder) -> tuple[ReportedSample, ...]:
-    # Scores are written anew as a whole, whatever they were made with.
-    scores = {row["id"]: row for row in read_rows(task.scores)}
+    # Scoring rewrites this file, so that its rows need no check of their fingerprints.
+    scores = {row["id"]: row for row in read_lines(task.scores)}
     records = {record.id: record for record in task.records()}
     return tuple(
         ReportedSample(
@@ -151,5 +149,5 @@ def _audio_file(folder: Path, name: str | None) -> Path | None:
     if not name:
         return None
     path = (folder / name).resolve()
-    # Results travel between people: a path out of the folder would put a stranger's choice of file into the page.
+    # Results are shared: a path out of the folder would embed a file that somebody else chose into the page.
     return path if path.is_relative_to(folder.resolve()) and path.is_file() else None

@@ -1,4 +1,4 @@
-"""Results as tables of text: metric with interval, how many samples, and what became of those that failed."""
+"""Results as tables of text: metrics with intervals, numbers of samples, and counts of failed replies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .run_data import without_paths
+from ..scoring.scorers import printed_unit
+from .run_data import main_metric, without_paths
 
 
 WITHHELD = "withheld"
@@ -18,10 +19,11 @@ class MetricRow:
     """One line of a table of results, as text.
 
     Args:
-        model, task, metric, value, interval: What was measured; `value` is "withheld" where the headline is.
-        samples: Scored samples, and of how many if some are missing.
-        failed, empty, truncated, loops: Samples that went wrong. They stay in the denominator.
-        is_headline: Whether this is the number of the task.
+        value, interval: Fractions in percent. `value` is "withheld" where samples have no score yet.
+        samples: Number of scored samples, and of how many if some are missing.
+        failed, empty, truncated, loops: Numbers of defective replies. They stay in the denominator.
+        note: What to print beside the value: that a limited run's is not the benchmark's number.
+        is_headline: Whether this is the first line of a task, its headline metric.
     """
 
     model: str
@@ -34,91 +36,74 @@ class MetricRow:
     empty: str
     truncated: str
     loops: str
+    note: str
     is_headline: bool
 
 
 def metric_rows(results: Sequence[Mapping[str, Any]]) -> list[MetricRow]:
-    """The lines of a table of results, the headline of each task first.
+    """The lines of a table of results, the headline metric of each task first.
 
-    A task without a headline, such as one that was cut short, gets one line that withholds its number: part of a
-    benchmark is not the benchmark.
+    A limited run shows its values with a note. A task with unscored samples gets one line that withholds its number.
 
     Args:
         results: Content of each `results.json`.
-
-    Returns:
-        The lines.
     """
     return [row for entry in results for row in _rows_of_task(entry)]
 
 
 def terminal_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Results as an aligned table in plain text.
+    """Results as an aligned table in plain text, with notes on failed and missing samples below it.
 
     Args:
         results: Content of each `results.json`.
-
-    Returns:
-        The table, with a note for each task whose headline is withheld; no newline at the end.
     """
     rows = metric_rows(results)
-    several = len({row.model for row in rows}) > 1
-    head = ["task", "metric", "value", "95 % interval", "samples", "failed", "empty", "cut", "loops"]
-    lines = [
-        [
-            row.task if row.is_headline else "",
-            row.metric,
-            row.value,
-            row.interval,
-            row.samples,
-            row.failed,
-            row.empty,
-            row.truncated,
-            row.loops,
-        ]
-        for row in rows
-    ]
-    if several:
-        head.insert(0, "model")
-        lines = [[row.model, *line] for row, line in zip(rows, lines)]
-    names = 3 if several else 2
-    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
-    text = [
-        "  ".join(
-            cell.ljust(width) if column < names else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in [head, ["-" * width for width in widths], *lines]
-    ]
+    columns = {
+        "model": [row.model for row in rows],
+        "task": [row.task if row.is_headline else "" for row in rows],
+        "metric": [row.metric for row in rows],
+        "value": [row.value for row in rows],
+        "95 % interval": [row.interval for row in rows],
+        "samples": [row.samples for row in rows],
+        "failed": [row.failed for row in rows],
+        "empty": [row.empty for row in rows],
+        "cut": [row.truncated for row in rows],
+        "loops": [row.loops for row in rows],
+        "note": [row.note for row in rows],
+    }
+    several = len(set(columns["model"])) > 1
+    if not several:
+        del columns["model"]
+    if not any(columns["note"]):
+        del columns["note"]
+    cells = []
+    for name, texts in columns.items():
+        width = max(map(len, [name, *texts]))
+        align = str.ljust if name in ("model", "task", "metric", "note") else str.rjust
+        cells.append([align(text, width) for text in [name, "-" * width, *texts]])
+    lines = ["  ".join(line).rstrip() for line in zip(*cells)]
     caption = [] if several or not rows else [f"model: {rows[0].model}", ""]
     notes = notes_of(results)
-    return "\n".join([*caption, *text, *([""] if notes else []), *notes])
+    return "\n".join([*caption, *lines, *([""] if notes else []), *notes])
 
 
 def note_of(results: Mapping[str, Any]) -> str | None:
-    """What a reader has to know before the number of a task.
-
-    Args:
-        results: Content of `results.json`.
-
-    Returns:
-        One sentence, and why the first of failed samples failed; none if all went well.
-    """
+    """What a reader has to know about missing and defective samples of a task, and the first failure; or none."""
     expected, scored = results["n_expected"], results["n_scored"]
-    of_all = f"{scored} of {expected}" if expected else str(scored)
     parts = []
-    if results["limited"]:
-        parts.append(f"limited to {of_all} samples, so there is no headline number")
-    elif results["headline"] is None:
-        parts.append(f"only {of_all} samples have a score so far, so there is no headline number; run it to its end")
-    wrong = {
+    if not is_shown(results):
+        wanted = results["limited"]["n"] if results["limited"] else expected
+        parts.append(
+            f"only {scored} of {wanted} samples have a score so far, so there is no headline number; run it to its end"
+        )
+    defects = {
         "failed": results["n_failed"],
         "empty": results["n_empty"],
         "cut at the length limit": results["n_truncated"],
         "caught in a repetition": results["n_repetition"],
     }
-    if any(wrong.values()):
-        listed = ", ".join(f"{count} {what}" for what, count in wrong.items() if count)
+    if any(defects.values()):
+        listed = ", ".join(f"{count} {defect}" for defect, count in defects.items() if count)
         parts.append(f"{listed}, counted in the denominator")
     if not parts:
         return None
@@ -131,18 +116,26 @@ def notes_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return [note for entry in results if (note := note_of(entry)) is not None]
 
 
-def format_value(metric: Mapping[str, Any]) -> str:
-    """A metric's value without its unit, two decimals."""
-    return format_number(metric["value"])
+def is_shown(results: Mapping[str, Any]) -> bool:
+    """Whether the values of a task are shown: all of its samples, or all that `--limit` left, have a score."""
+    limited = results["limited"]
+    return results["headline"] is not None or bool(limited and results["n_scored"] == limited["n"])
+
+
+def in_printed_unit(metric: Mapping[str, Any]) -> dict[str, Any]:
+    """A metric of `results.json` as it is printed, fractions in percent."""
+    factor, unit = printed_unit(metric["unit"])
+    ends = {key: None if metric[key] is None else factor * metric[key] for key in ("value", "low", "high")}
+    return {**metric, **ends, "unit": unit}
 
 
 def format_interval(metric: Mapping[str, Any]) -> str:
-    """A metric's interval, such as `[3.10, 4.25]`."""
+    """The interval of a metric in its printed unit, such as `[3.10, 4.25]`."""
     return f"[{format_number(metric['low'])}, {format_number(metric['high'])}]"
 
 
 def format_number(value: float | None) -> str:
-    """A number with two decimals; "n/a" for none and for what is not a number."""
+    """A number with two decimals; "n/a" for none and NaN."""
     return MISSING if value is None or value != value else f"{value:.2f}"
 
 
@@ -151,9 +144,9 @@ def count_samples(count: int) -> str:
     return f"{count} sample{'' if count == 1 else 's'}"
 
 
-def metric_label(name: str, metric: Mapping[str, Any]) -> str:
-    """A metric's name with its unit, such as `wer (%)`."""
-    return f"{name} ({metric['unit']})" if metric["unit"] else name
+def metric_label(name: str, unit: str) -> str:
+    """A metric's name with its printed unit, such as `wer (%)`."""
+    return f"{name} ({unit})" if unit else name
 
 
 def model_name(results: Mapping[str, Any]) -> str:
@@ -176,18 +169,20 @@ def _rows_of_task(results: Mapping[str, Any]) -> Iterator[MetricRow]:
         "loops": str(results["n_repetition"]),
     }
     names = {"model": model_name(results), "task": results["task"]["name"]}
-    headline = results["headline"]
-    if headline is None:
-        yield MetricRow(metric="-", value=WITHHELD, interval="-", is_headline=True, **names, **counts)
+    if not is_shown(results):
+        yield MetricRow(metric="-", value=WITHHELD, interval="-", note="", is_headline=True, **names, **counts)
         return
+    headline = main_metric(results)
+    note = results["limited"]["note"] if results["limited"] else ""
     blank = dict.fromkeys(counts, "")
-    for name, metric in sorted(results["metrics"].items(), key=lambda item: item[0] != headline):
-        first = name == headline
+    for name, stored in sorted(results["metrics"].items(), key=lambda item: item[0] != headline):
+        metric = in_printed_unit(stored)
         yield MetricRow(
-            metric=metric_label(name, metric),
-            value=format_value(metric),
+            metric=metric_label(name, metric["unit"]),
+            value=format_number(metric["value"]),
             interval=format_interval(metric),
-            is_headline=first,
+            note=note,
+            is_headline=name == headline,
             **names,
-            **(counts if first else blank),
+            **(counts if name == headline else blank),
         )

@@ -1,4 +1,4 @@
-"""Whether a reply contains an answer: on tokens, because a substring rule finds "Oman" in "woman"."""
+"""Whether a reply contains an answer, compared by tokens: a substring rule finds "Oman" in "woman"."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 
 def dpr_tokens(text: str) -> list[str]:
-    """Tokens of the rule `dpr_contains`: runs of letters, numbers and marks; any other visible character alone.
+    """Tokens of the rule `dpr_contains`: runs of letters, numbers and marks; any other visible character by itself.
 
-    Args:
-        text: Any text.
+    Source: `SimpleTokenizer` of Dense Passage Retrieval (Karpukhin et al., 2020), which finds answers in passages.
 
     Returns:
         The tokens in Unicode's decomposed form (NFD), in lower case.
-
-    Source: the tokenizer by which Dense Passage Retrieval (Karpukhin et al., 2020) finds answers in passages.
     """
     tokens: list[str] = []
     in_word = False
@@ -33,48 +30,38 @@ def dpr_tokens(text: str) -> list[str]:
 
 
 def contains_answer(reply: str, answers: Iterable[str]) -> bool:
-    """The rule `dpr_contains`: the tokens of one of the answers occur in the reply, side by side and in order.
+    """The rule `dpr_contains`: whether the tokens of any answer occur in the reply, contiguously and in order.
 
-    Args:
-        reply: What was said.
-        answers: Accepted answers; one without a token is never found.
-
-    Returns:
-        Whether any of them is in the reply.
+    An answer without tokens is never found.
     """
     tokens = dpr_tokens(reply)
-    return any(next(_places(tokens, dpr_tokens(answer)), None) is not None for answer in answers)
+    return any(next(_starts(tokens, dpr_tokens(answer)), None) is not None for answer in answers)
 
 
 def chosen(reply: str, choices: Iterable[str]) -> str | None:
-    """The rule of closed choices: the one choice that a reply names, on tokens.
-
-    A choice within a longer one is not named by it: "dog barking" names "dog barking" and not "dog".
-
-    Args:
-        reply: What was said.
-        choices: What there was to choose from.
+    """The rule `choice`: the one choice that a reply names, compared by tokens.
 
     Returns:
         The choice; none if the reply names none, or several different ones.
     """
     tokens: list[str | None] = list(dpr_tokens(reply))
     named = []
+    # Longest first, and their tokens are used up: "dog barking" names "dog barking" and not "dog".
     for choice in sorted(choices, key=lambda choice: -len(dpr_tokens(choice))):
         wanted = dpr_tokens(choice)
-        places = list(_places(tokens, wanted))
-        if places:
+        starts = list(_starts(tokens, wanted))
+        if starts:
             named.append(choice)
-        for place in places:
-            tokens[place : place + len(wanted)] = [None] * len(wanted)
+        for start in starts:
+            tokens[start : start + len(wanted)] = [None] * len(wanted)
     return named[0] if len(named) == 1 else None
 
 
-def _places(tokens: Sequence[str | None], wanted: Sequence[str]) -> Iterator[int]:
-    """Where a run of tokens begins."""
+def _starts(tokens: Sequence[str | None], wanted: Sequence[str]) -> Iterator[int]:
+    """Indices at which a run of tokens begins."""
     if wanted:
         yield from (
-            place
-            for place in range(len(tokens) - len(wanted) + 1)
-            if list(tokens[place : place + len(wanted)]) == list(wanted)
+            start
+            for start in range(len(tokens) - len(wanted) + 1)
+            if list(tokens[start : start + len(wanted)]) == list(wanted)
         )

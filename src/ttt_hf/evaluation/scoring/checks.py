@@ -1,4 +1,4 @@
-"""What can be wrong with a reply whatever was asked: loops, another language, nothing said. Pure functions of text."""
+"""Reply defects that need no reference: repetition loops, another language, no words. Pure functions of text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections import Counter
 from .normalizers import split_mixed, strip_special_tokens
 
 
-# A loop: a run of up to so many tokens, said at least so many times, which makes at least so many tokens. "No, no, no"
-# and "ha ha ha ha" are none.
-_LONGEST_RUN = 64
-_LEAST_REPEATS = 4
-_LEAST_TOKENS = 8
-# No word is that long: it is something like "hahaha..." and looked at by character.
-_LONGEST_WORD = 40
+# A loop repeats a run of up to _MAX_PERIOD tokens, at least _MIN_REPEATS times and over at least _MIN_TOKENS tokens:
+# "No, no, no" and "ha ha ha ha" are none.
+_MAX_PERIOD = 64
+_MIN_REPEATS = 4
+_MIN_TOKENS = 8
+# Anything longer is no word but something like "hahaha...", which is checked by character.
+_MAX_WORD = 40
 
 # Scripts by language, as the first word of Unicode's character names; other languages are not checked.
 _LATIN = ("LATIN",)
@@ -35,40 +35,33 @@ _SCRIPTS = {
 
 
 def is_repetition_loop(text: str) -> bool:
-    """Whether a text got caught in a loop.
+    """Whether a run of at most 64 tokens (words, CJK characters) is repeated back to back, four times or more.
 
-    Args:
-        text: What was said.
-
-    Returns:
-        Whether a run of at most 64 tokens (words, CJK characters) is said four times or more without a break, eight
-        tokens in all at least.
+    The repetitions together must have at least eight tokens.
     """
     tokens = [
         token
         for word in split_mixed(text.casefold())
-        for token in (list(word) if len(word) > _LONGEST_WORD else [_letters(word)])
+        for token in (list(word) if len(word) > _MAX_WORD else [_letters(word)])
         if token
     ]
-    for period in range(1, min(_LONGEST_RUN, len(tokens) // _LEAST_REPEATS) + 1):
+    for period in range(1, min(_MAX_PERIOD, len(tokens) // _MIN_REPEATS) + 1):
+        # A text with this period equals itself shifted by it, so `same` tokens in a row make `same + period` repeated.
         same = 0
         for earlier, later in zip(tokens, tokens[period:]):
             same = same + 1 if earlier == later else 0
-            if same + period >= max(_LEAST_TOKENS, _LEAST_REPEATS * period):
+            if same + period >= max(_MIN_TOKENS, _MIN_REPEATS * period):
                 return True
     return False
 
 
 def is_other_language(text: str, language: str) -> bool:
-    """Whether most letters of a text are not of the script that its language is written in.
+    """Whether most letters of a text are of another script than its language is written in.
+
+    False for texts without letters and for languages that `_SCRIPTS` lacks. Languages of one script count as one.
 
     Args:
-        text: What was said.
-        language: ISO 639-1 code of what should be spoken.
-
-    Returns:
-        Never true for a text without letters, and for languages whose script is not known here. Languages of the same
-        script are not told apart.
+        language: ISO 639-1 code of the expected language.
     """
     scripts = _SCRIPTS.get(language.lower().split("-")[0].split("_")[0])
     letters = Counter(
@@ -82,7 +75,7 @@ def is_other_language(text: str, language: str) -> bool:
 
 
 def is_empty(text: str) -> bool:
-    """Whether a text says nothing: no letter and no digit besides special tokens."""
+    """Whether a text has neither letters nor digits, special tokens aside."""
     return not any(character.isalnum() for character in strip_special_tokens(text))
 
 

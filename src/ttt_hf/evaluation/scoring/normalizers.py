@@ -1,17 +1,17 @@
-"""Text normalisers by name: the same reply has another error rate under another one, so a result names its own.
+"""Text normalisers by name. An error rate depends on its normaliser, so every result names the one it was made with.
 
 | name | what it does |
 |---|---|
-| `verbatim` | nothing but joining words by single spaces |
+| `verbatim` | collapses white space, and nothing else |
 | `whisper_english` | Whisper's `EnglishTextNormalizer`: lower case, no punctuation, contractions, numbers as digits |
 | `whisper_basic` | Whisper's `BasicTextNormalizer`, for languages without one of their own |
-| `chinese` | NFKC, lower case, no punctuation; digits and traditional characters stay |
+| `chinese` | NFKC, lower case, no punctuation; keeps digits and traditional characters |
 | `chinese_simplified` | `chinese` in simplified characters (OpenCC `t2s`) |
-| `chinese_digits` | `chinese_simplified`, numbers read digit by digit: 10086 is 一零零八六 |
-| `chinese_telephone` | `chinese_simplified`, numbers read like telephone numbers: 10086 is 幺零零八六 |
-| `chinese_cardinal` | `chinese_simplified`, numbers read as amounts: 10086 is 一万零八十六 |
+| `chinese_digits` | `chinese_simplified`, numbers spelled digit by digit: 10086 is 一零零八六 |
+| `chinese_telephone` | `chinese_simplified`, numbers spelled like telephone numbers: 10086 is 幺零零八六 |
+| `chinese_cardinal` | `chinese_simplified`, numbers spelled as cardinals: 10086 is 一万零八十六 |
 
-`normalizer_versions` records the packages behind them.
+`normalizer_versions` records the packages they depend on.
 """
 
 from __future__ import annotations
@@ -25,50 +25,45 @@ from importlib.metadata import PackageNotFoundError, version
 
 Normalizer = Callable[[str], str]
 
-# Packages that decide what a normaliser and an alignment give.
+# Packages that normalised texts and alignments depend on.
 SCORING_PACKAGES = ("jiwer", "whisper-normalizer", "opencc")
 
-# `<|0.00|>`, `<|en|>`, `<|im_end|>`, and the markers of sentence-piece and CTC vocabularies.
+# `<|0.00|>`, `<|en|>`, `<|im_end|>`, and the special tokens of sentence-piece and CTC vocabularies.
 _SPECIAL_TOKEN = re.compile(r"<\|[^<>|]*\|>|</?s>|<(?:pad|unk|bos|eos|blank|mask)>", re.IGNORECASE)
 
 _DIGITS = "零一二三四五六七八九"
 _TELEPHONE_DIGITS = "零幺二三四五六七八九"
-_PLACES = ("", "十", "百", "千")
+_UNITS = ("", "十", "百", "千")
 _GROUPS = ("", "万", "亿")
-# Amounts are read up to here; longer runs of digits are read one by one, as speakers do.
-_LONGEST_AMOUNT = 12
+# Longer runs of digits are spelled digit by digit, as speakers do.
+_LONGEST_CARDINAL = 12
 
-# 1,234,567 or 1234567, an optional decimal part, and what changes the reading behind it.
+# 1,234,567 or 1234567, an optional decimal part, and a suffix that changes the reading.
 _NUMBER = re.compile(r"(\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.(\d+))?(%|(?=年))?", re.ASCII)
 
 
 def get_normalizer(name: str) -> Normalizer:
-    """Finds a normaliser.
-
-    Args:
-        name: One of the table at the top of this module.
+    """Looks up a normaliser of the table at the top of this module.
 
     Returns:
-        From any text to words separated by single spaces.
+        Function from any text to words separated by single spaces.
 
     Raises:
         ValueError: There is none of that name.
-        ModuleNotFoundError: The package behind it is not installed.
+        ModuleNotFoundError: The package that it needs is not installed.
     """
     if name not in NORMALIZERS:
         raise ValueError(f"There is no normaliser {name!r}: choose one of {', '.join(NORMALIZERS)}.")
     return NORMALIZERS[name]()
 
 
+def counts_spaces(name: str) -> bool:
+    """Whether a space between words is a character of the text: not in Chinese, which is written without."""
+    return not name.startswith("chinese")
+
+
 def strip_special_tokens(text: str) -> str:
-    """The rule `strip`: special and timestamp tokens that were left in a reply separate words and are none.
-
-    Args:
-        text: Any text, such as `"<|0.00|>Good<|0.42|>morning<|endoftext|>"`.
-
-    Returns:
-        The text with a space in place of each token.
-    """
+    """Replaces each special or timestamp token by a space: `"<|0.00|>Good<|0.42|>morning"` is two words."""
     return _SPECIAL_TOKEN.sub(" ", text)
 
 
@@ -78,7 +73,7 @@ def has_special_tokens(text: str) -> bool:
 
 
 def is_cjk(character: str) -> bool:
-    """Whether a character is written without spaces to its neighbours: Han, Hiragana or Katakana."""
+    """Whether a character belongs to a script without spaces between words: Han, Hiragana or Katakana."""
     code = ord(character)
     return (
         0x3040 <= code <= 0x30FF
@@ -91,68 +86,55 @@ def is_cjk(character: str) -> bool:
 
 
 def split_mixed(text: str) -> list[str]:
-    """The mixed-text rule: CJK by character, everything else by word.
+    """Splits normalised text into CJK characters and words of other scripts.
 
-    Args:
-        text: Normalised text, such as `"我用 python 写"`.
-
-    Returns:
-        The tokens, `["我", "用", "python", "写"]`.
+    `"我用 python 写"` becomes `["我", "用", "python", "写"]`.
     """
     return "".join(f" {character} " if is_cjk(character) else character for character in text).split()
 
 
 def read_digits(text: str, digits: str = _DIGITS) -> str:
-    """Reads numbers digit by digit in Chinese.
+    """Spells ASCII numbers digit by digit in Chinese; a decimal point is 点.
 
     Args:
         text: Text with ASCII digits.
         digits: Names of 0 to 9, length 10.
-
-    Returns:
-        The text without ASCII digits; a decimal point is 点.
     """
 
     def read(match: re.Match[str]) -> str:
-        whole, decimals, behind = match.groups()
-        spoken = whole.replace(",", "") + (f"点{decimals}" if decimals else "") + (behind or "")
+        integer, decimals, suffix = match.groups()
+        spoken = integer.replace(",", "") + (f"点{decimals}" if decimals else "") + (suffix or "")
         return "".join(digits[int(character)] if character.isdecimal() else character for character in spoken)
 
     return _NUMBER.sub(read, text)
 
 
 def read_cardinals(text: str) -> str:
-    """Reads numbers as amounts in Chinese: 10086 is 一万零八十六, 3.5 is 三点五, 50% is 百分之五十.
+    """Spells ASCII numbers as cardinals in Chinese: 10086 is 一万零八十六, 3.5 is 三点五, 50% is 百分之五十.
 
-    Years (2024年) and numbers with a leading zero or more than twelve digits are read digit by digit.
-
-    Args:
-        text: Text with ASCII digits.
-
-    Returns:
-        The text without ASCII digits.
+    Years (2024年) and numbers with a leading zero or more than twelve digits are spelled digit by digit.
     """
 
     def read(match: re.Match[str]) -> str:
-        whole, decimals, behind = match.groups()
-        whole = whole.replace(",", "")
-        is_year = behind == "" and len(whole) == 4
-        if is_year or len(whole) > _LONGEST_AMOUNT or (len(whole) > 1 and whole.startswith("0")):
-            spoken = "".join(_DIGITS[int(digit)] for digit in whole)
+        integer, decimals, suffix = match.groups()
+        integer = integer.replace(",", "")
+        # The lookahead for 年 matches with an empty suffix, which tells a year from no suffix (None).
+        is_year = suffix == "" and len(integer) == 4
+        if is_year or len(integer) > _LONGEST_CARDINAL or (len(integer) > 1 and integer.startswith("0")):
+            spoken = "".join(_DIGITS[int(digit)] for digit in integer)
         else:
-            spoken = _read_amount(int(whole))
+            spoken = _read_cardinal(int(integer))
         if decimals:
             spoken += "点" + "".join(_DIGITS[int(digit)] for digit in decimals)
-        return f"百分之{spoken}" if behind == "%" else spoken
+        return f"百分之{spoken}" if suffix == "%" else spoken
 
     return _NUMBER.sub(read, text)
 
 
 def normalizer_versions() -> dict[str, str | None]:
-    """Versions of what normalises and aligns, for results: a normaliser's new release moves scores.
+    """Versions of the packages that normalise and align, none where not installed, and of Unicode.
 
-    Returns:
-        Package -> version, none where it is not installed; and the Unicode version.
+    Results record them, since another release of a normaliser can change scores.
     """
     versions: dict[str, str | None] = {"unicode": unicodedata.unidata_version}
     for package in SCORING_PACKAGES:
@@ -163,32 +145,33 @@ def normalizer_versions() -> dict[str, str | None]:
     return versions
 
 
-def _read_amount(number: int) -> str:
+def _read_cardinal(number: int) -> str:
     spoken, skipped = "", False
-    for place in reversed(range(len(_GROUPS))):
-        group = number // 10_000**place % 10_000
+    # Chinese groups digits by four. A gap of any number of zeros between digits that are spoken is one 零.
+    for power in reversed(range(len(_GROUPS))):
+        group = number // 10_000**power % 10_000
         if not group:
             skipped = True
             continue
         if spoken and (skipped or group < 1000):
             spoken += "零"
-        spoken, skipped = spoken + _read_group(group) + _GROUPS[place], False
+        spoken, skipped = spoken + _read_group(group) + _GROUPS[power], False
     if not spoken:
         return "零"
     return spoken[1:] if spoken.startswith("一十") else spoken
 
 
 def _read_group(group: int) -> str:
-    """Reads 1 to 9999."""
+    """Spells 1 to 9999."""
     spoken, skipped = "", False
-    for place in reversed(range(len(_PLACES))):
-        digit = group // 10**place % 10
+    for power in reversed(range(len(_UNITS))):
+        digit = group // 10**power % 10
         if not digit:
             skipped = True
             continue
         if spoken and skipped:
             spoken += "零"
-        spoken, skipped = spoken + _DIGITS[digit] + _PLACES[place], False
+        spoken, skipped = spoken + _DIGITS[digit] + _UNITS[power], False
     return spoken
 
 
@@ -239,7 +222,7 @@ def _whisper(language: str) -> Normalizer:
     return lambda text: _join(normalize(text))
 
 
-# A factory each, so that a package is wanted only by the normaliser that needs it.
+# Factories, so that a package is imported only by the normaliser that needs it.
 NORMALIZERS: dict[str, Callable[[], Normalizer]] = {
     "verbatim": lambda: _join,
     "whisper_english": lambda: _whisper("en"),

@@ -1,36 +1,55 @@
-"""The rules of the scorers: each a pure function of one record, see `scorers.py` for the table."""
+"""The scoring rules, pure functions of one record; `scorers.py` lists them by name."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from ..concepts import Record, SampleScore
 from .answers import chosen, contains_answer
 from .checks import is_empty, is_other_language, is_repetition_loop
 from .metrics import Unit, WordErrors, is_same_answer, word_errors
-from .normalizers import has_special_tokens, strip_special_tokens
+from .normalizers import get_normalizer, has_special_tokens, strip_special_tokens
 
 
-# What is done with special and timestamp tokens that were left in a reply; they are counted either way.
-SpecialTokens = Literal["strip", "keep"]
+ALIGNMENT_COUNTS = ("hits", "substitutions", "deletions", "insertions")
 
 
-def score_errors(
-    record: Record, metric: str, unit: Unit, normalizer: str, special_tokens: SpecialTokens
-) -> SampleScore:
-    """Errors against the one reference, over the reference's length: what `wer`, `cer` and `mer` do.
+@dataclass(frozen=True)
+class TextOptions:
+    """How replies are prepared before they are compared; options that every scorer takes.
 
     Args:
-        record: The sample; it has exactly one reference.
-        metric: Name of the metric.
-        unit: What is counted, see [`split_units`].
-        normalizer: Name of a normaliser.
-        special_tokens: Whether leftover special tokens are taken out first.
+        normalizer: Name of a normaliser. Rules with tokens of their own use it for `wer_speech_vs_text` only.
+        special_tokens: Whether special and timestamp tokens left in a reply are removed. They are counted either way.
+
+    Raises:
+        ValueError: There is no such normaliser, or no such way with special tokens.
+        ModuleNotFoundError: The normaliser's package is not installed.
+    """
+
+    normalizer: str = "whisper_english"
+    special_tokens: Literal["strip", "keep"] = "strip"
+
+    def __post_init__(self) -> None:
+        get_normalizer(self.normalizer)
+        if self.special_tokens not in ("strip", "keep"):
+            raise ValueError(f"special_tokens is {self.special_tokens!r}: choose strip or keep.")
+
+    def clean(self, text: str) -> str:
+        """The text, without special tokens if they are to be stripped."""
+        return strip_special_tokens(text) if self.special_tokens == "strip" else text
+
+
+def score_errors(record: Record, options: TextOptions, *, metric: str, unit: Unit) -> SampleScore:
+    """Scores `wer`, `cer` and `mer`: errors against the one reference, over the length of the reference.
+
+    Args:
+        unit: What is counted, see [`word_errors`].
 
     Returns:
-        Errors over reference units, and the kinds of errors of what is the headline.
+        Errors over reference units; the counts of the alignment are those of the headline metric.
 
     Raises:
         ValueError: If there is not exactly one reference.
@@ -40,223 +59,106 @@ def score_errors(
             f"An error rate needs one reference, and sample {record.id} has {len(record.references)}: choose another "
             "scorer, or one reference."
         )
-    measure = functools.partial(word_errors, record.references[0], normalizer=normalizer, unit=unit)
-    errors = {channel: measure(_clean(text, special_tokens)) for channel, text in _replies(record, metric).items()}
-    values = {channel: (float(count.errors), float(count.reference_words)) for channel, count in errors.items()}
-    return _score(record, values, list(errors.values())[-1], normalizer, special_tokens)
+    errors = {
+        name: word_errors(record.references[0], options.clean(text), options.normalizer, unit)
+        for name, text in _scored_texts(record, metric).items()
+    }
+    values = {name: (float(count.errors), float(count.reference_words)) for name, count in errors.items()}
+    return _complete(record, options, values, alignment=list(errors.values())[-1])
 
 
-def score_wer(
-    record: Record, *, normalizer: str = "whisper_english", special_tokens: SpecialTokens = "strip"
-) -> SampleScore:
-    """Word error rate, see [`score_errors`]."""
-    return score_errors(record, "wer", "word", normalizer, special_tokens)
-
-
-def score_cer(
-    record: Record, *, normalizer: str = "chinese_cardinal", special_tokens: SpecialTokens = "strip"
-) -> SampleScore:
-    """Character error rate, see [`score_errors`]."""
-    return score_errors(record, "cer", "character", normalizer, special_tokens)
-
-
-def score_mer(
-    record: Record, *, normalizer: str = "chinese_cardinal", special_tokens: SpecialTokens = "strip"
-) -> SampleScore:
-    """Mixed error rate, CJK by character and the rest by word, see [`score_errors`]."""
-    return score_errors(record, "mer", "mixed", normalizer, special_tokens)
-
-
-def score_same_answer(
-    record: Record, *, normalizer: str = "whisper_english", special_tokens: SpecialTokens = "strip"
-) -> SampleScore:
-    """Right where the reply says exactly what one of the references says, see [`is_same_answer`].
-
-    Args:
-        record: The sample.
-        normalizer: Name of a normaliser.
-        special_tokens: Whether leftover special tokens are taken out first.
-
-    Returns:
-        1 or 0 over 1.
-    """
+def score_same_answer(record: Record, options: TextOptions) -> SampleScore:
+    """Scores 1 if the reply equals one of the references after normalisation, see [`is_same_answer`], else 0."""
 
     def is_right(reply: str) -> bool:
-        return any(is_same_answer(reply, reference, normalizer) for reference in record.references)
+        return any(is_same_answer(reply, reference, options.normalizer) for reference in record.references)
 
-    return _score_answer(record, is_right, normalizer, special_tokens)
-
-
-def score_dpr_contains(
-    record: Record, *, normalizer: str = "whisper_english", special_tokens: SpecialTokens = "strip"
-) -> SampleScore:
-    """Right where a reference's tokens are in the reply, see [`contains_answer`].
-
-    Args:
-        record: The sample.
-        normalizer: Name of a normaliser, for `wer_speech_vs_text` only: the rule has its own.
-        special_tokens: Whether leftover special tokens are taken out first.
-
-    Returns:
-        1 or 0 over 1.
-    """
-    return _score_answer(record, lambda reply: contains_answer(reply, record.references), normalizer, special_tokens)
+    return _score_answer(record, options, is_right)
 
 
-def score_choice(
-    record: Record,
-    *,
-    choices: Sequence[str] = (),
-    normalizer: str = "whisper_english",
-    special_tokens: SpecialTokens = "strip",
-) -> SampleScore:
-    """Right where the reply names a reference and no other choice, see [`chosen`].
+def score_dpr_contains(record: Record, options: TextOptions) -> SampleScore:
+    """Scores 1 if the reply contains a reference's tokens, see [`contains_answer`], else 0."""
+    return _score_answer(record, options, lambda reply: contains_answer(reply, record.references))
 
-    Args:
-        record: The sample; its references are choices.
-        choices: What there is to choose from.
-        normalizer: Name of a normaliser, for `wer_speech_vs_text` only.
-        special_tokens: Whether leftover special tokens are taken out first.
 
-    Returns:
-        1 or 0 over 1.
+def score_choice(record: Record, options: TextOptions, *, choices: Sequence[str] = ()) -> SampleScore:
+    """Scores 1 if the reply names a reference and no other choice, see [`chosen`], else 0.
 
     Raises:
         ValueError: A reference is not among the choices, so that no reply could be right.
     """
     if strangers := [reference for reference in record.references if reference not in choices]:
         raise ValueError(f"The reference {strangers[0]!r} of sample {record.id} is not among the choices.")
-    return _score_answer(record, lambda reply: chosen(reply, choices) in record.references, normalizer, special_tokens)
+    return _score_answer(record, options, lambda reply: chosen(reply, choices) in record.references)
 
 
 def score_openaudiobench_judge(
-    record: Record,
-    *,
-    scale: Literal["verdict", "grade_10"] = "verdict",
-    normalizer: str = "whisper_english",
-    special_tokens: SpecialTokens = "strip",
+    record: Record, options: TextOptions, *, scale: Literal["verdict", "grade_10"] = "verdict"
 ) -> SampleScore:
-    """OpenAudioBench's rule: the share that a judge calls correct, or a judge's grade from 1 to 10, times ten.
+    """OpenAudioBench's rule, see [`score_judged`].
 
     Args:
-        record: The sample with its judgements.
-        scale: 1 or 0 for correct or incorrect, or the grade; the prompt decides.
-        normalizer: Name of a normaliser, for `wer_speech_vs_text` only.
-        special_tokens: As for `wer_speech_vs_text`; the judge sees replies without them.
-
-    Returns:
-        Mark over 1, see [`score_judged`].
+        scale: What the judge's prompt asks for: 1 or 0 for correct or incorrect, or a grade from 1 to 10, scored as
+            tenths.
     """
     lowest, highest = (1.0, 10.0) if scale == "grade_10" else (0.0, 1.0)
-    return score_judged(record, lowest, highest, 1.0, normalizer, special_tokens)
+    return score_judged(record, options, lowest, highest, 1.0)
 
 
-def score_voicebench_judge(
-    record: Record, *, normalizer: str = "whisper_english", special_tokens: SpecialTokens = "strip"
-) -> SampleScore:
-    """VoiceBench's rule: the mean of several grades from 1 to 5, shown on that scale, see [`score_judged`]."""
-    return score_judged(record, 1.0, 5.0, 5.0, normalizer, special_tokens)
+def score_voicebench_judge(record: Record, options: TextOptions) -> SampleScore:
+    """VoiceBench's rule: the mean of several grades from 1 to 5, kept on that scale, see [`score_judged`]."""
+    return score_judged(record, options, 1.0, 5.0, 5.0)
 
 
-def score_clair_a(
-    record: Record, *, normalizer: str = "whisper_english", special_tokens: SpecialTokens = "strip"
-) -> SampleScore:
-    """CLAIR-A's mark for a caption, 0 to 100, without its tie-breaker, see [`score_judged`]."""
-    return score_judged(record, 0.0, 100.0, 1.0, normalizer, special_tokens)
+def score_clair_a(record: Record, options: TextOptions) -> SampleScore:
+    """CLAIR-A's grade of a caption, 0 to 100, scored as a fraction; without its tie-breaker, see [`score_judged`]."""
+    return score_judged(record, options, 0.0, 100.0, 1.0)
 
 
 def score_judged(
-    record: Record, lowest: float, highest: float, full: float, normalizer: str, special_tokens: SpecialTokens
+    record: Record, options: TextOptions, lowest: float, highest: float, full_score: float
 ) -> SampleScore:
-    """The mean of what a judge gave.
+    """Scores the mean of a judge's grades.
 
-    An empty reply is not judged and gets the lowest mark. Answers of the judge that could not be read are no marks:
-    they are counted as `judge_errors`, and a sample without any mark has no value, so that there is no headline.
+    An empty reply is not judged and gets the lowest grade. Unreadable answers of the judge are no grades: they are
+    counted as `judge_errors`, and a sample without any grade has no value, so that the task has no headline.
 
     Args:
-        record: The sample with its judgements.
         lowest, highest: Ends of the judge's scale.
-        full: What the highest mark counts.
-        normalizer, special_tokens: For `wer_speech_vs_text`.
-
-    Returns:
-        Mark over 1.
+        full_score: Score of the highest grade.
 
     Raises:
-        ValueError: A reply that should have been judged has not been, or a mark is not on the scale.
+        ValueError: A reply has not been judged yet, or a grade is not on the scale.
     """
     values, errors = {}, 0
-    for channel, reply in _replies(record, "score").items():
-        about = "transcript" if channel.endswith("_speech") else "text"
+    for name, reply in _scored_texts(record, "score").items():
+        about = "transcript" if name.endswith("_speech") else "text"
         judgements = [judgement for judgement in record.judgements if judgement.about == about]
-        marks = [judgement.score for judgement in judgements if judgement.score is not None]
-        if strays := [mark for mark in marks if not lowest <= mark <= highest]:
+        grades = [judgement.score for judgement in judgements if judgement.score is not None]
+        if strays := [grade for grade in grades if not lowest <= grade <= highest]:
             raise ValueError(
                 f"Sample {record.id} has the mark {strays[0]:g}, which is not within {lowest:g} and {highest:g}: the "
                 "judge's prompt and the scorer's scale do not belong together."
             )
         if is_empty(reply):
-            values[channel] = (lowest * full / highest, 1.0)
+            values[name] = (lowest * full_score / highest, 1.0)
             continue
         if not judgements:
             raise ValueError(f"The {about} of sample {record.id} has not been judged: run `ttt-hf eval judge` first.")
-        errors += len(judgements) - len(marks)
-        if marks:
-            values[channel] = (sum(marks) / len(marks) * full / highest, 1.0)
-    return _score(record, values, None, normalizer, special_tokens, {"judge_errors": errors})
-
-
-def _score_answer(
-    record: Record, is_right: Callable[[str], bool], normalizer: str, special_tokens: SpecialTokens
-) -> SampleScore:
-    if not record.references:
-        raise ValueError(f"Sample {record.id} has no reference: nothing can be right.")
-    replies = _replies(record, "accuracy")
-    values = {channel: (float(is_right(_clean(text, special_tokens))), 1.0) for channel, text in replies.items()}
-    return _score(record, values, None, normalizer, special_tokens)
-
-
-def _score(
-    record: Record,
-    values: Mapping[str, tuple[float, float]],
-    errors: WordErrors | None,
-    normalizer: str,
-    special_tokens: SpecialTokens,
-    counts: Mapping[str, int] | None = None,
-) -> SampleScore:
-    """Adds what every scorer tells: whether speech says what the text says, and what is wrong with the reply."""
-    values = dict(values)
-    if record.transcript is not None:
-        said = _speech_errors(record, normalizer, special_tokens)
-        values["wer_speech_vs_text"] = (float(said.errors), float(said.reference_words))
-        errors = errors or said
-    alignment = {}
-    if errors is not None:
-        names = ("hits", "substitutions", "deletions", "insertions")
-        alignment = {name: getattr(errors, name) for name in names}
-    return SampleScore(values, {**alignment, **reply_counts(record), **(counts or {})})
-
-
-def _speech_errors(record: Record, normalizer: str, special_tokens: SpecialTokens) -> WordErrors:
-    """The transcript against the reply's own text, CJK by character."""
-    written, heard = (_clean(text, special_tokens) for text in _replies(record, "").values())
-    if is_empty(written) and record.references:
-        # A reply without words has nothing to compare with: what it should have said is deleted.
-        written = record.references[0]
-    return word_errors(written, heard, normalizer, unit="mixed")
+        errors += len(judgements) - len(grades)
+        if grades:
+            values[name] = (sum(grades) / len(grades) * full_score / highest, 1.0)
+    return _complete(record, options, values, counts={"judge_errors": errors})
 
 
 def reply_counts(record: Record) -> dict[str, int]:
-    """What is wrong with a reply whatever its score is, 1 or 0 each; all of them stay in every denominator.
-
-    Args:
-        record: The sample.
+    """Defects of a reply, 1 or 0 each. A reply with defects stays in every denominator.
 
     Returns:
-        `failed`, `empty` (nothing was written), `silent` (nothing is heard), `truncated`, `repetitions`,
+        `failed`, `empty` (no text), `silent` (no speech in the transcript), `truncated`, `repetitions`,
         `other_language` and `special_tokens`.
     """
-    texts = list(_replies(record, "").values())
+    texts = list(_scored_texts(record, "").values())
     return {
         "failed": int(record.finish_reason == "error"),
         "empty": int(is_empty(texts[0])),
@@ -268,14 +170,44 @@ def reply_counts(record: Record) -> dict[str, int]:
     }
 
 
-def _replies(record: Record, metric: str) -> dict[str, str]:
-    """Metric -> what it scores: the text, and behind it the transcript of spoken replies. A failed reply is empty."""
+def _score_answer(record: Record, options: TextOptions, is_right: Callable[[str], bool]) -> SampleScore:
+    if not record.references:
+        raise ValueError(f"Sample {record.id} has no reference: nothing can be right.")
+    texts = _scored_texts(record, "accuracy")
+    values = {name: (float(is_right(options.clean(text))), 1.0) for name, text in texts.items()}
+    return _complete(record, options, values)
+
+
+def _complete(
+    record: Record,
+    options: TextOptions,
+    values: Mapping[str, tuple[float, float]],
+    alignment: WordErrors | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> SampleScore:
+    """Adds what all scorers report: agreement of speech with text, counts of an alignment, defects of the reply."""
+    values = dict(values)
+    if record.transcript is not None:
+        agreement = _speech_errors(record, options)
+        values["wer_speech_vs_text"] = (float(agreement.errors), float(agreement.reference_words))
+        alignment = alignment or agreement
+    aligned = {} if alignment is None else {kind: getattr(alignment, kind) for kind in ALIGNMENT_COUNTS}
+    return SampleScore(values, {**aligned, **reply_counts(record), **(counts or {})})
+
+
+def _speech_errors(record: Record, options: TextOptions) -> WordErrors:
+    """Errors of the transcript against the reply's own text, CJK by character."""
+    text, transcript = (options.clean(text) for text in _scored_texts(record, "").values())
+    if is_empty(text) and record.references:
+        # A reply without text offers nothing to compare with: the words that it should have said count as deleted.
+        text = record.references[0]
+    return word_errors(text, transcript, options.normalizer, unit="mixed")
+
+
+def _scored_texts(record: Record, metric: str) -> dict[str, str]:
+    """Name of the metric -> text that it scores; of spoken replies text, then transcript. A failed reply is empty."""
     is_failed = record.finish_reason == "error"
     text = "" if is_failed else record.text
     if record.transcript is None:
         return {metric: text}
     return {f"{metric}_text": text, f"{metric}_speech": "" if is_failed else record.transcript}
-
-
-def _clean(text: str, special_tokens: SpecialTokens) -> str:
-    return strip_special_tokens(text) if special_tokens == "strip" else text

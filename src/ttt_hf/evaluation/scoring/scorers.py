@@ -1,79 +1,82 @@
-"""Scorers by name: pure functions of what was recorded of a sample, so that scoring again needs no model and no judge.
+"""Scorers by name: pure functions of the recorded data, so that scoring again needs no model and no judge.
 
 | scorer | rule | metric |
 |---|---|---|
 | `wer` | words, aligned by `jiwer` | `wer` |
-| `cer` | characters without spaces | `cer` |
+| `cer` | characters; spaces are none with the Chinese normalisers | `cer` |
 | `mer` | CJK by character, the rest by word | `mer` |
-| `same_answer` | the reply is the reference, both normalised | `accuracy` |
-| `dpr_contains` | the reference's tokens are in the reply, side by side | `accuracy` |
-| `choice` | the reply names the right one of the choices, and no other | `accuracy` |
-| `openaudiobench_judge` | a judge says correct or incorrect, or gives 1 to 10 (`scale: grade_10`) | `score` |
-| `voicebench_judge` | a judge gives 1 to 5, the mean of its answers | `score` |
-| `clair_a` | a judge gives 0 to 100 for a caption | `score` |
+| `same_answer` | the reply equals the reference, both normalised | `accuracy` |
+| `dpr_contains` | the reply contains the reference's tokens, contiguously | `accuracy` |
+| `choice` | the reply names the right choice and no other | `accuracy` |
+| `openaudiobench_judge` | a judge says correct or incorrect, or grades from 1 to 10 (`scale: grade_10`) | `score` |
+| `voicebench_judge` | a judge grades from 1 to 5, several times | `score` |
+| `clair_a` | a judge grades a caption from 0 to 100 | `score` |
 
-A metric is the sum of numerators over the sum of denominators of all samples, times its scale. Nothing is left out: a
-failed or empty reply deletes every word of its reference, is a wrong answer, and gets the lowest mark unasked. For
-spoken replies, text and transcript are scored side by side (`accuracy_text`, `accuracy_speech`), and
-`wer_speech_vs_text` tells whether the model says what it writes.
+A metric is the sum of numerators over the sum of denominators of all samples. Nothing is left out: a failed or empty
+reply deletes every word of its reference, is a wrong answer, and gets a judge's lowest grade. Of spoken replies, text
+and transcript are scored side by side (`accuracy_text`, `accuracy_speech`); `wer_speech_vs_text` compares the two.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ..concepts import Record, SampleScore
-from .normalizers import get_normalizer, normalizer_versions
+from .metrics import Estimate, estimate
+from .normalizers import normalizer_versions
 from .rules import (
-    score_cer,
+    TextOptions,
     score_choice,
     score_clair_a,
     score_dpr_contains,
-    score_mer,
+    score_errors,
     score_openaudiobench_judge,
     score_same_answer,
     score_voicebench_judge,
-    score_wer,
 )
 
 
-# Changes of the rules, and scores with them, raise this.
-SCORERS_VERSION = 1
+# Raised with every change of a rule that changes scores.
+SCORERS_VERSION = 2
+
+FRACTION = "fraction"
+TEXT_OPTIONS = tuple(field.name for field in fields(TextOptions))
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """How a metric is shown.
+    """What a metric's values mean.
 
     Args:
-        higher_is_better: Or lower.
-        unit: Behind the number.
-        scale: The number is this times the sum of numerators over the sum of denominators.
+        unit: `"fraction"`, or the scale of a judge whose grades are kept as they are, such as `"of 5"`.
     """
 
     higher_is_better: bool
-    unit: str = "%"
-    scale: float = 100.0
+    unit: str = FRACTION
 
 
 @dataclass(frozen=True)
 class ScorerEntry:
-    """A scorer and what its numbers mean.
+    """A scorer and its metrics.
 
     Args:
-        function: Scores one record; its other parameters are the options of a task.
-        metrics: All metrics it can give, by name.
-        headline: The one that counts, for replies in text.
-        judge_prompt: What a judge is asked where a task does not say it; none for scorers that need no judge.
+        function: Scores a record under [`TextOptions`]; further options are keyword arguments.
+        metrics: All metrics that it can give, by name.
+        headline: The metric that counts for replies in text.
+        own_options: Options besides those of [`TextOptions`].
+        normalizer: Normaliser where the task names none.
+        judge_prompt: Prompt of the judge where the task names none; none for scorers without a judge.
     """
 
     function: Callable[..., SampleScore]
     metrics: Mapping[str, MetricInfo]
     headline: str
+    own_options: tuple[str, ...] = ()
+    normalizer: str = TextOptions.normalizer
     judge_prompt: str | None = None
 
     @property
@@ -82,76 +85,118 @@ class ScorerEntry:
         return self.judge_prompt is not None
 
     def headline_of(self, output: Literal["text", "speech"]) -> str:
-        """The metric that counts: for spoken replies, that of what was heard."""
+        """The metric that counts: for spoken replies, that of the transcript."""
         return f"{self.headline}_speech" if output == "speech" else self.headline
 
 
 def bind_scorer(name: str, options: Mapping[str, Any] | None = None) -> Callable[[Record], SampleScore]:
-    """Finds a scorer and checks a task's options for it, before anything slow begins.
+    """Looks up a scorer and checks the options for it, before anything slow begins.
 
     Args:
         name: One of `SCORERS`.
         options: The task's `scorer_options`.
 
+    Raises:
+        ValueError: There is no such scorer, option, normaliser or way with special tokens, or an option is missing.
+        ModuleNotFoundError: The normaliser's package is not installed.
+    """
+    text_options, own = check_options(name, options or {})
+    if name == "choice" and len(set(own.get("choices", ()))) < 2:
+        raise ValueError("The scorer 'choice' needs the option choices, a list of two or more.")
+    return functools.partial(SCORERS[name].function, options=text_options, **own)
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> tuple[TextOptions, dict[str, Any]]:
+    """Checks options of a scorer as far as they are given.
+
     Returns:
-        The scorer with these options.
+        The options that all scorers have, and those of this one.
 
     Raises:
-        ValueError: There is no such scorer, option, normaliser or rule for special tokens.
-        ModuleNotFoundError: The normaliser's package is not installed.
+        ValueError, ModuleNotFoundError: See [`bind_scorer`].
     """
     if not isinstance(name, str) or name not in SCORERS:
         raise ValueError(f"There is no scorer {name!r}: choose one of {', '.join(SCORERS)}.")
-    function, options = SCORERS[name].function, dict(options or {})
-    known = [key for key in inspect.signature(function).parameters if key != "record"]
+    entry = SCORERS[name]
+    known = (*entry.own_options, *TEXT_OPTIONS)
     for key in options:
         if key not in known:
             raise ValueError(f"The scorer {name!r} has no option {key!r}: it has {', '.join(known)}.")
-    if "normalizer" in known:
-        get_normalizer(options.get("normalizer", inspect.signature(function).parameters["normalizer"].default))
-    if options.get("special_tokens", "strip") not in ("strip", "keep"):
-        raise ValueError(f"special_tokens is {options['special_tokens']!r}: choose strip or keep.")
-    if name == "choice" and len(set(options.get("choices", ()))) < 2:
-        raise ValueError("The scorer 'choice' needs the option choices, a list of two or more.")
     if options.get("scale", "verdict") not in ("verdict", "grade_10"):
         raise ValueError(f"scale is {options['scale']!r}: choose verdict or grade_10.")
-    return functools.partial(function, **options)
+    shared = {key: value for key, value in options.items() if key in TEXT_OPTIONS}
+    own = {key: value for key, value in options.items() if key in entry.own_options}
+    return TextOptions(**{"normalizer": entry.normalizer, **shared}), own
+
+
+def aggregate(scorer: str, scores: Sequence[SampleScore]) -> tuple[dict[str, Estimate], Counter[str]]:
+    """Sums the scores of samples up to corpus metrics.
+
+    Args:
+        scorer: Name of the scorer that gave them.
+
+    Returns:
+        The scorer's metrics that at least one sample has a value of, and the summed counts.
+    """
+    metrics = {}
+    for name in SCORERS[scorer].metrics:
+        if values := [score.values[name] for score in scores if name in score.values]:
+            metrics[name] = estimate(values)
+    counts: Counter[str] = Counter()
+    for score in scores:
+        counts.update(score.counts)
+    return metrics, counts
+
+
+def printed_unit(unit: str) -> tuple[float, str]:
+    """How values of a unit are printed: the factor they are multiplied by and the unit behind them.
+
+    Fractions are printed in percent, everything else as it is.
+    """
+    return (100.0, "%") if unit == FRACTION else (1.0, unit)
 
 
 def scorer_versions() -> dict[str, str | int | None]:
-    """Versions of everything that decides a score but the records, for results.
+    """Versions that scores of the same records depend on.
 
     Returns:
-        Package -> version, and `scorers` -> number of the rules in this package.
+        Package -> version; `scorers` is the version of the rules in this package.
     """
     return {"scorers": SCORERS_VERSION, **normalizer_versions()}
 
 
-def _metrics(name: str, higher_is_better: bool, unit: str = "%", scale: float = 100.0) -> dict[str, MetricInfo]:
-    """A metric for text, those of spoken replies, and the agreement of speech with text."""
-    info = MetricInfo(higher_is_better, unit, scale)
+def _metrics(name: str, higher_is_better: bool, unit: str = FRACTION) -> dict[str, MetricInfo]:
+    """A metric of replies in text, of text and transcript of spoken replies, and the agreement of these two."""
+    info = MetricInfo(higher_is_better, unit)
     own = {f"{name}{channel}": info for channel in ("", "_text", "_speech")}
     return {**own, "wer_speech_vs_text": MetricInfo(higher_is_better=False)}
 
 
-_FULL_MARKS = _metrics("score", higher_is_better=True)
+def _error_rate(
+    name: str, unit: Literal["word", "character", "mixed"], normalizer: str = TextOptions.normalizer
+) -> ScorerEntry:
+    rule = functools.partial(score_errors, metric=name, unit=unit)
+    return ScorerEntry(rule, _metrics(name, higher_is_better=False), name, normalizer=normalizer)
+
+
 _ACCURACY = _metrics("accuracy", higher_is_better=True)
+_SCORE = _metrics("score", higher_is_better=True)
 
 SCORERS: dict[str, ScorerEntry] = {
-    "wer": ScorerEntry(score_wer, _metrics("wer", higher_is_better=False), "wer"),
-    "cer": ScorerEntry(score_cer, _metrics("cer", higher_is_better=False), "cer"),
-    "mer": ScorerEntry(score_mer, _metrics("mer", higher_is_better=False), "mer"),
+    "wer": _error_rate("wer", "word"),
+    "cer": _error_rate("cer", "character", "chinese_cardinal"),
+    "mer": _error_rate("mer", "mixed", "chinese_cardinal"),
     "same_answer": ScorerEntry(score_same_answer, _ACCURACY, "accuracy"),
     "dpr_contains": ScorerEntry(score_dpr_contains, _ACCURACY, "accuracy"),
-    "choice": ScorerEntry(score_choice, _ACCURACY, "accuracy"),
+    "choice": ScorerEntry(score_choice, _ACCURACY, "accuracy", own_options=("choices",)),
     "openaudiobench_judge": ScorerEntry(
-        score_openaudiobench_judge, _FULL_MARKS, "score", judge_prompt="openaudiobench_verdict"
+        score_openaudiobench_judge, _SCORE, "score", own_options=("scale",), judge_prompt="openaudiobench_verdict"
     ),
     "voicebench_judge": ScorerEntry(
         score_voicebench_judge,
-        _metrics("score", higher_is_better=True, unit="of 5", scale=1.0),
+        _metrics("score", higher_is_better=True, unit="of 5"),
         "score",
         judge_prompt="voicebench",
     ),
-    "clair_a": ScorerEntry(score_clair_a, _FULL_MARKS, "score", judge_prompt="clair_a"),
+    "clair_a": ScorerEntry(score_clair_a, _SCORE, "score", judge_prompt="clair_a"),
 }

@@ -111,8 +111,8 @@ def test_ids_are_unique_and_links_lead_somewhere(report: Path) -> None:
 
 def test_recordings_are_in_the_page(report: Path) -> None:
     players = Page(report).of("audio")
-    heard = [player for player in players if str(player["aria-label"]).startswith("What the model heard")]
-    said = [player for player in players if str(player["aria-label"]).startswith("What the model said")]
+    heard = [player for player in players if str(player["aria-label"]).startswith("Audio of the question")]
+    said = [player for player in players if str(player["aria-label"]).startswith("Audio of the reply")]
     assert len(heard) == 9 and len(said) == 9
     for player, seconds in ((heard[0], 1.0), (said[0], 0.5)):
         assert "controls" in player
@@ -120,11 +120,13 @@ def test_recordings_are_in_the_page(report: Path) -> None:
         assert soundfile.info(io.BytesIO(content)).duration == pytest.approx(seconds)
 
 
-def test_limited_task_shows_no_headline(report: Path) -> None:
+def test_limited_task_shows_its_number_and_what_it_is(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
     card = text.split('class="card" href="#task-3"')[1].split("</a>")[0]
-    assert "withheld" in card and "%" not in card and "2 of" not in card and "3 of 6 samples" in card
-    assert "Limited run." in text
+    note = "first 3 of 6: not the benchmark&#39;s number"
+    assert '<span class="number">' in card and "withheld" not in card and "3 of 6 samples" in card
+    assert note in card
+    assert f"<td>{note}</td>" in text and f"Limited run, {note}." in text
 
 
 def test_report_of_one_task_and_of_data_that_changed(run: Path, tmp_path: Path) -> None:

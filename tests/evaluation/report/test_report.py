@@ -14,7 +14,7 @@ from ttt_hf.evaluation.report import read_results, terminal_table, write_markdow
 from ttt_hf.evaluation.report.examples import MAX_EMBEDDED_BYTES, choose_examples, differences, embedded_audio
 from ttt_hf.evaluation.report.plots import error_plot, length_plot, summary_plots
 from ttt_hf.evaluation.report.run_data import read_runs
-from ttt_hf.evaluation.store import RowFile
+from ttt_hf.evaluation.store import JsonLinesFile
 
 
 LONG = "the quick brown fox jumps over the lazy dog"
@@ -51,12 +51,13 @@ def test_table_shows_metrics_with_interval_samples_and_failures(run: Path) -> No
     reading = next(entry for entry in results if entry["task"]["name"] == "reading")
     metric = reading["metrics"]["wer"]
     pairs = [(answer.reference, answer.text) for answer in HEARD]
-    assert metric["value"] == pytest.approx(100 * jiwer.wer(*map(list, zip(*pairs))))
+    assert metric["value"] == pytest.approx(jiwer.wer(*map(list, zip(*pairs))))
     (line,) = [cells(line) for line in table.splitlines() if line.startswith("reading ")]
-    interval = f"[{metric['low']:.2f}, {metric['high']:.2f}]"
-    assert line == ["reading", "wer (%)", f"{metric['value']:.2f}", interval, "5", "1", "0", "0", "0"]
+    interval = f"[{100 * metric['low']:.2f}, {100 * metric['high']:.2f}]"
+    assert line == ["reading", "wer (%)", f"{100 * metric['value']:.2f}", interval, "5", "1", "0", "0", "0"]
     assert "some/model" in table.splitlines()[0]
     assert "reading: 1 failed, counted in the denominator. The first failure: " in table
+    assert "note" not in terminal_table(read_results(run / "reading")).splitlines()[2]
 
 
 def test_columns_of_the_table_are_aligned(run: Path) -> None:
@@ -76,11 +77,18 @@ def test_speech_and_text_of_spoken_replies_stand_side_by_side_with_the_headline_
     assert {row[0] for row in metrics[1:]} == {"accuracy_text (%)", "wer_speech_vs_text (%)"}
 
 
-def test_headline_of_a_limited_run_is_withheld(run: Path) -> None:
+def test_values_of_a_limited_run_are_shown_with_what_they_are(run: Path) -> None:
     table = terminal_table(read_results(run))
     (line,) = [cells(line) for line in table.splitlines() if line.startswith("reading_part ")]
-    assert line[1:5] == ["-", "withheld", "-", "2/4"]
-    assert "reading_part: limited to 2 of 4 samples, so there is no headline number." in table
+    # One of five words is wrong.
+    assert line[1:3] == ["wer (%)", "20.00"] and line[4] == "2/4"
+    assert line[-1] == "first 2 of 4: not the benchmark's number"
+
+
+def test_a_limited_run_that_is_not_finished_shows_no_value(run: Path) -> None:
+    change_results(run / "reading_part", n_scored=1)
+    table = terminal_table(read_results(run / "reading_part"))
+    assert "withheld" in table and "only 1 of 2 samples have a score so far" in table
 
 
 def test_headline_of_an_unfinished_run_is_withheld(run: Path) -> None:
@@ -98,7 +106,7 @@ def test_several_models_get_a_column(run: Path) -> None:
 
 
 def test_value_that_is_not_there_is_said(run: Path) -> None:
-    metrics = {"wer": {"value": None, "low": None, "high": None, "unit": "%", "higher_is_better": False}}
+    metrics = {"wer": {"value": None, "low": None, "high": None, "unit": "fraction", "higher_is_better": False, "n": 5}}
     change_results(run / "reading", metrics=metrics)
     assert "n/a" in terminal_table(read_results(run / "reading"))
 
@@ -142,10 +150,11 @@ def test_markdown(run: Path) -> None:
     text = write_markdown(run).read_text(encoding="utf-8")
     assert text.startswith("# Evaluation of some/model\n")
     assert re.search(
-        r"^\| reading \| wer \(%\) \| [\d.]+ \| \[[\d.]+, [\d.]+\] \| 5 \| 1 \| 0 \| 0 \| 0 \|$", text, re.M
+        r"^\| reading \| wer \(%\) \| [\d.]+ \| \[[\d.]+, [\d.]+\] \| 5 \| 1 \| 0 \| 0 \| 0 \|  \|$", text, re.M
     )
-    assert "| reading\\_part | - | withheld |" in text
-    assert "**Limited run:**" in text
+    note = "first 2 of 4: not the benchmark's number"
+    assert re.search(rf"^\| reading\\_part \| wer \(%\) \| 20.00 \| .* \| {note} \|$", text, re.M)
+    assert f"**Limited run, {note}:**" in text
     # Every table keeps its number of cells.
     for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
@@ -194,7 +203,7 @@ def test_kinds_of_errors_are_told_apart(run: Path) -> None:
 
 def test_limited_tasks_are_not_drawn_beside_whole_ones(run: Path) -> None:
     plots = summary_plots(read_runs(run))
-    assert [plot.title for plot in plots] == ["Error rates by task", "What the errors are", "Accuracy by task"]
+    assert [plot.title for plot in plots] == ["Error rates by task", "Kinds of errors", "Accuracy by task"]
     assert not any(bar.label == "reading_part" for plot in plots for bar in plot.bars)
     assert {bar.note for bar in plots[2].bars} == {"accuracy_speech", "accuracy_text"}
     for plot in plots:
@@ -250,7 +259,7 @@ def test_words_of_the_judge_are_read(run: Path) -> None:
     judge = {"model": "a-judge", "prompt": "some-prompt"}
     record = files.records()[0]
     answer = {"score": 1.0, "raw": "It is correct.", "error": None, "prompt_tokens": 9, "completion_tokens": 4}
-    with RowFile(files.judgements) as file:
+    with JsonLinesFile(files.judgements) as file:
         file.append(
             {"id": record.id, "fingerprint": judgement_fingerprint(record, of), "judgements": [{**answer, "raw": raw}]}
             for of, raw in ((judge, "It is correct."), ({"model": "another"}, "No."))

@@ -1,4 +1,4 @@
-"""What was measured how: the settings of a task's run, for people and as JSON."""
+"""The method behind the numbers of a task: data, scorer, transcriber, judge, speed; in words and as JSON."""
 
 from __future__ import annotations
 
@@ -6,28 +6,25 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..scoring.rules import ALIGNMENT_COUNTS
 from .run_data import without_paths
 from .terminal import format_number
 
 
-# Counts that are told even where they are 0, and those that have columns of their own.
-ALIGNMENT = ("hits", "substitutions", "deletions", "insertions")
+# Counts with columns of their own in the table of results.
 IN_TABLE = ("failed", "empty", "truncated", "repetitions")
 SETTINGS = ("task", "model", "transcriber", "judge", "versions", "fingerprint")
 
 
-def facts_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was measured how, in words.
+def method_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How a task was scored, as names and values; what is not known is left out.
 
     Args:
         results: Content of `results.json`.
-
-    Returns:
-        Names and values, those that are known.
     """
     task, data, speed = results["task"], results["task"]["dataset"], results["speed"]
     cost = results["judge_cost"]
-    facts = {
+    method = {
         "Data": " ".join(str(without_paths(data[key])) for key in ("path", "name", "split") if data.get(key)),
         "Revision": str(data.get("revision") or ""),
         "Scorer": task["scorer"],
@@ -42,14 +39,14 @@ def facts_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         **{
             name.replace("_", " ").capitalize(): f"{count:g}"
             for name, count in results["counts"].items()
-            if name in ALIGNMENT or (count and name not in IN_TABLE)
+            if name in ALIGNMENT_COUNTS or (count and name not in IN_TABLE)
         },
     }
-    return [(name, value) for name, value in facts.items() if value]
+    return [(name, value) for name, value in method.items() if value]
 
 
 def description_of(results: Mapping[str, Any]) -> str:
-    """What a task is, as a sentence begins; may be empty."""
+    """The task's description with a capital letter; may be empty."""
     text = str(results["task"]["description"])
     return text[:1].upper() + text[1:]
 

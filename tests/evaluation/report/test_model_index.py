@@ -54,6 +54,7 @@ def test_hub_reads_the_scores(tmp_path: Path, results: list) -> None:
     found = {(entry.dataset_type, entry.metric_name): entry for entry in card.data.eval_results}
     wer = found["some/recordings", "reading: wer"]
     assert (wer.task_type, wer.metric_type, wer.metric_value) == ("automatic-speech-recognition", "wer", 50.0)
+    assert wer.metric_args["unit"] == "%"
     assert wer.dataset_split == "test" and wer.metric_args["samples"] == 1
     accuracy = found["some/questions", "questions: accuracy_speech"]
     assert (accuracy.metric_type, accuracy.metric_value, accuracy.dataset_revision) == ("accuracy", 100.0, "abc123")
@@ -80,7 +81,7 @@ def test_writing_twice_changes_nothing_and_new_scores_replace_old_ones(tmp_path:
     first = readme.read_bytes()
     update_model_card(readme, results)
     assert readme.read_bytes() == first
-    change_results(tmp_path / "run" / "reading", metrics={"wer": {**results[1]["metrics"]["wer"], "value": 12.5}})
+    change_results(tmp_path / "run" / "reading", metrics={"wer": {**results[1]["metrics"]["wer"], "value": 0.125}})
     update_model_card(readme, read_results(tmp_path / "run" / "reading"))
     values = {entry.metric_name: entry.metric_value for entry in ModelCard.load(readme).data.eval_results}
     assert values["reading: wer"] == 12.5 and values["measured by others"] == 9.9

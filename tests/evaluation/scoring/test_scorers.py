@@ -165,18 +165,21 @@ def marks(*scores: float | None, about: Any = "text") -> tuple[Judgement, ...]:
 
 
 @pytest.mark.parametrize(
-    ("scorer", "options", "given", "shown"),
+    ("scorer", "options", "given", "expected", "unit"),
     [
-        ("openaudiobench_judge", {}, (1.0,), 100.0),
-        ("openaudiobench_judge", {}, (0.0,), 0.0),
-        ("openaudiobench_judge", {"scale": "grade_10"}, (7.0,), 70.0),
-        ("voicebench_judge", {}, (4.0, 5.0, 3.0), 4.0),
-        ("clair_a", {}, (64.0,), 64.0),
+        ("openaudiobench_judge", {}, (1.0,), 1.0, "fraction"),
+        ("openaudiobench_judge", {}, (0.0,), 0.0, "fraction"),
+        ("openaudiobench_judge", {"scale": "grade_10"}, (7.0,), 0.7, "fraction"),
+        ("voicebench_judge", {}, (4.0, 5.0, 3.0), 4.0, "of 5"),
+        ("clair_a", {}, (64.0,), 0.64, "fraction"),
     ],
 )
-def test_marks_of_a_judge(scorer: str, options: dict[str, Any], given: tuple[float, ...], shown: float) -> None:
+def test_marks_of_a_judge(
+    scorer: str, options: dict[str, Any], given: tuple[float, ...], expected: float, unit: str
+) -> None:
     score = bind_scorer(scorer, options)(record("x", "A reply.", judgements=marks(*given)))
-    assert SCORERS[scorer].metrics["score"].scale * value([score], "score") == pytest.approx(shown)
+    assert value([score], "score") == pytest.approx(expected)
+    assert SCORERS[scorer].metrics["score"].unit == unit
     assert score.counts["judge_errors"] == 0
 
 
@@ -218,6 +221,7 @@ def test_a_mark_of_another_scale_is_told() -> None:
     [
         ("bleu", {}, "no scorer 'bleu': choose one of wer, cer"),
         ("wer", {"normaliser": "chinese"}, "no option 'normaliser': it has normalizer, special_tokens"),
+        ("choice", {"choice": ["a"]}, "no option 'choice': it has choices, normalizer, special_tokens"),
         ("wer", {"normalizer": "whisper"}, "no normaliser 'whisper'"),
         ("wer", {"special_tokens": "drop"}, "special_tokens is 'drop': choose strip or keep"),
         ("choice", {}, "needs the option choices"),

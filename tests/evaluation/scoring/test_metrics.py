@@ -19,7 +19,7 @@ from ttt_hf.evaluation import (
     total_word_errors,
     word_errors,
 )
-from ttt_hf.evaluation.scoring.metrics import split_units
+from ttt_hf.evaluation.scoring.metrics import Estimate, estimate
 
 
 def test_normalisation_reads_numbers_case_and_punctuation_alike() -> None:
@@ -77,13 +77,17 @@ def test_the_strict_rule(answer: str, reference: str, right: bool) -> None:
     assert is_same_answer(answer, reference) is right
 
 
-def test_units_of_an_error_rate() -> None:
-    text = "我 用 python"
-    assert split_units(text, "word") == ["我", "用", "python"]
-    assert split_units(text, "character") == list("我用python")
-    assert split_units("我用 python", "mixed") == ["我", "用", "python"]
+@pytest.mark.parametrize(
+    ("unit", "normalizer", "length"),
+    [("word", "verbatim", 3), ("mixed", "verbatim", 4), ("character", "verbatim", 7), ("character", "chinese", 5)],
+)
+def test_units_of_an_error_rate(unit: str, normalizer: str, length: int) -> None:
+    assert word_errors("我用 py 写", "", normalizer, unit).reference_words == length  # type: ignore[arg-type]
+
+
+def test_an_unknown_unit_is_refused() -> None:
     with pytest.raises(ValueError, match="no unit 'syllable': choose word, character or mixed"):
-        split_units(text, "syllable")  # type: ignore[arg-type]
+        word_errors("a", "b", "verbatim", "syllable")  # type: ignore[arg-type]
 
 
 def test_characters_and_mixed_text_are_aligned_by_their_units() -> None:
@@ -113,6 +117,13 @@ def test_bootstrap_interval_weighs_samples_by_their_length() -> None:
     assert (low, high) == (0.0, 1.0)
     low, high = bootstrap_interval(np.array([[5.0, 10.0], [50.0, 100.0]]))
     assert low == high == 0.5
+
+
+def test_an_estimate_is_the_ratio_of_sums_with_its_interval() -> None:
+    values = [(1.0, 1.0), (0.0, 9.0)]
+    assert estimate(values) == Estimate(0.1, *bootstrap_interval(values), n=2)
+    nothing = estimate([(2.0, 0.0)])
+    assert nothing.n == 1 and all(map(math.isnan, (nothing.value, nothing.low, nothing.high)))
 
 
 def test_bootstrap_interval_of_nothing_is_not_a_number() -> None:
