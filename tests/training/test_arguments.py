@@ -1,12 +1,13 @@
 """Recipes: what their keys may be, and what is said of a wrong one."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from ttt_hf.data import TtTDataCollator
-from ttt_hf.training.arguments import GROUPS, ObjectiveArguments, load_recipe, parse_recipe
-from ttt_hf.training.shipped import RECIPES, recipe_names
+from ttt_hf.training.arguments import GROUPS, ObjectiveArguments, keys_page, load_recipe, parse_recipe
+from ttt_hf.training.recipes import RECIPES, recipe_names
 
 
 def test_keys_go_to_their_groups(tmp_path):
@@ -46,6 +47,11 @@ def test_every_key_is_explained():
     for group in GROUPS:
         for entry in dataclasses.fields(group):
             assert entry.metadata.get("help"), entry.name
+
+
+def test_the_documentation_is_up_to_date():
+    page = Path(__file__).parents[2] / "docs" / "recipe-keys.md"
+    assert page.read_text(encoding="utf-8") == keys_page(), "run python -m ttt_hf.training.arguments"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from transformers import Qwen2Config, TrainingArguments
 from ttt_hf import TtTConfig, TtTForConditionalGeneration
 from ttt_hf.data import TtTDataCollator
 from ttt_hf.modeling import loss_ttt
-from ttt_hf.training.shipped import DISTRIBUTED, recipe_names
+from ttt_hf.training.recipes import DISTRIBUTED, recipe_names
 from ttt_hf.training.trainer import TtTTrainer
 
 

@@ -8,7 +8,7 @@ import pytest
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
 from ttt_hf.training.arguments import DataArguments, ObjectiveArguments
 from ttt_hf.training.preparation import parse_sources, prepare_samples
-from ttt_hf.training.shipped import recipe_names
+from ttt_hf.training.recipes import recipe_names
 
 
 QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"

@@ -1,11 +1,11 @@
-"""What a training saves: whole or not there; what it goes on from: its own."""
+"""Checkpoints of a training: saved atomically, and resumed from only if they are of the same training."""
 
 import pytest
 import torch
 
 from ttt_hf.training.adapters import add_adapter
 from ttt_hf.training.arguments import ModelArguments
-from ttt_hf.training.saving import check_checkpoint, last_checkpoint, atomic_checkpoint, whole_files
+from ttt_hf.training.saving import atomic_checkpoint, check_checkpoint, last_checkpoint
 
 
 def make_adapter(tiny_model, name="base", seed=0, **keys):
@@ -75,22 +75,3 @@ def test_half_a_checkpoint_is_not_left_behind(tmp_path):
 def test_out_of_memory_is_not_taken_for_a_full_disk(tmp_path):
     with pytest.raises(torch.OutOfMemoryError), atomic_checkpoint(tmp_path / "checkpoint-3"):
         raise torch.OutOfMemoryError
-
-
-def test_files_appear_together(tmp_path):
-    (tmp_path / "a.txt").write_text("old")
-
-    def save():
-        with whole_files(tmp_path) as part:
-            (part / "a.txt").write_text("new")
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="what was saved before is whole"):
-        save()
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
-    with whole_files(tmp_path) as part:
-        (part / "codec").mkdir()
-        (part / "codec" / "b.txt").write_text("b")
-        (part / "a.txt").write_text("new")
-    assert {path.name: path.read_text() for path in tmp_path.rglob("*.txt")} == {"a.txt": "new", "b.txt": "b"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "codec"]

@@ -1,4 +1,4 @@
-"""The paper's ablation on your own data: the shipped `ablation` recipes one after the other, and one table.
+"""The ablation of the paper (arXiv 2509.20072) on your own data: trains the `ablation` recipes, writes one table.
 
 python -m ttt_hf.training.ablation train_data=dialogues eval_data=held_out output_dir=ablation max_steps=500
 """
@@ -14,14 +14,13 @@ from pathlib import Path
 from ..atomic_files import atomic_write_text
 from .arguments import load_recipe
 from .finetuning import train
-from .shipped import recipe_names
+from .recipes import recipe_names
 
 
 logger = logging.getLogger(__name__)
 
 GROUP = "ablation/"
-# The order of the table, ours first; the audio losses of rows with different objectives are not comparable, as each
-# masks in its own way.
+# Audio losses of different objectives are not comparable, since the objectives mask differently.
 COLUMNS = {
     "eval_text_loss": "text loss",
     "eval_text_accuracy": "text accuracy",
@@ -32,20 +31,21 @@ COLUMNS = {
 
 
 def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Trains and evaluates each of the shipped `ablation` recipes; a finished one is not run again.
+    """Trains and evaluates each of the `ablation` recipes, skipping finished ones.
 
     Args:
-        overrides: `key=value` strings for all of them; `train_data`, `eval_data` and `output_dir` have to be among
-            them. Each recipe gets a folder of its own in `output_dir`, where `ablation.md` holds the table.
+        overrides: `key=value` strings for all recipes, which must include `train_data`, `eval_data` and `output_dir`.
+            Each recipe gets a subfolder of `output_dir`; `ablation.md` there is the table.
 
     Returns:
-        The measures of each recipe, by its name without `ablation/`.
+        The metrics of each recipe, by its name without `ablation/`.
 
     Raises:
-        OSError, ValueError: If data or keys cannot be used, see `train`.
+        OSError: If data cannot be read, see `train`.
+        ValueError: If data or keys cannot be used, see `train`.
     """
     names = [name for name in recipe_names() if name.startswith(GROUP)]
-    recipe = load_recipe(names[0], overrides)  # checks the keys before anything is trained
+    recipe = load_recipe(names[0], overrides)  # checks the keys before the first training
     if not (recipe.data.train_data and recipe.data.eval_data):
         raise ValueError("The ablation needs data to train on and to compare with: train_data=DIR eval_data=DIR.")
     if not any(override.startswith("output_dir=") for override in overrides):
@@ -56,7 +56,7 @@ def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
         folder = out / name.removeprefix(GROUP)
         results = folder / "all_results.json"
         if results.is_file():
-            logger.info("%s is there already", folder)
+            logger.info("%s is already trained", folder)
         else:
             logger.info("training %s", name)
             train(load_recipe(name, [*overrides, f"output_dir={folder}"]))
@@ -65,27 +65,16 @@ def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
     return table
 
 
-def as_table(measures: dict[str, dict[str, float]]) -> str:
-    """Writes measures as a table in Markdown.
-
-    Args:
-        measures: Measures by recipe.
-
-    Returns:
-        One row a recipe; a dash where an objective has no such measure.
-    """
+def as_table(metrics: dict[str, dict[str, float]]) -> str:
+    """A Markdown table of metrics by recipe, one row per recipe, with a dash for metrics that an objective lacks."""
     lines = [["recipe", *COLUMNS.values()], ["---"] * (len(COLUMNS) + 1)]
-    for name, row in measures.items():
+    for name, row in metrics.items():
         lines.append([name, *(f"{row[key]:.4g}" if key in row else "-" for key in COLUMNS)])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Command line: `key=value` overrides for all recipes.
-
-    Args:
-        words: Arguments; those of the process by default.
-    """
+    """Command line: `key=value` overrides for all recipes, by default those of the process."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         table = run_ablation(sys.argv[1:] if words is None else words)

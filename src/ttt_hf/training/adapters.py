@@ -1,4 +1,4 @@
-"""LoRA adapters for TtT through PEFT: attention and MLP, and the rows of the audio tokens."""
+"""LoRA adapters for TtT with PEFT, which also train the embedding rows of the audio tokens."""
 
 from __future__ import annotations
 
@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
 
 def audio_token_rows(config: TtTConfig) -> list[int]:
-    """Ids of all tokens that have to do with speech: the markers that open a span, and everything from `<|audio|>` on.
-
-    Args:
-        config: Names them.
-
-    Returns:
-        The ids, ascending.
-    """
+    """Sorted ids of all audio tokens: the markers that open a span, and everything from `<|audio|>` on."""
     last = max(config.mask_token_id, *(config.end_audio_token_ids or []))
     last = max(last, config.audio_token_start_id + config.audio_vocab_size)
     return sorted({*(config.begin_audio_token_ids or []), *range(config.audio_token_start_id, last + 1)})
@@ -31,16 +24,13 @@ def audio_token_rows(config: TtTConfig) -> list[int]:
 def lora_config(arguments: ModelArguments, config: TtTConfig) -> LoraConfig:
     """PEFT's configuration of the adapter.
 
-    The audio tokens are new to the text model that a TtT grew from, so their rows of the embedding and of the head are
-    trained as well, as rows: the rest of both matrices stays as it is and is not stored. When embedding and head are
-    tied, the rows are, too.
+    The audio tokens were new to the text model that a TtT was created from, so their rows of the embedding and of the
+    output layer are trained, too. Only these rows are stored; the rest of both matrices is frozen. If embedding and
+    output layer are tied, the rows are tied as well.
 
     Args:
-        arguments: Rank, scale, targets.
-        config: Names the audio tokens.
-
-    Returns:
-        For `peft.get_peft_model`.
+        arguments: Rank, scale, dropout and target layers.
+        config: Gives the ids of the audio tokens.
 
     Raises:
         ValueError: If the rank is negative.
@@ -71,23 +61,23 @@ def lora_config(arguments: ModelArguments, config: TtTConfig) -> LoraConfig:
 
 
 def add_adapter(model: TtTForConditionalGeneration, arguments: ModelArguments) -> PeftModel:
-    """Puts a fresh LoRA adapter on a model; everything else is frozen.
+    """Adds a new LoRA adapter to a model and freezes everything else.
 
     Args:
-        model: The base, changed in place.
-        arguments: Rank, scale, targets.
+        model: The base model, changed in place.
+        arguments: Rank, scale, dropout and target layers.
 
     Returns:
-        The adapted model, which computes what the base did until it is trained.
+        The adapted model, with the same outputs as the base model until it is trained.
 
     Raises:
-        ValueError: If no layer has one of the target names.
+        ValueError: If the rank is negative, or no layer has one of the target names.
         ImportError: If PEFT is not installed.
     """
     configuration = lora_config(arguments, model.config)
     from peft import get_peft_model
 
     adapted: Any = get_peft_model(model, configuration)
-    # PEFT would look for the base on the Hub at every saving, to learn whether the vocabulary has grown; it has not.
+    # At every save PEFT would request the base's config from the Hub, to check for a resized vocabulary.
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted

@@ -1,8 +1,14 @@
-"""The keys of a training recipe: documented dataclasses, read from a YAML file and `key=value` overrides."""
+"""The keys of a training recipe: documented dataclasses, read from a YAML file and `key=value` overrides.
+
+The list of keys in the documentation is generated from them:
+
+python -m ttt_hf.training.arguments > docs/recipe-keys.md
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -13,94 +19,101 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..names import EMBEDDED_ALIAS
 from ..overrides import nearest, read_yaml, split_override
-from .shipped import recipe_file
+from .recipes import recipe_file
 
 
 @dataclass
 class ModelArguments:
-    """What is trained: a checkpoint, whole or through an adapter."""
+    """Model and adapter."""
 
     model: str = field(
         default=EMBEDDED_ALIAS,
-        metadata={"help": "Folder or Hub id of the model; `embedded` is the one in this package."},
+        metadata={"help": "Folder or Hub id of the model; `embedded` is the small model in this package."},
     )
     codec: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of the codec, for models that come without."}
+        default=None, metadata={"help": "Folder or Hub id of the codec, for checkpoints without one."}
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
-    dtype: str = field(default="float32", metadata={"help": "Data type of the weights in training."})
+    dtype: str = field(default="float32", metadata={"help": "Dtype of the weights in training."})
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "`sdpa`, `eager`, or `flex_attention` for long rows on a GPU."}
     )
     audio_attention: str | None = field(
         default=None,
-        metadata={"help": "`span` or `block_causal`: how audio sees audio in what is trained; as in the model."},
+        metadata={"help": "Attention within a span, `span` or `block_causal`; by default that of the model."},
     )
     audio_block_length: int | None = field(
-        default=None, metadata={"help": "Positions of a denoising block in what is trained; as in the model."}
+        default=None, metadata={"help": "Positions per denoising block; by default that of the model."}
     )
     lora_rank: int = field(
-        default=0, metadata={"help": "Rank of the LoRA adapter; 0 trains all weights and makes no adapter."}
+        default=0, metadata={"help": "Rank of the LoRA adapter; 0 trains all weights without an adapter."}
     )
-    lora_alpha: int = field(default=16, metadata={"help": "Scale of the adapter, divided by its rank."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapter."})
+    lora_alpha: int = field(default=16, metadata={"help": "Scale of the adapter, which is divided by its rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapter's input."})
     lora_targets: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        metadata={"help": "Names of the linear layers that are adapted."},
+        metadata={"help": "Names of the linear layers with an adapter."},
     )
     lora_audio_tokens: bool = field(
         default=True,
         metadata={
-            "help": "Whether the rows of all audio tokens in the embedding and the head are trained and saved with "
-            "the adapter; without them the model does not learn new sounds."
+            "help": "Whether to also train the rows of all audio tokens in the embedding and the output layer, and to "
+            "save them with the adapter; without them the model does not learn new sounds."
         },
     )
-    use_rslora: bool = field(default=False, metadata={"help": "Divide by the root of the rank (rsLoRA)."})
-    use_dora: bool = field(default=False, metadata={"help": "Adapt magnitude and direction apart (DoRA)."})
+    use_rslora: bool = field(
+        default=False, metadata={"help": "Divide the scale by the square root of the rank (rsLoRA)."}
+    )
+    use_dora: bool = field(default=False, metadata={"help": "Adapt magnitude and direction separately (DoRA)."})
     load_in_4bit: bool = field(
-        default=False, metadata={"help": "Hold the frozen weights in 4 bits (QLoRA); needs CUDA and bitsandbytes."}
+        default=False, metadata={"help": "Quantize the frozen weights to 4 bits (QLoRA); needs CUDA and bitsandbytes."}
     )
 
     def audio_settings(self) -> dict[str, Any]:
-        """The keys of the model's own configuration that the recipe changes."""
+        """Fields of the model's configuration that the recipe overrides."""
         given = {"audio_attention": self.audio_attention, "audio_block_length": self.audio_block_length}
         return {key: value for key, value in given.items() if value is not None}
 
 
 @dataclass
 class DataArguments:
-    """What it is trained on."""
+    """Data."""
 
     train_data: str = field(
         default="",
         metadata={
-            "help": "A data set (folder, file or Hub id), or a list of them: each a mapping with `path`, and "
-            "optionally `task`, `ratio` and `split`. See docs/data.md."
+            "help": "A dataset (folder, file or Hub id) or a list of them, each a mapping with `path` and optionally "
+            "`task`, `ratio` and `split`; see docs/data.md."
         },
     )
-    eval_data: str = field(default="", metadata={"help": "Data for evaluation during training, of the same form."})
-    streaming: bool = field(default=False, metadata={"help": "Read the data while training, do not prepare it."})
+    eval_data: str = field(default="", metadata={"help": "Evaluation data in the same form."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the data during training instead of preparing it before."}
+    )
     text_per_span: int = field(default=13, metadata={"help": "Text tokens before each span of a spoken reply."})
-    audio_per_span: int = field(default=26, metadata={"help": "Codes in each span but the last."})
+    audio_per_span: int = field(default=26, metadata={"help": "Codes in each span of a spoken reply but the last."})
     max_length: int = field(
-        default=2048, metadata={"help": "Tokens of a sample at most; longer ones are cut at a span or dropped."}
+        default=2048,
+        metadata={"help": "Maximum number of tokens per sample; longer ones are cut at a span or dropped."},
     )
     row_length: int = field(
         default=0,
-        metadata={"help": "Pack samples into rows of so many positions, noised copies included; 0 packs nothing."},
+        metadata={
+            "help": "Pack samples into rows of this many positions, including noised copies; 0 turns packing off."
+        },
     )
     audio_variants: int = field(
         default=0,
         metadata={
-            "help": "Further encodings of each of the user's recordings, at another speed, with noise or in another "
-            "room; each epoch draws one of them, or the plain one. Replies and eval_data have none."
+            "help": "Augmented encodings of each recording of the user, with another speed, noise or room acoustics; "
+            "each epoch draws one of them or the original. Replies and eval_data are not augmented."
         },
     )
-    encoding_workers: int = field(default=1, metadata={"help": "Processes that encode audio to codes."})
+    encoding_workers: int = field(default=1, metadata={"help": "Number of processes that encode audio to codes."})
     max_broken: float | None = field(
         default=None,
         metadata={
-            "help": "Share of rows that may be left out because audio cannot be read; 0.01 by default, but at least "
+            "help": "Share of rows that may be left out because they cannot be used; 0.01 by default, but at least "
             "5 rows."
         },
     )
@@ -108,59 +121,76 @@ class DataArguments:
 
 @dataclass
 class ObjectiveArguments:
-    """How the noise is drawn; the keys are those of `TtTDataCollator`, where they are explained."""
+    """Objective and noise, as in `TtTDataCollator`."""
 
     objective: str = field(
         default="two_stream",
         metadata={
-            "help": "`two_stream`, `paper`, or a baseline: `ar` (audio code by code), `nar` (replies all diffused)."
+            "help": "`two_stream`, `paper`, or a baseline: `ar` (audio autoregressive) or `nar` (whole replies by "
+            "diffusion)."
         },
     )
     noise_copies: int = field(
         default=1, metadata={"help": "Noised copies of each span (`two_stream`) or reply (`nar`)."}
     )
-    complementary: bool = field(default=False, metadata={"help": "Noise in every second copy what the first kept."})
-    noise_per: str = field(default="sample", metadata={"help": "What has one noise level: `sample` or `span`."})
-    weighting: str = field(default="inverse", metadata={"help": "`inverse` to the noise level, or `flat`."})
-    block_canvas: bool = field(
-        default=True, metadata={"help": "Cut copies like inference's canvas (`two_stream`, `nar`)."}
+    complementary: bool = field(
+        default=False, metadata={"help": "Mask in every second copy what the first one keeps."}
     )
-    filler_weight: float = field(default=0.1, metadata={"help": "Weight of end markers behind a span's end."})
-    clean_batch_probability: float = field(default=0.3, metadata={"help": "BANOM: share of clean batches (`paper`)."})
+    noise_per: str = field(default="sample", metadata={"help": "Draw a noise level per `sample` or per `span`."})
+    weighting: str = field(
+        default="inverse", metadata={"help": "Weight of masked positions: `inverse` to the noise level, or `flat`."}
+    )
+    block_canvas: bool = field(
+        default=True,
+        metadata={
+            "help": "Shape copies like the canvas in decoding: clean blocks, then a noised one (`two_stream`, `nar`)."
+        },
+    )
+    filler_weight: float = field(
+        default=0.1, metadata={"help": "Loss weight of the end markers that fill a copy after the end of its span."}
+    )
+    clean_batch_probability: float = field(
+        default=0.3, metadata={"help": "BANOM: probability of a clean batch (`paper`)."}
+    )
     prefix_preservation: float = field(
-        default=0.3, metadata={"help": "PPM: share of samples whose first spans stay clean (`paper`)."}
+        default=0.3, metadata={"help": "PPM: probability that the first spans of a sample stay clean (`paper`)."}
     )
     span_truncation: float = field(
-        default=0.0, metadata={"help": "SST: share of samples whose last span is cut at a random place."}
+        default=0.0, metadata={"help": "SST: probability that the last span of a sample is truncated at random."}
     )
 
 
 @dataclass
 class RecipeTrainingArguments(TrainingArguments):
-    """Transformers' own keys, with the defaults of a short fine-tuning, and what is told on the way."""
+    """Training, with defaults for a short fine-tuning, and monitoring."""
 
     learning_rate: float = field(default=2e-4, metadata={"help": "Peak learning rate."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate."})
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Samples, or packed rows, of a forward."})
-    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    per_device_train_batch_size: int = field(
+        default=8, metadata={"help": "Samples, or packed rows, per forward and device."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two log entries."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
     report_to: str = field(default="none", metadata={"help": "`tensorboard`, `wandb`, `trackio`, or `none`."})
-    # The collator names the inputs of `forward`, which the Trainer would not find among the columns.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Has to stay off."})
+    # The columns are those of samples; only the collator creates the inputs of `forward`.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off."})
     early_stopping_patience: int = field(
-        default=0, metadata={"help": "Stop after so many evaluations without a better one; 0 goes on to the end."}
+        default=0,
+        metadata={"help": "Stop after this many evaluations without improvement; 0 turns early stopping off."},
     )
     speak_steps: int = field(
-        default=0, metadata={"help": "Steps between replies that are written to OUTPUT_DIR/spoken; 0 makes none."}
+        default=0,
+        metadata={"help": "Steps between sample replies, which are written to OUTPUT_DIR/spoken; 0 turns them off."},
     )
     speak_samples: int = field(
-        default=4, metadata={"help": "How many of the first samples of eval_data, or else train_data, are replied to."}
+        default=4,
+        metadata={"help": "Number of samples for these replies, the first ones of eval_data or else of train_data."},
     )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe, one field a group of keys."""
+    """A recipe by groups of keys."""
 
     model: ModelArguments
     data: DataArguments
@@ -172,7 +202,7 @@ GROUPS = (ModelArguments, DataArguments, ObjectiveArguments, RecipeTrainingArgum
 
 
 class _Parser(HfArgumentParser):
-    """`HfArgumentParser` whose errors can be caught."""
+    """`HfArgumentParser` that raises a `ValueError` instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         match = re.match(r"argument --(\w+)\S*: (.*)", message)
@@ -186,12 +216,9 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         name: Path of a YAML file, or the name of a shipped recipe.
         overrides: `key=value` strings; the value is read as YAML.
 
-    Returns:
-        The keys by group.
-
     Raises:
         FileNotFoundError: If there is no such recipe.
-        ValueError: If a key is unknown, or a value is of the wrong type or cannot be read.
+        ValueError: If a key is unknown, or a value has the wrong type or cannot be read.
     """
     path = recipe_file(name)
     values = read_yaml(path) or {}
@@ -203,30 +230,68 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
-    """Checks the keys of a recipe and sorts them into their groups.
+    """Checks the keys of a recipe.
 
     Args:
         values: Keys and values; keys that are missing or `None` get their defaults.
 
-    Returns:
-        The keys by group.
-
     Raises:
-        ValueError: If a key is unknown (names the nearest one), or a value is of the wrong type.
+        ValueError: If a key is unknown (the message suggests the nearest one), or a value has the wrong type.
     """
     known = {entry.name for group in GROUPS for entry in dataclasses.fields(group) if entry.init}
     for key in values:
         if key not in known:
             raise ValueError(f"There is no key {key}: {nearest(str(key), known, 'docs/recipe-keys.md lists them')}.")
-    words: list[str] = []
+    arguments: list[str] = []
     for key, value in values.items():
         if value is not None:
-            words += [f"--{key}", *_words(value)]
-    return Recipe(*_Parser(GROUPS).parse_args_into_dataclasses(words))
+            arguments += [f"--{key}", *_command_line(value)]
+    return Recipe(*_Parser(GROUPS).parse_args_into_dataclasses(arguments))
 
 
-def _words(value: Any) -> list[str]:
-    """A value as it would stand on a command line."""
+def _command_line(value: Any) -> list[str]:
+    """A value as command line arguments."""
     if isinstance(value, list) and not any(isinstance(entry, dict | list) for entry in value):
         return [str(entry) for entry in value]
     return [json.dumps(value) if isinstance(value, dict | list) else str(value)]
+
+
+# -- documentation ----------------------------------------------------------------------------------------------------
+
+INTRODUCTION = """# Keys of a recipe
+
+Made by `python -m ttt_hf.training.arguments`. Every key may be set in the YAML file of a recipe or after it on the
+command line, `key=value`.
+"""
+FURTHER_KEYS = """
+All other keys of transformers' [TrainingArguments][1] can be set, too (`bf16`, `gradient_accumulation_steps`,
+`gradient_checkpointing`, `eval_strategy`, `fsdp`, `deepspeed`, ...).
+
+[1]: https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments
+"""
+
+
+def keys_page() -> str:
+    """The page docs/recipe-keys.md, as Markdown."""
+    parts = [INTRODUCTION]
+    for group in GROUPS:
+        title = (inspect.getdoc(group) or "").split("\n")[0].rstrip(".")
+        parts.append(f"\n## {title}\n\n| key | default | meaning |\n|---|---|---|\n")
+        for entry in dataclasses.fields(group):
+            # Of transformers' own keys, those whose default is changed here.
+            if group is not RecipeTrainingArguments or entry.name in RecipeTrainingArguments.__annotations__:
+                explanation = " ".join(entry.metadata["help"].split())
+                parts.append(f"| `{entry.name}` | {_default(entry)} | {explanation} |\n")
+    return "".join([*parts, FURTHER_KEYS])
+
+
+def _default(entry: dataclasses.Field[Any]) -> str:
+    value = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+    if isinstance(value, list):
+        return ", ".join(f"`{item}`" for item in value)
+    names = {None: "none", "": "none", True: "`true`", False: "`false`"}
+    return names[value] if isinstance(value, bool | str | None) and value in names else f"`{value}`"
+
+
+if __name__ == "__main__":
+    print(keys_page(), end="")

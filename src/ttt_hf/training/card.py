@@ -1,4 +1,4 @@
-"""The model card of a training: what was trained on what, how it went, and how to load it."""
+"""The model card of a training: model, data, hyperparameters, curves, scores, and how to load the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 CARD_FILE, CURVES_FILE = "README.md", "curves.png"
-# What is drawn, one panel a unit.
+# Metrics in the plot, one panel per unit.
 CURVES = {
     "loss": ("text_loss", "audio_loss", "eval_loss"),
     "accuracy": ("text_accuracy", "audio_accuracy_40_60", "end_accuracy"),
@@ -35,22 +35,22 @@ CURVES = {
 }
 SCORES = {
     "eval_loss": "`eval_loss`, on the evaluation data",
-    "spoken_wer": "`spoken_wer`, word errors in the text of the replies made during training",
+    "spoken_wer": "`spoken_wer`, word error rate of the text of sample replies during training",
 }
-# Keys that say something of a computer or its user, and nothing of the model.
+# Keys that describe a computer or its user, not the model.
 PRIVATE_KEYS = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "hub_token")
 
 
 def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any) -> Path:
-    """Writes `README.md` and, where matplotlib is installed, `curves.png` into the recipe's `output_dir`.
+    """Writes `README.md` and, if matplotlib is installed, `curves.png` to the recipe's `output_dir`.
 
     Args:
-        recipe: What was trained.
-        sources: The training data: `path`, and as far as they are known `task`, `ratio`, `rows` and `seconds`.
-        state: How it went: `log_history`, `global_step`, `epoch`.
+        recipe: The recipe of the training.
+        sources: The training data: `path` and, if known, `task`, `ratio`, `rows` and `seconds` (of audio).
+        state: The Trainer's state, of which `log_history`, `global_step` and `epoch` are used.
 
     Returns:
-        The card.
+        Path of the card.
     """
     out = Path(recipe.training.output_dir)
     try:
@@ -88,15 +88,12 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
 
 
 def changed_keys(recipe: Recipe) -> dict[str, Any]:
-    """The keys of a recipe that differ from their defaults, as far as the model depends on them.
-
-    Args:
-        recipe: The recipe.
+    """The keys of a recipe that differ from their defaults and affect the model.
 
     Returns:
-        Keys and values that YAML can write; of paths, those of the data apart, only the last part.
+        Keys and values, in types of YAML; paths, except those of the data, are reduced to their last part.
     """
-    # Made and not looked up, since TrainingArguments derive some defaults from others.
+    # Parsed rather than read from the fields, since TrainingArguments derive some defaults from others.
     defaults = parse_recipe({"output_dir": recipe.training.output_dir})
     changed = {}
     for group in ("model", "data", "objective", "training"):
@@ -115,19 +112,19 @@ def changed_keys(recipe: Recipe) -> dict[str, Any]:
 
 
 def draw_curves(log_history: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """Draws losses and accuracies by step.
+    """Plots losses and accuracies by step.
 
     Args:
-        log_history: The log of the Trainer.
-        path: The PNG file.
+        log_history: The Trainer's log.
+        path: The PNG file to write.
 
     Returns:
-        Whether there was anything to draw.
+        Whether there was anything to plot.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
     """
-    from matplotlib.figure import Figure  # without pyplot, which would look for a screen
+    from matplotlib.figure import Figure  # pyplot would select a display backend
 
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for unit, names in CURVES.items():
@@ -151,7 +148,7 @@ def draw_curves(log_history: Sequence[Mapping[str, Any]], path: Path) -> bool:
 
 
 def last_value(log_history: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """The value of a measure in the last entry of the log that has it, if any."""
+    """Last logged value of a metric, if any."""
     return next((entry[name] for entry in reversed(log_history) if name in entry), None)
 
 
@@ -173,6 +170,6 @@ def _is_on_hub(path: str) -> bool:
 
 
 def _public(value: Any) -> Any:
-    """A value without the path to it: folders are called something else on every computer."""
+    """A value without leading folders, which are specific to a computer."""
     is_path = isinstance(value, str) and value and (Path(value).is_absolute() or Path(value).exists())
     return Path(value).name if is_path else value

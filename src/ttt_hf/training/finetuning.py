@@ -21,6 +21,7 @@ from transformers.trainer_utils import set_seed
 
 from ..atomic_files import atomic_update, check_folder
 from ..data import TtTDataCollator
+from ..data.reading import require_datasets
 from ..loading import find_checkpoint, find_named_codec, is_adapter, load_model_and_processor, quantization_config
 from ..modeling import TtTForConditionalGeneration
 from ..names import EMBEDDED_ALIAS, EMBEDDED_NAMES
@@ -29,8 +30,8 @@ from .adapters import add_adapter
 from .arguments import ModelArguments, Recipe, RecipeTrainingArguments, load_recipe
 from .card import write_card
 from .preparation import prepare_samples
+from .sample_replies import SampleRepliesCallback
 from .saving import check_checkpoint, last_checkpoint, saving
-from .speaking import SpeakingCallback
 from .trainer import TtTTrainer
 
 
@@ -134,6 +135,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _check_packages(recipe: Recipe) -> None:
+    require_datasets()
     if recipe.model.lora_rank and find_spec("peft") is None:
         raise ImportError("Adapters need PEFT: pip install 'ttt-hf[train]'.")
     available = {"none", "all", *get_available_reporting_integrations()}
@@ -193,7 +195,7 @@ def _make_trainer(recipe: Recipe, model: Any, processor: TtTProcessor, train_set
     if arguments.speak_steps:
         samples = train_set if eval_set is None else eval_set
         count, every = arguments.speak_samples, arguments.speak_steps
-        trainer.add_callback(SpeakingCallback(processor, config, samples, count, every, trainer.log))
+        trainer.add_callback(SampleRepliesCallback(processor, config, samples, count, every, trainer.log))
     return trainer
 
 

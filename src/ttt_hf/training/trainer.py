@@ -1,4 +1,4 @@
-"""Transformers' Trainer for TtT: exact averages over samples, and a log that tells text and audio apart."""
+"""Transformers' Trainer for TtT: exact averages over samples, and separate metrics for text and audio."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Means:
         self._sums: dict[str, tuple[float, int]] = {}
 
     def add(self, name: str, value: torch.Tensor | float, count: int) -> None:
-        """Adds a sum over `count` values; nothing when there are none."""
+        """Adds a sum over `count` values, which may be 0."""
         if count:
             total, number = self._sums.get(name, (0.0, 0))
             self._sums[name] = total + float(value), number + count
 
     def take(self, every_process: bool = False) -> dict[str, float]:
-        """The means, which start anew; those over all processes if `every_process`."""
+        """Returns the means, of all processes if `every_process`, and resets them."""
         mine, self._sums = self._sums, {}
         merged = Means()
         for sums in gather_object([mine]) if every_process else [mine]:
@@ -48,17 +48,18 @@ class Means:
         return {name: round(total / number, 4) for name, (total, number) in merged._sums.items()}
 
 
-class Interruption(TrainerCallback):
-    """Ctrl-C ends the training behind the step that is being made: in the midst of it some weights are new and some
-    are not. Pressed again, it stops at once. Use it as a context manager.
+class InterruptCallback(TrainerCallback):
+    """On Ctrl-C, stops after the current optimizer step and saves a checkpoint; a second Ctrl-C stops immediately.
+
+    Stopping within a step would leave some weights updated and others not. To be used as a context manager.
     """
 
     def __init__(self) -> None:
         self.asked = False
         self._previous: Any = None
 
-    def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+    def __enter__(self) -> InterruptCallback:
+        if threading.current_thread() is threading.main_thread():  # the only one that may install handlers
             self._previous = signal.signal(signal.SIGINT, self._ask)
         return self
 
@@ -69,7 +70,9 @@ class Interruption(TrainerCallback):
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        logger.warning("interrupted: this step is ended and saved; Ctrl-C again stops at once")
+        logger.warning(
+            "interrupted: stops after this step and saves a checkpoint; press Ctrl-C again to stop immediately"
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.asked:
@@ -79,19 +82,18 @@ class Interruption(TrainerCallback):
 class TtTTrainer(Trainer):
     """Trains a TtT on batches of `TtTDataCollator`.
 
-    The loss of a step is the mean over all of its samples: those of all processes and all accumulated batches, packed
-    or not, count the same, so that eight accumulated batches of one sample make the step of one batch of eight.
+    The loss of a step is the mean over all of its samples, with equal weights across processes, accumulated batches
+    and packed rows: eight accumulated batches of one sample give the same step as one batch of eight.
 
-    Besides transformers' own log it reports, averaged since the last log: `text_loss`, `audio_loss`, `text_accuracy`,
-    `audio_accuracy_0_20` ... `audio_accuracy_80_100` (how many masked positions were found, by the share of masked
-    positions in percent), `end_accuracy` (the same for the markers that end a span), `tokens_per_second` (of this
-    process, noised copies included) and `padding` (its share of the computed positions). An evaluation reports the
-    same losses and accuracies, as `eval_text_loss` and so on. Batches hold samples of similar length (column `length`
-    of the dataset). Set `remove_unused_columns=False` in its arguments, since the collator names the inputs of
-    `forward`.
+    Besides transformers' own entries it logs, averaged since the last log: `text_loss`, `audio_loss`, `text_accuracy`,
+    `audio_accuracy_0_20` ... `audio_accuracy_80_100` (accuracy at masked positions, by the noise level in percent),
+    `end_accuracy` (the same for end markers), `tokens_per_second` (of this process, including noised copies) and
+    `padding` (fraction of the computed positions). An evaluation reports the same losses and accuracies, as
+    `eval_text_loss` etc. Batches are grouped by length (column `length` of the dataset). The training arguments need
+    `remove_unused_columns=False`, since the inputs of `forward` are created by the collator.
     """
 
-    # compute_loss divides by the samples of the whole step, so nothing is left to divide by the number of batches.
+    # compute_loss divides by the samples of the step; the Trainer must not divide by the number of batches again.
     loss_is_scaled_for_ga: ClassVar[bool] = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -101,21 +103,19 @@ class TtTTrainer(Trainer):
         self._logged_at = time.monotonic()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`; when interrupted (Ctrl-C), it ends its step and saves a checkpoint, from which the next
-        call goes on.
-        """
-        with Interruption() as interruption:
-            self.add_callback(interruption)
+        """See `Trainer.train`; after Ctrl-C, raises `KeyboardInterrupt` once a checkpoint is saved."""
+        with InterruptCallback() as interrupt:
+            self.add_callback(interrupt)
             try:
                 output = super().train(*args, **kwargs)
             finally:
-                self.remove_callback(interruption)
-        if interruption.asked:
+                self.remove_callback(interrupt)
+        if interrupt.asked:
             raise KeyboardInterrupt
         return output
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self.state.global_step < self.state.max_steps:  # else it was finished: not one step more
+        if self.state.global_step < self.state.max_steps:  # the Trainer would run one more step of a finished training
             super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -151,7 +151,7 @@ class TtTTrainer(Trainer):
         return ", ".join(str(draw % count if count else draw) for draw in draws.tolist())
 
     def _share_of_step(self, outputs: Any, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
-        """Weight of a batch's mean in the mean over the step, times the processes, whose gradients are averaged."""
+        """Weight of a batch in the mean over the step, times the processes, which average their gradients."""
         if num_items_in_batch is None:
             return 1.0
         return outputs.num_samples * self.accelerator.num_processes / num_items_in_batch
@@ -159,7 +159,7 @@ class TtTTrainer(Trainer):
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, torch.Tensor]], device: torch.device
     ) -> torch.Tensor | None:
-        """The number of samples in a step, those of all processes together."""
+        """Number of samples in a step, over all processes."""
         if not batch_samples:
             return None
         count = sum(sample_ids(batch["order_ids"], batch["start_ids"])[1] for batch in batch_samples)
@@ -168,7 +168,7 @@ class TtTTrainer(Trainer):
     # -- data ---------------------------------------------------------------------------------------------------------
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
-        if isinstance(dataset, Sized):  # a stream is not: the collator numbers its samples
+        if isinstance(dataset, Sized):  # the collator numbers the samples of a stream
             dataset = NumberedDataset(dataset)
         return super()._get_dataloader(dataset, *args, **kwargs)
 
@@ -190,7 +190,7 @@ class TtTTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """As `Trainer.evaluation_loop`, with losses and accuracies of text and audio apart."""
+        """See `Trainer.evaluation_loop`; adds losses and accuracies of text and audio."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         means = self._means[False].take(every_process=True)
         if output.metrics is not None:
@@ -198,15 +198,17 @@ class TtTTrainer(Trainer):
         return output
 
     def _record(self, means: Means, outputs: Any, inputs: dict[str, torch.Tensor], levels: torch.Tensor) -> None:
+        """Adds losses and accuracies of a batch; `levels` are the noise levels of its positions."""
         texts = outputs.text_correct.numel()
         means.add("text_loss", outputs.text_loss.detach(), int(texts > 0))
         means.add("text_accuracy", outputs.text_correct.sum(), texts)
-        learned = inputs["audio_loss_weights"] > 0
-        if not learned.any():
+        is_target = inputs["audio_loss_weights"] > 0
+        if not is_target.any():
             return
         means.add("audio_loss", outputs.audio_loss.detach(), 1)
-        levels, targets = levels[learned], inputs["labels"][learned]
-        counted = levels > 0  # not the end markers that fill up a canvas
+        # In the order of `audio_correct`, which holds the audio targets row by row.
+        levels, targets = levels[is_target], inputs["labels"][is_target]
+        counted = levels > 0  # without the end markers that fill a canvas
         ends = torch.tensor(self._end_ids(), device=targets.device)
         is_end = counted & torch.isin(targets, ends)
         means.add("end_accuracy", outputs.audio_correct[is_end].sum(), int(is_end.sum()))

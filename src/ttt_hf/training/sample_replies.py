@@ -1,4 +1,4 @@
-"""What a model says in the course of its training: replies to a few samples as text, sound and word error rate."""
+"""A callback that generates replies to a few samples during training: text, audio and word error rate."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from ..processing import Reply, TtTProcessor
 logger = logging.getLogger(__name__)
 
 SPOKEN_FOLDER = "spoken"
-# A model that does not end its replies yet must not hold up the training.
+# Bounds on replies relative to the expected ones, as early in training a model may not end its replies.
 LENGTH_FACTOR, LENGTH_MARGIN = 2, 32
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a sample asks.
+    """The prompt of a sample.
 
     Args:
-        ids: Everything before what is learned.
-        expected: The reply that is learned behind it.
+        ids: Ids before the first target.
+        expected: Ids of the expected reply, the first run of targets.
     """
 
     ids: list[int]
@@ -43,39 +43,40 @@ class Prompt:
 
 
 def find_prompts(samples: Iterable[Mapping[str, Any]]) -> Iterator[Prompt]:
-    """Finds the first prompt of each sample, and the reply to it.
+    """Finds the first prompt of each sample and its reply.
 
     Args:
-        samples: Rows with `input_ids` and `labels`, and `sample_lengths` where they are packed.
+        samples: Rows with `input_ids` and `labels`, and `sample_lengths` if they are packed.
 
     Yields:
-        Of all samples but those without a prompt (pre-training).
+        The prompts; samples without a prompt (pre-training) are skipped.
     """
     for row in samples:
-        place = 0
+        start = 0
         for length in row.get("sample_lengths") or [len(row["input_ids"])]:
-            ids, labels = (row[name][place : place + length] for name in ("input_ids", "labels"))
-            place += length
-            runs = [(is_learned, len(list(run))) for is_learned, run in groupby(label != IGNORE for label in labels)]
+            ids, labels = (row[name][start : start + length] for name in ("input_ids", "labels"))
+            start += length
+            # Runs of positions without and with a target; a sample with a prompt starts with one without.
+            runs = [(is_target, len(list(run))) for is_target, run in groupby(label != IGNORE for label in labels)]
             if len(runs) > 1 and not runs[0][0]:
-                start, count = runs[0][1], runs[1][1]
-                yield Prompt(ids[:start], ids[start : start + count])
+                prompt_length, reply_length = runs[0][1], runs[1][1]
+                yield Prompt(ids[:prompt_length], ids[prompt_length : prompt_length + reply_length])
 
 
-class SpeakingCallback(TrainerCallback):
-    """Lets the model reply to a few samples every so many steps, and at the end of the training.
+class SampleRepliesCallback(TrainerCallback):
+    """Generates replies to a few samples at regular steps and at the end of training.
 
-    The replies go to `OUTPUT_DIR/spoken/step-000200/00.txt` and, where they have sound, `00.wav`; the word error rate
-    of their text against the samples' is logged as `spoken_wer`. The training does not notice: weights and random
-    numbers are those of a training without replies.
+    Replies are written to `OUTPUT_DIR/spoken/step-000200/00.txt` and, if they contain audio, `00.wav`. The word error
+    rate of their texts against those of the samples is logged as `spoken_wer`. Weights and random state of the
+    training are not affected.
 
     Args:
-        processor: Decodes the replies; without a codec they have no sound.
-        config: Tells audio from text, and how long a prompt may be.
-        samples: As `prepare_samples` gives them; the first ones are taken.
-        count: How many.
-        every: Steps between replies.
-        log: Takes the scores; `Trainer.log`.
+        processor: Decodes the replies; without a codec there is no audio.
+        config: The model's configuration.
+        samples: Result of `prepare_samples`, of which the first ones are used.
+        count: Number of samples.
+        every: Number of steps between replies.
+        log: Logs the word error rate; `Trainer.log`.
     """
 
     def __init__(
@@ -95,10 +96,10 @@ class SpeakingCallback(TrainerCallback):
         prompts = (prompt for prompt in find_prompts(islice(samples, count)) if len(prompt.ids) < longest)
         self.prompts = list(islice(prompts, count))
         if not self.prompts:
-            logger.warning("speak_steps: none of the first %d samples has a prompt, nothing will be spoken", count)
+            logger.warning("speak_steps: no replies, as none of the first %d samples has a prompt", count)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        # Not at the end of a step: what is logged there takes the place of the step's own log.
+        # Not at the end of a step, where the log entry would replace that of the step.
         if state.global_step and state.global_step % self.every == 0:
             self._speak(args, state, model)
 
@@ -114,9 +115,9 @@ class SpeakingCallback(TrainerCallback):
         for number, (prompt, reply) in enumerate(zip(self.prompts, self._replies(model, args.eval_batch_size))):
             expected = self._text(prompt.expected)
             lines = {"prompt": self._prompt_text(prompt.ids), "expected": expected, "reply": reply.text}
-            told = [f"{name}: {' '.join(text.split())}" for name, text in lines.items()]
-            logger.info("step %d | %s", state.global_step, " | ".join(told))
-            _write_reply(folder / f"{number:02d}.txt", told, reply)
+            written = [f"{name}: {' '.join(text.split())}" for name, text in lines.items()]
+            logger.info("step %d | %s", state.global_step, " | ".join(written))
+            _write_reply(folder / f"{number:02d}.txt", written, reply)
             if expected:
                 pairs.append((expected, reply.text))
         try:
@@ -133,7 +134,7 @@ class SpeakingCallback(TrainerCallback):
         replies: list[Reply] = []
         try:
             model.eval()
-            # The seed keeps what is sampled comparable from step to step.
+            # With a fixed seed, sampled replies are comparable between steps; the training's random state is restored.
             with torch.random.fork_rng(cuda), torch.no_grad():
                 for start in range(0, len(self.prompts), batch_size):
                     batch = self.prompts[start : start + batch_size]
@@ -166,11 +167,11 @@ class SpeakingCallback(TrainerCallback):
 
 
 def _write_reply(path: Path, lines: list[str], reply: Reply) -> None:
-    """Writes a reply's text and, next to it, its sound."""
+    """Writes the text of a reply and, next to it, its audio."""
     atomic_write_text(path, "\n".join(lines) + "\n")
     sound = path.with_suffix(".wav")
     if not len(reply.audio):
-        sound.unlink(missing_ok=True)  # of a training that was here before
+        sound.unlink(missing_ok=True)  # of an earlier training in this folder
         return
     with atomic_write(sound) as part:
         soundfile.write(part, np.clip(reply.audio, -1, 1), reply.sampling_rate, subtype="PCM_16", format="WAV")

@@ -1,4 +1,4 @@
-"""Samples spoken during training: what is written and logged, and that training does not notice."""
+"""Sample replies during training: what is written and logged, and that the training is not affected."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from ttt_hf import TtTForConditionalGeneration, TtTProcessor, embedded_checkpoin
 from ttt_hf.evaluation import total_word_errors
 from ttt_hf.training.arguments import load_recipe
 from ttt_hf.training.finetuning import train
-from ttt_hf.training.speaking import SpeakingCallback, find_prompts
+from ttt_hf.training.sample_replies import SampleRepliesCallback, find_prompts
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def speak(model, processor, tmp_path):
             reply = processor.tokenizer(answer)["input_ids"] + [processor.tokenizer.eos_token_id]
             samples.append({"input_ids": prompt + reply, "labels": [-100] * len(prompt) + reply})
         scores = {}
-        callback = SpeakingCallback(processor, model.config, samples, 4, 100, scores.update)
+        callback = SampleRepliesCallback(processor, model.config, samples, 4, 100, scores.update)
         arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
         callback.on_step_begin(arguments, TrainerState(global_step=step, **state), TrainerControl(), model=model)
         return tmp_path / "spoken" / f"step-{step:06d}", scores
@@ -122,8 +122,8 @@ def test_prompts_are_what_stands_before_the_first_reply():
 
 def test_samples_without_prompts_are_not_spoken(processor, model, caplog):
     samples = [{"input_ids": [1, 2], "labels": [1, 2]}]
-    callback = SpeakingCallback(processor, model.config, samples, 4, 1, lambda _: None)
-    assert not callback.prompts and "nothing will be spoken" in caplog.text
+    callback = SampleRepliesCallback(processor, model.config, samples, 4, 1, lambda _: None)
+    assert not callback.prompts and "speak_steps: no replies" in caplog.text
 
 
 # -- in a training ----------------------------------------------------------------------------------------------------

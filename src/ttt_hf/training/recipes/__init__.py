@@ -1,16 +1,16 @@
-"""The recipes that come with this package."""
+"""The recipes in this package: YAML files with the keys of a training, and accelerate's files in `distributed`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-RECIPES = Path(__file__).with_name("recipes")
-DISTRIBUTED = RECIPES / "distributed"  # no recipes: accelerate's own files
+RECIPES = Path(__file__).parent
+DISTRIBUTED = RECIPES / "distributed"  # configuration files of accelerate, not recipes
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that this package ships, in order."""
+    """Sorted names of the recipes in this package."""
     recipes = (path.relative_to(RECIPES) for path in RECIPES.rglob("*.yaml") if path.parent != DISTRIBUTED)
     return sorted(path.with_suffix("").as_posix() for path in recipes)
 
@@ -19,16 +19,12 @@ def recipe_file(name: str) -> Path:
     """Finds a recipe.
 
     Args:
-        name: Path of a YAML file, or the name of a recipe that this package ships (`lora_asr`).
-
-    Returns:
-        The file.
+        name: Path of a YAML file, or the name of a recipe in this package (`lora_asr`).
 
     Raises:
-        FileNotFoundError: If there is neither; names the recipes that are shipped.
+        FileNotFoundError: If there is neither; lists the recipes in this package.
     """
-    shipped = RECIPES / f"{name.removesuffix('.yaml')}.yaml"
-    for path in (Path(name), shipped):
+    for path in (Path(name), RECIPES / f"{name.removesuffix('.yaml')}.yaml"):
         if path.is_file():
             return path
     raise FileNotFoundError(
