@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,7 +33,9 @@ print(json.dumps([code, output.getvalue(), sorted(sys.modules), time.process_tim
 class Parrot:
     """Repeats every question."""
 
-    description = {"name": "parrot", "revision": "1"}
+    @property
+    def description(self) -> dict[str, str]:
+        return {"name": "parrot"}
 
     def respond(self, samples: Sequence[Sample], task: Task) -> list[Response]:
         return [Response(sample.question) for sample in samples]

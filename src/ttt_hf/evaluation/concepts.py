@@ -1,4 +1,4 @@
-"""What the harness is made of: tasks, samples, replies, and the recorded data that scores are a pure function of."""
+"""The objects of an evaluation: tasks, samples, responses, and the records that scores are a pure function of."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ FinishReason = Literal["stop", "length", "error"]
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """Where a task's samples come from, pinned.
+    """The data of a task, pinned to a revision.
 
     Args:
-        path: Hub dataset id, or a local file or folder (JSONL, Parquet, CSV, audiofolder).
-        columns: Our name -> the data set's column: `audio`, `references`, and where it has them `id`, `question`,
-            `seconds`. References may be several columns; a dot leads into a cell (`answer.aliases`).
+        path: Hub dataset id, or a local file or folder.
+        columns: Our name -> the data set's column: `audio`, `references`, and optionally `id`, `question`, `seconds`.
+            References may be several columns; a dot leads into a cell (`answer.aliases`).
         name: Configuration of the data set.
         revision: Commit or tag on the Hub.
         split: Split.
-        expected: Number of samples that the benchmark has; none for a user's own data.
-        hint: How to get the data where it cannot be downloaded freely.
-        table: Where the data set is a table beside a folder of audio: path of the table in it.
-        audio_folder: Where file names of audio in that table begin; beside the table by default.
-        separator: What stands between the references where one cell holds several.
+        expected: Number of samples of the benchmark; none for a user's own data.
+        hint: How to get the data where they cannot be downloaded freely.
+        table: For a table beside a folder of audio: path of the table in the data set.
+        audio_folder: Folder that the file names of audio in `table` are relative to; the table's own by default.
+        separator: Separator of the references where one cell holds several.
     """
 
     path: str
@@ -46,21 +46,20 @@ class DatasetSource:
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark: data, prompt, kind of reply and scorer. Another number means another version.
+    """One benchmark: data, prompt, modality of the reply and scorer.
 
     Args:
         name: Name on the command line.
         version: Raised whenever scores before and after cannot be compared.
-        source: The samples.
-        prompt: Name of the model's task, which chooses the system prompt (`asr`, `chat`, ...).
-        output: What is scored; with `speech` the reply is spoken, too, and transcribed.
+        source: Where the samples are.
+        prompt: Name of the system prompt (`asr`, `chat`, ...).
+        output: What is scored: the text alone, or also the transcribed speech.
         scorer: Name in `SCORERS`.
-        scorer_options: Its keyword arguments, such as the normaliser.
-        language: Language of the replies, ISO 639-1; forced in transcription.
-        judge: Settings of the judge where the scorer needs one: `prompt`, `samples`, `temperature`.
-        generation: Generation settings that belong to the task.
-        instruction: What a model is told in writing after the audio of each sample ("Which sound is this?"); empty
-            where the audio says everything.
+        scorer_options: Keyword arguments of the scorer, such as the normaliser.
+        language: Language of the replies, ISO 639-1; the transcriber is set to it.
+        judge: Settings of the judge where the scorer needs one: `prompt`, `parser`, `samples`, `temperature`.
+        generation: Generation settings of the task.
+        instruction: Written instruction after the audio of each sample ("Which sound is this?"); may be empty.
         description: One line for `eval tasks`.
     """
 
@@ -83,11 +82,11 @@ class Sample:
     """One question to a model.
 
     Args:
-        id: Unique within the task, the same in every run.
-        audio: Mono float32 in [-1, 1]; none for a written question, shape `(samples,)`.
+        id: Unique within the task, and the same in every run.
+        audio: Mono float32 in [-1, 1] of shape `(samples,)`; none for a written question.
         sampling_rate: Rate of `audio` in Hz.
-        question: Written question; for spoken ones what a judge is shown, may be empty.
-        references: Accepted answers, or the one transcript. A model never sees them.
+        question: The question in writing; for spoken ones it is what a judge is shown, and may be empty.
+        references: Accepted answers, or the one transcript. Models must not use them.
     """
 
     id: str
@@ -99,18 +98,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Response:
-    """What a model said to one sample.
+    """The reply of a model to one sample, with its cost.
 
     Args:
-        text: Its text; empty if it failed.
-        audio: Its speech, float32, shape `(samples,)`.
+        text: Empty if it failed.
+        audio: Speech, float32 of shape `(samples,)`.
         sampling_rate: Rate of `audio` in Hz.
         codes: Audio codes of the speech, for models that have them.
-        finish_reason: Ended by itself, cut at a limit, or failed.
-        tokens: Generated tokens, codes included; 0 where unknown.
-        forward_passes: Passes through the model; 0 where unknown.
-        seconds: Wall-clock time, a batch's time divided by its size.
-        error: What went wrong, one sentence.
+        finish_reason: Whether the reply ended by itself, was cut at a limit, or failed.
+        tokens: Generated tokens including codes; 0 where unknown.
+        forward_passes: Forward passes of the model; 0 where unknown.
+        seconds: Wall-clock time; for a batch, its time divided by its size.
+        error: Why it failed, one sentence.
     """
 
     text: str
@@ -129,11 +128,11 @@ class Judgement:
     """One answer of a judge.
 
     Args:
-        score: What it means as a number; none if it could not be read.
-        raw: The judge's words.
+        score: The parsed score; none if the answer could not be parsed.
+        raw: The answer verbatim.
         error: Why there is no score.
-        prompt_tokens, completion_tokens: What it cost.
-        about: What was judged of a reply.
+        prompt_tokens, completion_tokens: Tokens that the judge read and wrote.
+        about: Which part of a reply was judged.
     """
 
     score: float | None
@@ -149,14 +148,14 @@ class Record:
     """All that is recorded of one sample and that scorers may look at.
 
     Args:
-        id: The sample's.
+        id: Id of the sample.
         question: The question in writing, may be empty.
         references: Accepted answers.
-        text: The reply's text, "" if it failed.
-        transcript: What the reply's speech says; none for tasks without speech.
-        judgements: Answers of the judge, of the text or the transcript.
+        text: Text of the reply, "" if it failed.
+        transcript: Transcript of the reply's speech; none for tasks without speech.
+        judgements: Answers of the judge about the text or the transcript.
         finish_reason: See [`Response`].
-        language: The task's.
+        language: Language of the task.
     """
 
     id: str
@@ -171,31 +170,25 @@ class Record:
 
 @dataclass(frozen=True)
 class SampleScore:
-    """What one sample adds to a task's metrics. A metric is the sum of numerators over the sum of denominators.
+    """What one sample contributes to the metrics: a metric is the sum of numerators over the sum of denominators.
 
     So a word error rate is a corpus rate, an accuracy counts every sample, and one bootstrap serves all metrics.
 
     Args:
         values: Metric -> (numerator, denominator).
-        counts: Further counts that are added up, such as substitutions.
+        counts: Further counts that are summed, such as substitutions.
     """
 
     values: Mapping[str, tuple[float, float]]
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-class Scorer(Protocol):
-    """A pure function of one record; the options are the task's `scorer_options`."""
-
-    def __call__(self, record: Record, **options: Any) -> SampleScore: ...
-
-
 class SpeechModel(Protocol):
-    """Anything that answers samples."""
+    """The interface of all models under evaluation."""
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides the replies: name, revision, codec, settings, versions. Equal descriptions, equal replies."""
+        """All that the replies depend on: name, revision, codec, settings, versions; equal only for equal replies."""
 
     def respond(self, samples: Sequence[Sample], task: Task) -> list[Response]:
-        """Answers a batch; a sample that fails gets a reply with `finish_reason="error"`, the others their answers."""
+        """Answers a batch, in order. A sample that fails gets `finish_reason="error"`; the others are not affected."""

@@ -1,11 +1,11 @@
-"""The folder of one evaluated task: names of its files, and what is recorded of each sample, read and joined.
+"""The folder of one evaluated task: names of its files, and the records of each sample, read and joined.
 
-settings.json       what was asked of what: task, model, limit, later transcriber and judge
-predictions.jsonl   a row for each reply
-audio/              what the model said, FLAC
-transcripts.jsonl   what a transcriber heard in it
-judgements.jsonl    what a judge thought of it
-scores.jsonl        what each sample adds to the metrics
+settings.json       task, model, limit, and later transcriber and judge
+predictions.jsonl   one line per reply
+audio/              speech of the replies, FLAC
+transcripts.jsonl   transcripts of that speech
+judgements.jsonl    answers of a judge
+scores.jsonl        per-sample scores
 results.json        the metrics
 """
 
@@ -26,11 +26,7 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class TaskFolder:
-    """The files of one evaluated task.
-
-    Args:
-        path: Where they are.
-    """
+    """The files of one evaluated task."""
 
     path: Path
 
@@ -56,7 +52,7 @@ class TaskFolder:
 
     @property
     def scores(self) -> Path:
-        """What each sample adds to the metrics."""
+        """Per-sample scores."""
         return self.path / "scores.jsonl"
 
     @property
@@ -65,10 +61,7 @@ class TaskFolder:
         return self.path / "results.json"
 
     def read_settings(self) -> dict[str, Any]:
-        """Reads the settings of the run.
-
-        Returns:
-            Content of `settings.json`.
+        """Reads `settings.json`.
 
         Raises:
             FileNotFoundError: If this is not the folder of an evaluated task.
@@ -77,57 +70,63 @@ class TaskFolder:
         return _read_json(self.settings, f"{self.path} is not the folder of an evaluated task")
 
     def read_results(self) -> dict[str, Any]:
-        """Reads the results.
-
-        Returns:
-            Content of `results.json`.
+        """Reads `results.json`.
 
         Raises:
-            FileNotFoundError: If it has not been scored.
+            FileNotFoundError: If the task has not been scored.
             ValueError: If the file is damaged or of another version of this package.
         """
         return _read_json(self.results, f"{self.path} has no results yet")
 
     def update_settings(self, **changes: Any) -> dict[str, Any]:
-        """Changes settings of the run.
-
-        Args:
-            changes: New values.
-
-        Returns:
-            All settings.
-        """
+        """Changes some settings of the run, and returns all of them."""
         settings = {**self.read_settings(), **changes}
         write_json(self.settings, settings)
         return settings
+
+    def check_version(self, task: Task) -> None:
+        """Checks that this folder does not hold replies to another version of a task.
+
+        Raises:
+            ValueError: If it does.
+        """
+        if not self.settings.is_file():
+            return
+        recorded = self.read_settings()["task"]
+        if (recorded["name"], recorded["version"]) != (task.name, task.version):
+            raise ValueError(
+                f"{self.path} holds replies to version {recorded['version']} of task {recorded['name']}, and this is "
+                f"version {task.version} of {task.name}: their numbers cannot be compared. Run it into another folder "
+                "(--out); what is there stays."
+            )
 
     def replies(self) -> list[JsonLine]:
         """Reads the replies to the samples of the run, in the order of the data.
 
         Returns:
-            Rows of `predictions.jsonl`; samples that are not answered yet are missing.
+            Lines of `predictions.jsonl`; samples that are not answered yet are missing.
         """
         settings = self.read_settings()
-        rows = latest_lines(self.predictions, settings["fingerprint"])
-        return [rows[sample] for sample in settings["samples"] if sample in rows]
+        lines = latest_lines(self.predictions, settings["fingerprint"])
+        return [lines[sample] for sample in settings["samples"] if sample in lines]
 
     def records(self, task: Task | None = None) -> list[Record]:
         """Reads all that scorers may look at.
 
         Args:
-            task: The task as it is scored; as it was when the model was asked by default.
+            task: The task as it is scored; by default as it was when the model was asked.
 
         Returns:
-            A record for each reply, in the order of the data.
+            One record per reply, in the order of the data.
 
         Raises:
-            ValueError: If spoken replies have not been transcribed: silence and that are not the same.
+            ValueError: If spoken replies have not been transcribed, which is not the same as silence.
         """
         settings = self.read_settings()
         task = task or task_from(settings["task"])
         replies = self.replies()
         transcripts = self.transcripts_of(replies, settings["transcriber"])
-        missing = sum(row["audio"] is not None and row["id"] not in transcripts for row in replies)
+        missing = sum(reply["audio"] is not None and reply["id"] not in transcripts for reply in replies)
         if task.output == "speech" and missing:
             raise ValueError(
                 f"{missing} of {len(replies)} replies in {self.path} are not transcribed yet: run `ttt-hf eval "
@@ -135,15 +134,15 @@ class TaskFolder:
             )
         records = [
             Record(
-                id=row["id"],
-                question=row["question"],
-                references=tuple(row["references"]),
-                text=row["text"],
-                transcript=transcripts.get(row["id"], "") if task.output == "speech" else None,
-                finish_reason=row["finish_reason"],
+                id=reply["id"],
+                question=reply["question"],
+                references=tuple(reply["references"]),
+                text=reply["text"],
+                transcript=transcripts.get(reply["id"], "") if task.output == "speech" else None,
+                finish_reason=reply["finish_reason"],
                 language=task.language,
             )
-            for row in replies
+            for reply in replies
         ]
         judgements = self.judgements_of(records, settings["judge"])
         return [
@@ -152,10 +151,10 @@ class TaskFolder:
         ]
 
     def transcripts_of(self, replies: list[JsonLine], transcriber: Mapping[str, Any] | None) -> dict[str, str]:
-        """Reads the transcripts that were made of these replies by this transcriber.
+        """Reads the transcripts of these replies by this transcriber.
 
         Args:
-            replies: Rows of `predictions.jsonl`.
+            replies: Lines of `predictions.jsonl`.
             transcriber: Its description; without one there are no transcripts.
 
         Returns:
@@ -163,16 +162,16 @@ class TaskFolder:
         """
         if transcriber is None:
             return {}
-        wanted = {row["id"]: transcript_fingerprint(row, transcriber) for row in replies}
-        return {key: row["text"] for key, row in _matching(self.transcripts, wanted).items()}
+        wanted = {reply["id"]: transcript_fingerprint(reply, transcriber) for reply in replies}
+        return {key: line["text"] for key, line in _matching(self.transcripts, wanted).items()}
 
     def judgements_of(
         self, records: list[Record], judge: Mapping[str, Any] | None
     ) -> dict[str, tuple[Judgement, ...]]:
-        """Reads the answers that this judge gave to these records.
+        """Reads the answers of this judge about these records.
 
         Args:
-            records: What it was asked about.
+            records: Records without judgements.
             judge: Its description; without one there are no answers.
 
         Returns:
@@ -182,18 +181,18 @@ class TaskFolder:
             return {}
         wanted = {record.id: judgement_fingerprint(record, judge) for record in records}
         return {
-            key: tuple(Judgement(**answer) for answer in row["judgements"])
-            for key, row in _matching(self.judgements, wanted).items()
+            key: tuple(Judgement(**answer) for answer in line["judgements"])
+            for key, line in _matching(self.judgements, wanted).items()
         }
 
 
 def transcript_fingerprint(reply: JsonLine, transcriber: Mapping[str, Any]) -> str:
-    """What decides a transcript: the sound and who listens to it."""
+    """Hashes all that a transcript depends on: the audio and the transcriber."""
     return digest({"audio": reply["audio_sha256"], "transcriber": transcriber})
 
 
 def judgement_fingerprint(record: Record, judge: Mapping[str, Any]) -> str:
-    """What decides a judgement: all that the judge is shown, and who it is."""
+    """Hashes all that a judgement depends on: what the judge is shown, and the judge."""
     shown = {**_shallow(record), "judgements": (), "references": list(record.references)}
     return digest({"record": shown, "judge": judge})
 
@@ -221,32 +220,18 @@ def task_folders(folder: Path) -> list[TaskFolder]:
 
 
 def task_from(content: Mapping[str, Any]) -> Task:
-    """A task out of `settings.json`.
-
-    Args:
-        content: As `dataclasses.asdict` gives it.
-
-    Returns:
-        The task as it was when the model was asked.
-    """
+    """Reads a task as `settings.json` holds it: as it was when the model was asked."""
     return Task(**{**content, "source": DatasetSource(**content["source"])})
 
 
 def task_content(task: Task) -> dict[str, Any]:
-    """A task as JSON can hold it.
-
-    Args:
-        task: Any.
-
-    Returns:
-        What `task_from` reads.
-    """
+    """Writes a task as JSON can hold it; `task_from` reads it."""
     return json.loads(json.dumps(asdict(task)))
 
 
 def _matching(path: Path, wanted: Mapping[str, str]) -> dict[str, JsonLine]:
-    """The latest rows whose fingerprints are the wanted ones of their ids."""
-    return {row["id"]: row for row in read_lines(path) if wanted.get(row["id"]) == row["fingerprint"]}
+    """The latest lines whose fingerprints are the wanted ones of their ids."""
+    return {line["id"]: line for line in read_lines(path) if wanted.get(line["id"]) == line["fingerprint"]}
 
 
 def _shallow(record: Record) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from .llm_judge import JudgeServer, load_judge
 from .processes import Processes
 from .recognizers import check_transcriber, load_transcriber
 from .scoring.scorers import SCORERS, bind_scorer
-from .stages.answer import answer_task, check_version
+from .stages.answer import answer_task
 from .stages.judge import judge_task
 from .stages.score import score_task, task_to_score
 from .stages.transcribe import transcribe_task
-from .task_tables import check_packages
+from .task_samples import check_packages
 from .tasks import find_tasks
 
 
@@ -83,7 +83,7 @@ def evaluate(
     with _run_folder(out) as run_folder:
         folders = [TaskFolder(run_folder / task.name) for task in chosen.values()]
         for folder, task in zip(folders, chosen.values()):
-            check_version(folder, task)
+            folder.check_version(task)
         with Processes.of_this_run() as processes:
             if out is None:
                 _check_temporary(list(chosen.values()), judge, processes)
@@ -176,9 +176,7 @@ def judge_folders(folders: Sequence[TaskFolder], judge: JudgeServer) -> int:
     return judged
 
 
-def score_folders(
-    folders: Sequence[TaskFolder], overrides: Mapping[str, Any] | None = None
-) -> list[dict[str, Any]]:
+def score_folders(folders: Sequence[TaskFolder], overrides: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Scores all tasks of a run. One that cannot be scored does not keep the others from it.
 
     Args:

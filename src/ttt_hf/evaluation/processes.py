@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -59,6 +59,20 @@ class Processes:
     def shard(self, items: Sequence[Item]) -> Sequence[Item]:
         """Returns this process's part: every `count`-th item, so that long and short ones are spread evenly."""
         return items[self.rank :: self.count]
+
+    def progress(self, items: Iterable[Item], name: str, unit: str, total: int | None = None) -> Iterator[Item]:
+        """Yields items and shows a progress bar on stderr, in the first process only.
+
+        Args:
+            items: What a stage works through.
+            name: Label of the bar.
+            unit: Name of an item.
+            total: Number of items, if `items` has no length.
+        """
+        from tqdm import tqdm
+
+        total = len(items) if isinstance(items, Sequence) else total
+        yield from tqdm(items, desc=name, unit=unit, total=total, disable=not self.is_first or total == 0)
 
     def wait(self) -> None:
         """Returns when all processes have come here."""

@@ -1,11 +1,11 @@
-"""JSONL files that only grow: what a stage has done stays done, whatever happens to the process.
+"""JSONL files that are only appended to, so that what a stage has done is never lost.
 
-Each row has an `id` and a `fingerprint` of all that decides it. A row that is there is not made again; rows of other
-fingerprints stay and are ignored; of two rows of the same id and fingerprint the later one counts. A process that is
-killed leaves at most half a line, which is no row.
+Each line has an `id` and a `fingerprint` of all that it depends on. A line that exists is not made again; lines with
+other fingerprints stay and are ignored; of two lines with the same id and fingerprint the later one counts. A process
+that is killed leaves at most an incomplete last line, which is ignored.
 
 Several processes write several files: the first one `predictions.jsonl`, the others `predictions.part-1.jsonl` and so
-on, which are read together with it and moved into it at the end.
+on, which are read together with it and merged into it at the end.
 """
 
 from __future__ import annotations
@@ -24,24 +24,21 @@ JsonLine = dict[str, Any]
 
 
 def digest(value: Any) -> str:
-    """A fingerprint.
-
-    Args:
-        value: Anything that JSON can hold; the order of keys does not matter.
+    """Hashes anything that JSON can hold; the order of keys does not matter.
 
     Returns:
-        16 hexadecimal digits, the same for equal values.
+        16 hexadecimal digits.
     """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class JsonLinesFile:
-    """Appends rows to a file of one's own. Use it as a context manager.
+    """Appends lines to a file, or to this process's part of it. Use it as a context manager.
 
     Args:
-        path: The file that the rows belong to; its folder exists.
-        rank: Number of this process; any but the first writes into a part.
+        path: The file; its folder exists.
+        rank: Number of this process; all but the first write to parts.
 
     Raises:
         OSError: If it cannot be written, or another process is writing to it.
@@ -51,23 +48,23 @@ class JsonLinesFile:
         self.path = path if rank == 0 else path.with_name(f"{path.stem}.part-{rank}{path.suffix}")
 
     def __enter__(self) -> JsonLinesFile:
-        # Without a buffer, so that what could not be written is not tried once more at the end.
+        # Unbuffered: after a failed write, nothing is left in a buffer to be written again on closing.
         self._file = self.path.open("ab", buffering=0)
         try:
             self._lock()
-            # What a killed process wrote last may be half a row; the next one must not be glued to it.
+            # A killed process may have left an incomplete line; the next one must not be appended to it.
             self._file.truncate(_complete_length(self.path))
         except OSError:
             self._file.close()
             raise
         return self
 
-    def append(self, rows: Iterable[JsonLine]) -> None:
-        """Adds rows, together."""
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    def append(self, lines: Iterable[JsonLine]) -> None:
+        """Writes lines together."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
         try:
-            while lines:
-                lines = lines[self._file.write(lines) :]
+            while text:
+                text = text[self._file.write(text) :]
         except OSError as error:
             raise OSError(
                 f"{self.path} cannot be written ({error.strerror or error}): free some space and run the same command "
@@ -77,7 +74,7 @@ class JsonLinesFile:
     def _lock(self) -> None:
         try:
             import fcntl
-        except ImportError:  # Windows: whoever starts a run twice there has to notice it
+        except ImportError:  # Windows has no advisory locks: there, nothing detects a run that is started twice
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,16 +92,13 @@ class JsonLinesFile:
 
 
 def read_lines(path: Path) -> Iterator[JsonLine]:
-    """All rows of a file and of its parts, in the order they were written. Half a line at an end is left out.
+    """Reads all complete lines of a file and of its parts, in the order in which they were written.
 
     Args:
         path: The file; it need not exist.
 
-    Yields:
-        The rows.
-
     Raises:
-        ValueError: If a whole line is damaged: names file and line.
+        ValueError: If a complete line is damaged: names file and line.
     """
     for file in (path, *_parts(path)):
         if not file.is_file():
@@ -116,24 +110,20 @@ def read_lines(path: Path) -> Iterator[JsonLine]:
 
 
 def latest_lines(path: Path, fingerprint: str | None = None) -> dict[str, JsonLine]:
-    """The row that counts of each id.
+    """Reads the latest line of each id.
 
     Args:
         path: The file; it need not exist.
-        fingerprint: Rows of others are left out.
+        fingerprint: If given, lines with other fingerprints are ignored.
 
     Returns:
-        Rows by id, in the order in which the ids came first.
+        Id -> line, in the order in which the ids appeared first.
     """
-    return {row["id"]: row for row in read_lines(path) if fingerprint in (None, row.get("fingerprint"))}
+    return {line["id"]: line for line in read_lines(path) if fingerprint in (None, line.get("fingerprint"))}
 
 
 def merge_parts(path: Path) -> None:
-    """Moves the rows of all parts into the file. Killed in between, it leaves rows twice, which harms nothing.
-
-    Args:
-        path: The file.
-    """
+    """Moves the lines of all parts into the file. Interrupted, it leaves some lines twice, which is harmless."""
     for part in _parts(path):
         with JsonLinesFile(path) as file:
             file.append(read_lines(part))
@@ -141,17 +131,16 @@ def merge_parts(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all. What is no number (NaN) becomes null.
+    """Writes a JSON file atomically.
 
-    Args:
-        path: Its name; its folder exists.
-        content: What it shall hold.
+    Raises:
+        ValueError: If a number is not finite, which JSON cannot hold.
     """
     atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _complete_length(path: Path) -> int:
-    """Bytes up to the end of the last whole line."""
+    """Number of bytes up to the end of the last complete line."""
     with path.open("rb") as file:
         position = file.seek(0, 2)
         while position > 0:
@@ -168,11 +157,11 @@ def _parts(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.stem}.part-*{path.suffix}"))
 
 
-def _parse(line: bytes, path: Path, number: int) -> JsonLine:
+def _parse(text: bytes, path: Path, number: int) -> JsonLine:
     try:
-        row = json.loads(line)
-        if isinstance(row, dict) and isinstance(row.get("id"), str):
-            return row
+        line = json.loads(text)
+        if isinstance(line, dict) and isinstance(line.get("id"), str):
+            return line
     except ValueError:
         pass
     raise ValueError(f"{path}, line {number} is damaged: delete that line and run the same command again.")

@@ -74,11 +74,12 @@ def find_tasks(names: str | Path | Iterable[str | Path], overrides: Mapping[str,
         FileNotFoundError: There is no such task; names the nearest one.
         ValueError: No task is named, a file or an override is wrong, or two tasks have the same name.
     """
-    names = [str(names)] if isinstance(names, (str, Path)) else [str(name) for name in names]
-    if not names:
+    presets = _presets()
+    given = [str(names)] if isinstance(names, (str, Path)) else [str(name) for name in names]
+    if not given:
         raise ValueError("Name a task or a preset: `ttt-hf eval tasks` lists them.")
     found: dict[str, Task] = {}
-    for name in dict.fromkeys(task for name in names for task in _presets().get(name, [name])):
+    for name in dict.fromkeys(task for word in given for task in presets.get(word, [word])):
         task = load_task(name, **overrides)
         if any(task.name == other.name for other in found.values()):
             raise ValueError(f"Two tasks are called {task.name}: rename one, or run them into two folders.")

@@ -1,4 +1,4 @@
-"""Models under evaluation: TtT, speech recognisers as yardsticks, audio chat models behind an API."""
+"""Models under evaluation: TtT, speech recognisers for reference scores, audio chat models behind an API."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ from ..concepts import SpeechModel
 from ..recognizers import RECOGNIZER_KINDS, load_transcriber
 
 
-def load_model(spec: str, **settings: Any) -> SpeechModel:
+def load_model(name: str, **settings: Any) -> SpeechModel:
     """Loads a model by its name.
 
     Args:
-        spec: One of
+        name: One of
             - `ttt-tiny`, a folder or a Hub id: a TtT model or an adapter for one;
             - `hf-asr:ID`: a speech recogniser of transformers;
             - `faster-whisper:FOLDER_OR_NAME`, or `faster-whisper` for the bundled Whisper tiny.en;
             - `funasr:ID`: a speech recogniser of FunASR;
             - `openai:URL#MODEL`: an audio chat model behind an OpenAI-compatible API.
-        settings: What differs from the model's own settings: for TtT those of `load_ttt`, generation keys included;
-            for recognisers those of `load_transcriber`; for APIs those of `OpenAIAudioModel`.
-
-    Returns:
-        The model.
+        **settings: Settings that differ from the model's own: for TtT those of `load_ttt` including generation keys;
+            for recognisers those of their classes; for APIs those of `load_openai`.
 
     Raises:
         ValueError: The name or a setting is wrong, or it is another kind of model.
@@ -36,18 +33,18 @@ def load_model(spec: str, **settings: Any) -> SpeechModel:
     replies = model.respond(samples, task)
     ```
     """
-    kind, colon, name = spec.partition(":")
+    kind, colon, rest = name.partition(":")
     if kind in RECOGNIZER_KINDS:
         from .transcriber import TranscriberModel
 
-        return TranscriberModel(load_transcriber(spec, **settings))
+        return TranscriberModel(load_transcriber(name, **settings))
     if kind == "openai" and colon:
         from .openai_audio import load_openai
 
-        return load_openai(name, **settings)
+        return load_openai(rest, **settings)
     from .ttt import load_ttt
 
-    return load_ttt(spec, **settings)
+    return load_ttt(name, **settings)
 
 
 __all__ = ["load_model"]

@@ -136,10 +136,8 @@ def state_hash(module: torch.nn.Module) -> str:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what says only where it was loaded from; sets sorted, so that equal ones hash equally."""
+    """A configuration without its origin, and with sorted lists for sets, so that equal ones have equal hashes."""
     left_out = ("_name_or_path", "transformers_version", "base_model_name_or_path")
     return {
-        key: sorted(value) if isinstance(value, set) else value
-        for key, value in config.items()
-        if key not in left_out
+        key: sorted(value) if isinstance(value, set) else value for key, value in config.items() if key not in left_out
     }

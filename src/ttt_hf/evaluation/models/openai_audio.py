@@ -16,7 +16,7 @@ import soundfile
 from ...processing import SYSTEM_PROMPTS, read_audio
 from ..concepts import FinishReason, Response, Sample, Task
 from ..endpoint import Endpoint, RequestFailed
-from .failing import failed_reply
+from .failing import failed_response
 
 
 # What a task's generation settings are called there; its others are TtT's own.
@@ -97,12 +97,12 @@ class OpenAIAudioModel:
         try:
             messages = _messages(sample, task)
         except (ValueError, TypeError) as error:
-            return failed_reply(error)
+            return failed_response(error)
         try:
             answer = self.endpoint.post("chat/completions", self._body(messages, task))
             return _read_answer(answer, time.perf_counter() - started)
         except RequestFailed as error:
-            return failed_reply(error, time.perf_counter() - started)
+            return failed_response(error, time.perf_counter() - started)
 
     def _body(self, messages: list[dict[str, Any]], task: Task) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "messages": messages, "temperature": 0}
@@ -173,7 +173,7 @@ def _read_answer(answer: Mapping[str, Any], seconds: float) -> Response:
     if not isinstance(text, str):
         raise RequestFailed("The answer's text is no text.")
     if reason not in FINISH_REASONS:
-        return failed_reply(f"The server ended the reply with {reason!r}.", seconds)
+        return failed_response(f"The server ended the reply with {reason!r}.", seconds)
     waveform, rate = _decode_audio(speech["data"]) if speech.get("data") else (None, Response.sampling_rate)
     usage = answer.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else 0

@@ -1,4 +1,4 @@
-"""Speech recognisers as models under evaluation: the yardstick of recognition tasks."""
+"""Speech recognisers as models under evaluation: the reference scores of recognition tasks."""
 
 from __future__ import annotations
 
@@ -8,57 +8,57 @@ from typing import Any
 
 from ..concepts import Response, Sample, Task
 from ..recognizers.base import Transcriber
-from .failing import answer_in_halves, failed_reply
+from .failing import answer_in_halves, failed_response
 
 
 class TranscriberModel:
-    """A speech recogniser that answers recognition tasks, in the language of each.
+    """A transcriber that answers recognition tasks, in the language of each task.
 
     Args:
-        recognizer: What `load_transcriber` gives.
+        transcriber: As `load_transcriber` loads it.
     """
 
-    def __init__(self, recognizer: Transcriber) -> None:
-        self.recognizer = recognizer
+    def __init__(self, transcriber: Transcriber) -> None:
+        self.transcriber = transcriber
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides the replies. The language is the task's, which names it."""
-        description = dict(self.recognizer.description)
+        """All that the replies depend on. The language is left out: it is the task's."""
+        description = dict(self.transcriber.description)
         if description.get("language") is not None:
             description["language"] = "the task's, forced"
-        return {"kind": "recognizer", "name": self.recognizer.name, **description}
+        return {"kind": "recognizer", "name": self.transcriber.name, **description}
 
     def respond(self, samples: Sequence[Sample], task: Task) -> list[Response]:
-        """Writes a batch down.
+        """Transcribes a batch.
 
         Args:
             samples: Recordings.
-            task: One with the prompt `asr` and written replies.
+            task: Has the prompt `asr` and the output `text`.
 
         Returns:
-            The transcripts, in order, with `tokens` and `forward_passes` 0: recognisers do not tell. A recording that
-            cannot be heard has `finish_reason="error"`.
+            The transcripts, in order; `tokens` and `forward_passes` are unknown and 0. A recording that cannot be
+            transcribed has `finish_reason="error"`.
 
         Raises:
-            ValueError: The task is not one of recognition, or in a language that the model does not know.
+            ValueError: The task is not a recognition task, or the model does not know its language.
         """
         if task.prompt != "asr" or task.output != "text":
             raise ValueError(
-                f"{self.recognizer.name} writes down what is said, and task {task.name} wants answers: run it on "
+                f"{self.transcriber.name} transcribes what is said, and task {task.name} wants answers: run it on "
                 "recognition tasks."
             )
-        recognizer = self.recognizer.for_language(task.language)
+        transcriber = self.transcriber.for_language(task.language)
 
-        def hear(batch: Sequence[Sample]) -> list[Response]:
+        def transcribe(batch: Sequence[Sample]) -> list[Response]:
             started = time.perf_counter()
             recordings = [(sample.audio, sample.sampling_rate) for sample in batch if sample.audio is not None]
-            texts = list(recognizer.transcribe_all(recordings))
+            texts = list(transcriber.transcribe_all(recordings))
             seconds = (time.perf_counter() - started) / len(batch)
             return [Response(text=text, seconds=seconds) for text in texts]
 
-        replies = iter(answer_in_halves([sample for sample in samples if sample.audio is not None], hear))
+        responses = iter(answer_in_halves([sample for sample in samples if sample.audio is not None], transcribe))
         return [
-            next(replies) if sample.audio is not None else failed_reply("The sample has no audio.")
+            next(responses) if sample.audio is not None else failed_response("The sample has no audio.")
             for sample in samples
         ]

@@ -28,7 +28,7 @@ from ...loading import (
 from ...processing import SYSTEM_PROMPTS
 from ..concepts import Response, Sample, Task
 from .checkpoints import identify, identify_loaded
-from .failing import SAMPLE_ERRORS, answer_in_halves, failed_reply
+from .failing import SAMPLE_ERRORS, answer_in_halves, failed_response
 
 
 # For checkpoints whose generation_config.json sets no limit; transformers' own default of 20 cuts every reply.
@@ -124,7 +124,7 @@ class TtTModel:
             try:
                 rows.append((place, self._prompt(sample, task)))
             except (*SAMPLE_ERRORS, TypeError) as error:
-                replies[place] = failed_reply(error, time.perf_counter() - started)
+                replies[place] = failed_response(error, time.perf_counter() - started)
         speaks = task.output == "speech"
         answers = answer_in_halves([row for _, row in rows], lambda batch: self._generate(batch, settings, speaks))
         for (place, row), answer in zip(rows, answers):
@@ -211,7 +211,7 @@ class TtTModel:
         try:
             decoded = self.processor.decode_reply(output, row)
         except SAMPLE_ERRORS as error:
-            return failed_reply(error, seconds + time.perf_counter() - started)
+            return failed_response(error, seconds + time.perf_counter() - started)
         spans = [segment["codes"].tolist() for segment in decoded.segments if segment["type"] == "audio"]
         is_whole = all(segment.get("complete", True) for segment in decoded.segments)
         has_ended = bool(new_ids) and new_ids[-1] in self._eos_ids

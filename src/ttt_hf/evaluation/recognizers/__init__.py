@@ -1,4 +1,4 @@
-"""Speech to text for scoring spoken replies: speech recognizers by name."""
+"""Speech to text for scoring spoken replies: speech recognisers by name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ RECOGNIZER_KINDS = ("faster-whisper", "hf-asr", "funasr")
 
 
 def load_transcriber(name: str | None = None, language: str = "en", **settings: Any) -> Transcriber:
-    """Loads a speech recognizer by its name.
+    """Loads a speech recogniser by its name.
 
     Args:
         name: `faster-whisper` (the bundled Whisper tiny.en, the default), `faster-whisper:FOLDER_OR_SIZE`, `hf-asr:ID`
-            for any speech recognizer of transformers, or `funasr:ID` (`funasr:paraformer-zh`).
+            for any speech recogniser of transformers, or `funasr:ID` (`funasr:paraformer-zh`).
         language: Spoken language, ISO 639-1.
-        **settings: Keyword arguments of the recognizer's class.
+        **settings: Keyword arguments of its class.
 
     Raises:
         ValueError: There is no such kind, a setting is unknown, or the model does not know the language.

@@ -1,4 +1,4 @@
-"""The interface of all speech recognizers: speech to text in a given language; nothing is detected or prompted."""
+"""The interface of all speech recognisers: speech to text in a given language; nothing is detected or prompted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AnyTranscriber = TypeVar("AnyTranscriber", bound="Transcriber")
 
 
 class Transcriber(ABC):
-    """A speech recognizer that transcribes in one language.
+    """A speech recogniser that transcribes in one language.
 
     Args:
         name: Name of the model in results.
@@ -36,6 +36,7 @@ class Transcriber(ABC):
         """All that the transcripts depend on: model, revision, language, decoding, versions."""
 
     @classmethod
+    @abstractmethod
     def check_packages(cls, model: str | None) -> None:
         """Raises a `ModuleNotFoundError` if an optional package that this model needs is not installed."""
 

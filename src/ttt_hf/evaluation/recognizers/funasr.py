@@ -1,4 +1,4 @@
-"""Speech recognizers of FunASR, such as Paraformer for Chinese."""
+"""Speech recognisers of FunASR, such as Paraformer for Chinese."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .base import SPEECH_SAMPLING_RATE, Transcriber
 
 
 class FunAsrTranscriber(Transcriber):
-    """A speech recognizer of FunASR, such as Paraformer for Chinese.
+    """A speech recogniser of FunASR, such as Paraformer for Chinese.
 
     Args:
         model: Name in FunASR's hub (`paraformer-zh`), or folder.

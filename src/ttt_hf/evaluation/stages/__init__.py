@@ -1,1 +1,1 @@
-"""The stages of an evaluation, in order: answer, transcribe, judge, score."""
+"""The stages of an evaluation: answer, transcribe, judge, score."""

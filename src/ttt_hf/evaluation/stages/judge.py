@@ -1,4 +1,4 @@
-"""The stage judge: a language model looks at the replies of a task, and its answers are recorded."""
+"""The stage judge: a language model judges the replies of a task, and its answers are recorded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from ..concepts import Judgement
 from ..folder import TaskFolder, judgement_fingerprint
 from ..processes import Processes
-from ..store import RowFile
-from .answer import progress
+from ..store import JsonLinesFile
 
 
 if TYPE_CHECKING:
@@ -18,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def judge_task(folder: TaskFolder, judge: Judge, price: tuple[float, float] | None = None) -> None:
-    """Has the replies of a task judged that have not been yet. What the judge could not answer is asked once more.
+    """Judges the replies of a task that have no judgement yet, or one that failed.
 
     Args:
-        folder: Where the replies, and for spoken ones their transcripts, are.
-        judge: Who judges.
-        price: What a million tokens cost that it reads, and that it writes.
+        folder: The run, with transcripts of spoken replies.
+        judge: Asked about each reply.
+        price: Price of a million tokens that it reads, and of a million that it writes.
 
     Raises:
         ValueError: If spoken replies have not been transcribed.
-        OSError: If the judge cannot be reached. What it has answered is kept.
+        OSError: If the judge cannot be reached. Its answers up to then are kept.
     """
     records = [dataclasses.replace(record, judgements=()) for record in folder.records()]
     folder.update_settings(judge=judge.description, judge_price=price)
@@ -35,17 +34,16 @@ def judge_task(folder: TaskFolder, judge: Judge, price: tuple[float, float] | No
         key for key, answers in folder.judgements_of(records, judge.description).items() if not _has_error(answers)
     }
     todo = {record.id: record for record in records if record.id not in known}
-    with RowFile(folder.judgements) as file:
+    with JsonLinesFile(folder.judgements) as file:
         answers = judge.ask(list(todo.values()))
-        for sample, judgements in progress(
-            answers, f"{folder.path.name}, judge", "reply", Processes(), total=len(todo)
-        ):
-            row = {
+        name = f"{folder.path.name}, judge"
+        for sample, judgements in Processes().progress(answers, name, "reply", total=len(todo)):
+            line = {
                 "id": sample,
                 "fingerprint": judgement_fingerprint(todo[sample], judge.description),
                 "judgements": [dataclasses.asdict(judgement) for judgement in judgements],
             }
-            file.append([row])
+            file.append([line])
 
 
 def _has_error(judgements: Sequence[Judgement]) -> bool:

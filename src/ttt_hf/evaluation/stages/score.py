@@ -1,4 +1,4 @@
-"""The last stage: scores out of what was recorded. It needs no model, no transcriber and no judge."""
+"""The last stage: scores are computed from the records. It needs no model, no transcriber and no judge."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from ..results import make_results
 from ..scoring.scorers import SCORERS, bind_scorer
 from ..store import write_json
 from ..tasks import load_task
-from .answer import check_version
 
 
-# What may be changed after the model was asked.
+# Keys of a task that may be changed after the model was asked.
 SCORING_KEYS = ("scorer", "scorer_options")
 
 
 def task_to_score(folder: TaskFolder, overrides: Mapping[str, Any] | None = None) -> Task:
-    """The task of a run as it is now, so that a changed scorer counts.
+    """Loads the task of a run again, so that a changed scorer counts.
 
     Args:
         folder: The run.
         overrides: Another `scorer` or other `scorer_options`.
 
     Returns:
-        The task; where its file is gone, as it was when the model was asked.
+        The task; if its file is gone, as it was when the model was asked.
 
     Raises:
-        ValueError: If the task has another version now, or something else than the scoring is overridden.
-        FileNotFoundError: If the task's file is gone and shall be overridden.
+        ValueError: If the task has another version now, or anything but the scoring is overridden.
+        FileNotFoundError: If the task's file is gone and there are overrides.
     """
     settings = folder.read_settings()
     overrides = dict(overrides or {})
@@ -48,16 +47,16 @@ def task_to_score(folder: TaskFolder, overrides: Mapping[str, Any] | None = None
         if overrides:
             raise
         task = task_from(settings["task"])
-    check_version(folder, task)
+    folder.check_version(task)
     return task
 
 
 def score_task(folder: TaskFolder, task: Task) -> dict[str, Any]:
-    """Scores what is recorded, and writes `scores.jsonl` and `results.json`.
+    """Scores the records of a run, and writes `scores.jsonl` and `results.json`.
 
     Args:
         folder: The run.
-        task: The task, see `task_to_score`.
+        task: As `task_to_score` loads it.
 
     Returns:
         Content of `results.json`.
@@ -79,7 +78,7 @@ def score_task(folder: TaskFolder, task: Task) -> dict[str, Any]:
     results = make_results(settings, task, replies, records, scores)
     with atomic_write(folder.scores) as partial, partial.open("w", encoding="utf-8") as file:
         for record, score in zip(records, scores):
-            row = {"id": record.id, "values": dict(score.values), "counts": dict(score.counts)}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            line = {"id": record.id, "values": dict(score.values), "counts": dict(score.counts)}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
     write_json(folder.results, results)
     return results

@@ -1,4 +1,4 @@
-"""The stage transcribe: the speech of the replies is written down."""
+"""The stage transcribe: the speech of the replies becomes text."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ import soundfile
 
 from ..folder import TaskFolder, transcript_fingerprint
 from ..processes import Processes
-from ..store import Row, RowFile, merge_parts
-from .answer import progress
+from ..store import JsonLine, JsonLinesFile, merge_parts
 
 
 if TYPE_CHECKING:
     from ..recognizers.base import Transcriber
 
-# Replies that are read and handed to a transcriber together; what is lost at most when it is killed.
-CHUNK = 8
+# Replies that a transcriber gets together; at most so many are lost when it is killed.
+CHUNK_SIZE = 8
 
 
 def transcribe_task(folder: TaskFolder, transcriber: Transcriber, processes: Processes | None = None) -> None:
-    """Writes down the spoken replies of a task that have not been yet.
+    """Transcribes the spoken replies of a task that have no transcript yet.
 
     Args:
-        folder: Where the replies are.
-        transcriber: Who listens; its language is the task's.
+        folder: The run.
+        transcriber: Its language is the task's.
         processes: This process among those of the run; alone by default.
 
     Raises:
-        FileNotFoundError: If the speech of a reply is missing.
+        FileNotFoundError: If the audio of a reply is missing.
         ValueError: If it cannot be read.
     """
     processes = processes or Processes()
-    replies = [row for row in folder.replies() if row["audio"] is not None]
+    spoken = [reply for reply in folder.replies() if reply["audio"] is not None]
     if processes.is_first:
         folder.update_settings(transcriber=transcriber.description)
-    known = folder.transcripts_of(replies, transcriber.description)
+    known = folder.transcripts_of(spoken, transcriber.description)
+    # No process may write before all have read what is known.
     processes.wait()
-    todo = processes.shard([row for row in replies if row["id"] not in known])
-    chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
-    with RowFile(folder.transcripts, processes.rank) as file:
-        for chunk in progress(chunks, f"{folder.path.name}, transcripts", "chunk", processes):
-            texts = transcriber.transcribe_all([read_audio(folder, row) for row in chunk])
+    todo = processes.shard([reply for reply in spoken if reply["id"] not in known])
+    chunks = [todo[start : start + CHUNK_SIZE] for start in range(0, len(todo), CHUNK_SIZE)]
+    with JsonLinesFile(folder.transcripts, processes.rank) as file:
+        for chunk in processes.progress(chunks, f"{folder.path.name}, transcripts", "chunk"):
+            texts = transcriber.transcribe_all([read_speech(folder, reply) for reply in chunk])
             file.append(
                 {
-                    "id": row["id"],
-                    "fingerprint": transcript_fingerprint(row, transcriber.description),
+                    "id": reply["id"],
+                    "fingerprint": transcript_fingerprint(reply, transcriber.description),
                     "text": text,
                 }
-                for row, text in zip(chunk, texts, strict=True)
+                for reply, text in zip(chunk, texts, strict=True)
             )
     processes.wait()
     if processes.is_first:
@@ -57,12 +57,12 @@ def transcribe_task(folder: TaskFolder, transcriber: Transcriber, processes: Pro
     processes.wait()
 
 
-def read_audio(folder: TaskFolder, reply: Row) -> tuple[np.ndarray, int]:
+def read_speech(folder: TaskFolder, reply: JsonLine) -> tuple[np.ndarray, int]:
     """Reads the speech of a reply.
 
     Args:
-        folder: Where `audio/` is.
-        reply: Row of `predictions.jsonl` with audio.
+        folder: The run.
+        reply: Line of `predictions.jsonl` with audio.
 
     Returns:
         Float32 samples of shape `(samples,)`, and their rate in Hz.

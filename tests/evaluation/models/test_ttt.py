@@ -17,7 +17,7 @@ from tiny_whisper import save_tiny_whisper
 from ttt_hf import TtTForConditionalGeneration, embedded_checkpoint
 from ttt_hf.evaluation.concepts import Response, Sample, Task
 from ttt_hf.evaluation.models import load_model
-from ttt_hf.evaluation.models.failing import answer_in_halves, failed_reply
+from ttt_hf.evaluation.models.failing import answer_in_halves, failed_response
 from ttt_hf.evaluation.models.ttt import TtTModel
 
 
@@ -126,7 +126,7 @@ def test_halving_finds_the_one_that_fails_and_keeps_the_order() -> None:
 
     replies = answer_in_halves(list(range(8)), answer)
     assert [reply.text for reply in replies] == ["0", "1", "2", "3", "4", "", "6", "7"]
-    assert replies[5] == failed_reply("out of memory") and replies[5].finish_reason == "error"
+    assert replies[5] == failed_response("out of memory") and replies[5].finish_reason == "error"
     assert max(sizes) == 8 and answer_in_halves([], answer) == []
 
 

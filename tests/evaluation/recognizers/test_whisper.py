@@ -12,7 +12,7 @@ import soundfile
 from ttt_hf.evaluation import WhisperTranscriber, bundled_whisper_tiny_en, normalize_english, word_errors
 
 
-QUESTION = Path(__file__).resolve().parents[2] / "examples" / "question.wav"
+QUESTION = Path(__file__).resolve().parents[3] / "examples" / "question.wav"
 
 
 def test_silence_and_nothing_have_no_words(whisper_tiny_en: WhisperTranscriber) -> None:

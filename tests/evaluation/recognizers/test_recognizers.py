@@ -32,7 +32,7 @@ from ttt_hf.evaluation.recognizers import load_transcriber
 from ttt_hf.evaluation.recognizers.whisper import bundled_whisper_tiny_en
 
 
-READ_SPEECH = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "read_speech"
+READ_SPEECH = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "read_speech"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def recordings() -> list[tuple[np.ndarray, int]]:
     return [(sample.audio, sample.sampling_rate) for sample in samples]
 
 
-def heard_directly(folder: Path, language: str, waveform: np.ndarray) -> str:
+def transcribed_directly(folder: Path, language: str, waveform: np.ndarray) -> str:
     model = WhisperForConditionalGeneration.from_pretrained(folder)
     processor = WhisperProcessor.from_pretrained(folder)
     inputs = processor(waveform, sampling_rate=16000, return_tensors="pt")
@@ -89,34 +89,34 @@ def heard_directly(folder: Path, language: str, waveform: np.ndarray) -> str:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_language_is_forced_upon_whisper(whisper: Path, language: str) -> None:
-    recognizer = load_transcriber(f"hf-asr:{whisper}", language)
+    transcriber = load_transcriber(f"hf-asr:{whisper}", language)
     waveform, rate = recordings()[0]
-    assert recognizer.transcribe(waveform, rate) == heard_directly(whisper, language, waveform) != ""
-    assert recognizer.description["language"] == language
-    assert recognizer.description["generation"] == {"num_beams": 5}
+    assert transcriber.transcribe(waveform, rate) == transcribed_directly(whisper, language, waveform) != ""
+    assert transcriber.description["language"] == language
+    assert transcriber.description["generation"] == {"num_beams": 5}
     other = {"en": "zh", "zh": "en"}[language]
-    assert recognizer.for_language(other).transcribe(waveform, rate) == heard_directly(whisper, other, waveform)
-    assert recognizer.language == language
-    assert heard_directly(whisper, "en", waveform) != heard_directly(whisper, "zh", waveform)
+    assert transcriber.for_language(other).transcribe(waveform, rate) == transcribed_directly(whisper, other, waveform)
+    assert transcriber.language == language
+    assert transcribed_directly(whisper, "en", waveform) != transcribed_directly(whisper, "zh", waveform)
 
 
 def test_a_batch_of_whisper_gives_the_transcripts_of_single_recordings(whisper: Path) -> None:
-    recognizer = load_transcriber(f"hf-asr:{whisper}", "en", batch_size=3)
+    transcriber = load_transcriber(f"hf-asr:{whisper}", "en", batch_size=3)
     long = noise("longer than a window", 31.0)
     batch = [*recordings(), (np.zeros(0, dtype=np.float32), 16000), (long.audio, 16000)]
-    heard = list(recognizer.transcribe_all(batch))
-    assert heard == [recognizer.transcribe(*recording) for recording in batch]
+    heard = list(transcriber.transcribe_all(batch))
+    assert heard == [transcriber.transcribe(*recording) for recording in batch]
     assert heard[3] == "" and all(heard[:3])
     assert len(set(heard)) >= 4
     assert not any("<|" in text for text in heard), "no special or timestamp tokens"
 
 
 def test_a_batch_of_ctc_gives_the_transcripts_of_single_recordings(ctc: Path) -> None:
-    recognizer = load_transcriber(f"hf-asr:{ctc}", "en")
-    heard = list(recognizer.transcribe_all(recordings()))
-    assert heard == [recognizer.transcribe(*recording) for recording in recordings()]
+    transcriber = load_transcriber(f"hf-asr:{ctc}", "en")
+    heard = list(transcriber.transcribe_all(recordings()))
+    assert heard == [transcriber.transcribe(*recording) for recording in recordings()]
     assert len(set(heard)) == 3
-    assert recognizer.description["language"] is None, "nothing can be forced"
+    assert transcriber.description["language"] is None, "nothing can be forced"
     with pytest.raises(ValueError, match="does not generate, so it has no num_beams"):
         load_transcriber(f"hf-asr:{ctc}", num_beams=2)
 
@@ -125,35 +125,35 @@ def test_a_recognizer_is_a_model_for_recognition(whisper: Path) -> None:
     model = load_model(f"hf-asr:{whisper}")
     samples = [noise("one", 1.0), written("text", "What is this?"), noise("three", 3.0), silent("silent")]
     english, chinese = (model.respond(samples, make_task(language=language)) for language in ("en", "zh"))
-    assert english[0].text == heard_directly(whisper, "en", samples[0].audio)
-    assert chinese[0].text == heard_directly(whisper, "zh", samples[0].audio)
+    assert english[0].text == transcribed_directly(whisper, "en", samples[0].audio)
+    assert chinese[0].text == transcribed_directly(whisper, "zh", samples[0].audio)
     assert [reply.finish_reason for reply in english] == ["stop", "error", "stop", "stop"]
     assert english[1].error == "The sample has no audio." and english[0].seconds > 0
     description = json.loads(json.dumps(model.description))
     assert description["name"] == "tiny-whisper" and description["revision"].startswith("sha256:")
     assert description["transformers"] and description["language"] == "the task's, forced"
     for task in (make_task("chat"), make_task("asr", "speech")):
-        with pytest.raises(ValueError, match="writes down what is said"):
+        with pytest.raises(ValueError, match="transcribes what is said"):
             model.respond(samples, task)
-    with pytest.raises(ValueError, match="does not hear 'fr', but en, zh"):
+    with pytest.raises(ValueError, match="does not know 'fr', but en, zh"):
         model.respond(samples, make_task(language="fr"))
 
 
-def test_one_recording_that_cannot_be_heard_fails_alone(whisper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_recording_that_cannot_be_transcribed_fails_alone(whisper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(f"hf-asr:{whisper}")
-    hear = model.recognizer._hear
+    hear = model.transcriber._transcribe_batch
 
     def hear_nothing_loud(waveforms: list[np.ndarray]) -> list[str]:
         if any(np.abs(waveform).max() > 1 for waveform in waveforms):
             raise RuntimeError("too loud")
         return hear(waveforms)
 
-    monkeypatch.setattr(model.recognizer, "_hear", hear_nothing_loud)
+    monkeypatch.setattr(model.transcriber, "_transcribe_batch", hear_nothing_loud)
     quiet, loud = noise("one", 1.0), noise("two", 1.0)
     loud = Sample("loud", 100 * loud.audio, 16000, "", ())
     replies = model.respond([quiet, loud, quiet], make_task())
     assert [reply.error for reply in replies] == [None, "too loud", None]
-    assert replies[0].text == replies[2].text == heard_directly(whisper, "en", quiet.audio)
+    assert replies[0].text == replies[2].text == transcribed_directly(whisper, "en", quiet.audio)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_one_recording_that_cannot_be_heard_fails_alone(whisper: Path, monkeypat
         ("hf-asr:nobody/nothing", {}, ValueError, "nobody/nothing cannot be loaded"),
         ("faster-whisper:nowhere/nothing", {}, FileNotFoundError, "no Whisper model nowhere/nothing"),
         ("faster-whisper", {"beems": 2}, ValueError, "has no such setting .*beems"),
-        ("faster-whisper", {"language": "zh"}, ValueError, "hears English only, not 'zh'"),
+        ("faster-whisper", {"language": "zh"}, ValueError, "transcribes English only, not 'zh'"),
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_one_line(
@@ -195,7 +195,7 @@ def test_whisper_tiny_en_answers_through_the_harness_as_it_does_alone() -> None:
     replies = model.respond([spoken("whole"), silent("silent")], make_task())
     assert replies[0].text == load_transcriber().transcribe(spoken("whole").audio, 16000) != ""
     assert replies[0].finish_reason == replies[1].finish_reason == "stop"
-    with pytest.raises(ValueError, match="hears English only"):
+    with pytest.raises(ValueError, match="transcribes English only"):
         model.respond([spoken("whole")], make_task(language="zh"))
 
 
