@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -149,6 +150,28 @@ def test_two_processes_make_the_steps_of_one(whole, tmp_path, batch_size, accumu
 @pytest.mark.slow
 def test_a_divided_model_makes_the_steps_of_a_whole_one(whole, tmp_path):
     assert_same(launch(tmp_path, "sharded"), whole)
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_in_two_processes(short_dialogues, tmp_path):
+    out = tmp_path / "adapter"
+    keys = [f"train_data={{path: {short_dialogues}}}", f"output_dir={out}", "max_steps=1", "use_cpu=true"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [
+        "-m",
+        "ttt_hf.cli",
+        "train",
+        "lora_chat",
+        *keys,
+        "lora_rank=2",
+        "per_device_train_batch_size=1",
+        "--json",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    reports = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{"')]
+    assert [report["output_dir"] for report in reports] == [str(out)], "one process reports"
+    assert (out / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("backbone", ["qwen2", "qwen3", "llama"])

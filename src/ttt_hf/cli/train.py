@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 from typing import Any
 
 from .errors import UsageError
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
             raise UsageError(str(error)) from error
         logging.basicConfig(level=logging.INFO, format="ttt-hf: %(message)s")
         metrics = train(recipe)
+    if int(os.environ.get("RANK", "0")):  # of several processes, the first one reports
+        return
     if args.json:
         print(json.dumps({**metrics, "output_dir": recipe.training.output_dir}))
     else:

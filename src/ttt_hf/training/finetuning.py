@@ -1,15 +1,10 @@
-"""Fine-tuning and training by a recipe, to a checkpoint or an adapter.
-
-python -m ttt_hf.training.finetuning lora_asr "train_data={path: recordings, task: asr}" output_dir=adapter
-"""
+"""Fine-tuning and training by a recipe, to a checkpoint or an adapter."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import os
-import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +22,7 @@ from ..modeling import TtTForConditionalGeneration
 from ..names import EMBEDDED_ALIAS, EMBEDDED_NAMES
 from ..processing import TtTProcessor
 from .adapters import add_adapter
-from .arguments import ModelArguments, Recipe, RecipeTrainingArguments, load_recipe
+from .arguments import ModelArguments, Recipe, RecipeTrainingArguments
 from .card import write_card
 from .preparation import prepare_samples
 from .sample_replies import SampleRepliesCallback
@@ -236,23 +231,3 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _count(model: torch.nn.Module, trained: bool = False) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trained)
-
-
-def main(words: Sequence[str] | None = None) -> dict[str, float]:
-    """Command line: a recipe and `key=value` overrides.
-
-    Args:
-        words: Arguments; those of the process by default.
-
-    Returns:
-        As of `train`.
-    """
-    words = list(sys.argv[1:] if words is None else words)
-    if not words:
-        raise SystemExit("usage: python -m ttt_hf.training.finetuning RECIPE.yaml [key=value ...]")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return train(load_recipe(words[0], words[1:]))
-
-
-if __name__ == "__main__":
-    main()
