@@ -18,8 +18,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
+from fixed_reply import make_codec, make_model
 from ttt_hf.evaluation import WhisperTranscriber
 from ttt_hf.modeling import TtTConfig, TtTForConditionalGeneration
+from ttt_hf.processing import TtTProcessor, train_tokenizer
 
 
 torch.set_num_threads(1)
@@ -125,6 +127,18 @@ def tiny_model(tiny_config: Callable[..., TtTConfig]) -> Callable[..., TtTForCon
             return TtTForConditionalGeneration(tiny_config(*args, **kwargs)).eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a complete checkpoint that always gives the same reply. Shared: copy it before changing it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        processor = TtTProcessor(train_tokenizer(["Hello there.", "Read this aloud: hello."], 270, 75), make_codec())
+        make_model(processor.tokenizer).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -342,6 +342,8 @@ def load_checkpoint(
     # Known to the Auto classes, the model type is not taken for one whose code comes with the checkpoint.
     AutoConfig.register(TtTConfig.model_type, TtTConfig, exist_ok=True)
     base = base_folder(folder)
+    if base != folder and find_spec("peft") is None:
+        raise ModuleNotFoundError(f"{folder} is an adapter, which needs PEFT: pip install 'ttt-hf[train]'.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _torch_dtype(dtype) or (torch.float32 if device == "cpu" else "auto")
     settings: dict[str, Any] = {"dtype": dtype}
@@ -447,10 +449,7 @@ def _load_model(folder: Path, settings: dict[str, Any]) -> TtTForConditionalGene
 
 def _merge(model: TtTForConditionalGeneration, folder: Path, base: Path) -> TtTForConditionalGeneration:
     """The model with the adapter merged into its weights."""
-    try:
-        from peft import PeftModel, get_peft_model_state_dict
-    except ImportError as error:
-        raise ModuleNotFoundError(f"{folder} is an adapter, which needs PEFT: pip install 'ttt-hf[train]'.") from error
+    from peft import PeftModel, get_peft_model_state_dict
     from transformers import GenerationConfig
 
     try:

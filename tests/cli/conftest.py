@@ -1,33 +1,19 @@
-"""What the tests of the command line share: a checkpoint, a question, and a way to run commands."""
+"""What the tests of the command line share: a question, and a way to run commands."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
-from fixed_reply import make_codec, make_model, tone, write_wav
 
+from fixed_reply import tone, write_wav
 from ttt_hf.cli.main import main
-from ttt_hf.processing import TtTProcessor, train_tokenizer
 
 
 class Result(NamedTuple):
     code: int
     out: str
     err: str
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a whole checkpoint. Shared: copy it before changing it."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        processor = TtTProcessor(train_tokenizer(["Hello there.", "Read this aloud: hello."], 270, 75), make_codec())
-        make_model(processor.tokenizer).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixed_reply import make_codec, make_model
 from safetensors.torch import load_file, save_file
 
+from fixed_reply import make_codec, make_model
 from ttt_hf.modeling import TtTConfig
 from ttt_hf.processing import TtTProcessor
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixed_reply import make_codec
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from fixed_reply import make_codec
 from official_layout import official_tokenizer, text_tokenizer, write_official, write_official_config
 from ttt_hf.loading import find_codec, load_checkpoint
 from ttt_hf.processing import TtTProcessor

@@ -31,7 +31,7 @@ def test_glm4voice(run, published, tmp_path):
 def test_glm4voice_in_words(run, published, tmp_path):
     result = run("convert", "glm4voice", *published, tmp_path / "new" / "codec")
     assert result.code == 0
-    assert "hears at 16,000 Hz, speaks at 22,050 Hz" in result.out
+    assert "input 16,000 Hz, output 22,050 Hz" in result.out
 
 
 def test_errors_are_one_line(run, published, tmp_path):

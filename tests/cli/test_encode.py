@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixed_reply import tone, write_wav
 
+from fixed_reply import tone, write_wav
 from ttt_hf.data import check_fingerprint, load_source
 from ttt_hf.processing import TtTProcessor
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixed_reply import tone, write_wav
 
+from fixed_reply import tone, write_wav
 from ttt_hf.evaluation.recognizers import whisper
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from fixed_reply import MAX_POSITIONS, SPAN_LENGTH, tone, write_wav
 
+from fixed_reply import MAX_POSITIONS, SPAN_LENGTH, tone, write_wav
 from ttt_hf.cli.audio_output import wav_writer
 from ttt_hf.modeling import TtTForConditionalGeneration
 
@@ -268,9 +268,13 @@ def test_full_disk_leaves_the_old_file(
 
 
 def test_interrupted_writing_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), wav_writer(tmp_path / "reply.wav", 16000) as write:
-        write(np.zeros(16000, np.float32))
-        raise KeyboardInterrupt
+    def write_and_stop() -> None:
+        with wav_writer(tmp_path / "reply.wav", 16000) as write:
+            write(np.zeros(16000, np.float32))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_stop()
     assert not list(tmp_path.iterdir())
 
 

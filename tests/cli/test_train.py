@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixed_reply import make_codec
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
+from fixed_reply import make_codec
 from ttt_hf import TtTForConditionalGeneration, embedded_checkpoint
 from ttt_hf.cli.main import main
 from ttt_hf.data import encode_source, open_source
+from ttt_hf.training import finetuning
+from ttt_hf.training.arguments import load_recipe
 
 
 QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
@@ -199,6 +202,72 @@ def test_models_that_cannot_be_trained(train, rows, adapter):
     assert_one_error(train(rows([CODES]), "eval_strategy=steps"), "eval_strategy needs eval_data")
 
 
+def edit_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("lm_head.weight"), "are incomplete (lm_head.weight ...)"),
+        (lambda weights: weights.update(new=torch.zeros(1)), "it describes no new ..."),
+        (lambda weights: weights.update({"lm_head.weight": torch.zeros(3, 3)}), "do not fit its config.json"),
+    ],
+    ids=["missing", "unexpected", "misshapen"],
+)
+def test_weights_that_do_not_fit_are_not_trained(train, rows, checkpoint, tmp_path, change, message):
+    model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    edit_weights(model, change)
+    assert_one_error(train(rows([CODES]), f"model={model}"), message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_different_models_are_not_trained(train, rows, checkpoint, tmp_path):
+    model = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    config["end_audio_token_ids"].reverse()
+    (model / "config.json").write_text(json.dumps(config))
+    assert_one_error(train(rows([CODES]), f"model={model}"), "number the audio tokens differently")
+    (model / "tokenizer_config.json").unlink()
+    assert_one_error(train(rows([CODES]), f"model={model}"), "it has no tokenizer_config.json")
+
+
+def test_models_by_any_of_their_names(train, rows, checkpoint, tmp_path, monkeypatch):
+    data = rows([CODES] * 2)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(checkpoint, tmp_path / "model")
+    result = train(data, "model=~/model", "codec=~/model/codec", out="~/out")
+    assert result.code == 0, result.err
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    small = ["model=ttt-tiny", "lora_rank=2"]
+    assert train(data, *small, out=tmp_path / "adapter").code == 0
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "embedded"
+    result = train(data, "model=embedded", *small[1:], "max_steps=2", out=tmp_path / "adapter")
+    assert result.code == 0, result.err  # resumes: both names are those of one model
+
+
+def test_adapters_are_refused_without_the_command_line_too(adapter, tmp_path):
+    keys = [f"model={adapter}", f"output_dir={tmp_path}", "train_data=rows"]
+    with pytest.raises(ValueError, match="is an adapter, and adapters are trained on a whole model"):
+        finetuning.train(load_recipe("lora_asr", keys))
+
+
+@pytest.mark.parametrize(
+    ("package", "keys", "message"),
+    [
+        ("peft", ["lora_rank=2"], "Adapters need PEFT: pip install 'ttt-hf[train]'"),
+        ("datasets", [], "needs the package datasets: pip install 'ttt-hf[train]'"),
+        ("trackio", ["report_to=trackio"], "report_to=trackio needs the package trackio"),
+    ],
+)
+def test_missing_packages_are_said_first(train, monkeypatch, package, keys, message):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert_one_error(train("/no/such/folder", "model=/no/such/model", *keys), message)
+
+
 def test_output_that_cannot_be_written(train, rows, tmp_path):
     data = rows([CODES])
     assert_one_error(train(data, out=data), "rows.jsonl is a file: name a folder")
@@ -236,7 +305,7 @@ def test_no_space_left_for_the_model(train, rows, tmp_path, limit_file_size):
     with limit_file_size(30_000):
         assert_one_error(train(data), "out cannot be written")  # the training is finished, the model is saved again
     assert (out / "model.safetensors").read_bytes() == before
-    assert not (out / ".saving").exists()
+    assert not list(out.rglob("*.part"))
 
 
 def allocate_too_much(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""`ttt-hf convert`: models of other projects as folders of this one; each kind has a module of its own."""
+"""`ttt-hf convert`: converts models of other projects into folders of this one; one module per kind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def add_parser(verbs: Any) -> None:
     """Adds the verb to the command line."""
     parser = verbs.add_parser(
         "convert",
-        help="turn a model of another project into a folder of this one",
-        description="Turns a model of another project into a folder that every verb takes.",
+        help="convert a model of another project",
+        description="Converts a model of another project into a folder that every verb loads.",
         epilog="examples:\n" + "".join(kind.EXAMPLE for kind in KINDS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""`ttt-hf convert from-text`: a TtT grown out of a text model."""
+"""`ttt-hf convert from-text`: a TtT grown from a text model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def add_parser(kinds: Any) -> None:
     """Adds the kind to the verb."""
     parser = kinds.add_parser(
         "from-text",
-        help="a text model, which gets audio tokens and a codec",
-        description="Grows a TtT out of a decoder-only text model. It answers in writing as before; speech it has to "
-        "learn (`ttt-hf train`).",
+        help="a text model, extended by audio tokens and a codec",
+        description="Grows a TtT from a decoder-only text model. Its text behaviour is unchanged; speech has to be "
+        "trained (`ttt-hf train`).",
         epilog="examples:\n"
         + EXAMPLE
         + "  ttt-hf convert from-text SmolLM2-135M-Instruct.Q4_1.gguf grown --codec mimi\n",
@@ -29,7 +29,7 @@ def add_parser(kinds: Any) -> None:
     parser.add_argument("out", metavar="DST", type=Path, help="the new folder")
     parser.add_argument("--codec", metavar="ID", required=True, help=CODEC_HELP)
     parser.add_argument(
-        "--attention", choices=("span", "block_causal"), default="span", help="how audio sees audio (default: span)"
+        "--attention", choices=("span", "block_causal"), default="span", help="attention within a span (default: span)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the new tokens' rows (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -38,9 +38,6 @@ def add_parser(kinds: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Grows a model.
-
-    Args:
-        args: As `add_parser` declares them.
 
     Raises:
         UsageError: If the seed is negative.

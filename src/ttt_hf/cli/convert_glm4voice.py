@@ -1,4 +1,4 @@
-"""`ttt-hf convert glm4voice`: the published GLM-4-Voice tokenizer and decoder become a codec."""
+"""`ttt-hf convert glm4voice`: converts the published GLM-4-Voice tokenizer and decoder into a codec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LICENCE = (
 
 
 def add_parser(kinds: Any) -> None:
-    """Adds what can be converted to the verb."""
+    """Adds the kind to the verb."""
     parser = kinds.add_parser(
         "glm4voice",
         help="the codec of GLM-4-Voice, from its tokenizer and its decoder",
@@ -37,9 +37,6 @@ def add_parser(kinds: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Converts the codec.
 
-    Args:
-        args: As `add_parser` declares them.
-
     Raises:
         OSError, ValueError: If a file is missing, damaged, holds code or does not fit its configuration, or the target
             cannot be written.
@@ -51,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
         silence_transformers()
         config = convert_glm4voice(args.tokenizer, args.decoder, args.target)
-    facts = {
+    summary = {
         "codec": str(args.target),
         "name": config.model_type,
         "sampling_rate": config.sampling_rate,
@@ -61,9 +58,9 @@ def run(args: argparse.Namespace) -> None:
         "bytes": sum(path.stat().st_size for path in args.target.iterdir()),
     }
     if args.json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json.dumps(summary, ensure_ascii=False))
     else:
         print(
-            f"{args.target}: {facts['codes']:,} codes, {facts['frame_rate']} a second, hears at "
-            f"{facts['sampling_rate']:,} Hz, speaks at {facts['output_sampling_rate']:,} Hz"
+            f"{args.target}: {summary['codes']:,} codes at {summary['frame_rate']} Hz, input "
+            f"{summary['sampling_rate']:,} Hz, output {summary['output_sampling_rate']:,} Hz"
         )

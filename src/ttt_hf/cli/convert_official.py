@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..converting.folders import Converted
 
 EXAMPLE = "  ttt-hf convert official Stephen-Lee/TtT-3B ttt-3b --codec glm-4-voice\n"
-CODEC_HELP = "folder of a codec, which is copied, or its Hub id or short name, which is written down"
+CODEC_HELP = "folder of a codec, which is copied, or its Hub id or short name, which is stored as a reference"
 
 
 def add_parser(kinds: Any) -> None:
@@ -21,7 +21,7 @@ def add_parser(kinds: Any) -> None:
     parser = kinds.add_parser(
         "official",
         help="an official TtT checkpoint (Qwen2 with audio tokens)",
-        description="Writes an official TtT checkpoint as a folder of this package, its codec next to it.",
+        description="Converts an official TtT checkpoint into a folder of this package, with its codec.",
         epilog="example:\n" + EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -34,9 +34,6 @@ def add_parser(kinds: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Converts a checkpoint.
-
-    Args:
-        args: As `add_parser` declares them.
 
     Raises:
         OSError, ValueError: If the checkpoint, the codec or the output cannot be used.
@@ -51,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report(made: Converted, as_json: bool) -> None:
-    """Prints what a conversion made."""
+    """Prints the summary of a conversion."""
     if as_json:
         print(json.dumps(dataclasses.asdict(made), ensure_ascii=False))
         return

@@ -1,4 +1,4 @@
-"""`ttt-hf encode`: turn the audio of a data set into codes once, so that training reads codes."""
+"""`ttt-hf encode`: encodes the audio of a data set once, so that training reads codes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .errors import UsageError
 
 
 TASKS = {
-    "asr": "columns audio and text: the model listens and writes",
-    "tts": "columns audio and text: the model reads and speaks",
+    "asr": "columns audio and text: the model transcribes",
+    "tts": "columns audio and text: the model reads aloud",
     "chat": "columns question or question_audio, answer, answer_audio",
 }
 EXAMPLES = """examples:
@@ -31,8 +31,8 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "encode",
         help="turn the audio of a data set into codes, once, for training",
-        description="Turns the audio of a data set into codes and writes Parquet shards. Run it again to go on after "
-        "an interruption.",
+        description="Turns the audio of a data set into codes and writes Parquet shards. Run it again to resume "
+        "after an interruption.",
         epilog=EXAMPLES + "tasks:\n" + "".join(f"  {task:<6}{what}\n" for task, what in TASKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -42,9 +42,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the codes")
     parser.add_argument("--model", metavar="ID", help="folder or Hub id of the model whose codec encodes (default: "
                         "the embedded checkpoint)")  # fmt: skip
-    parser.add_argument("--codec", metavar="ID", help="folder, Hub id or short name of a codec, in the place of the "
+    parser.add_argument("--codec", metavar="ID", help="folder, Hub id or short name of a codec to use instead of the "
                         "model's own")  # fmt: skip
-    parser.add_argument("--task", choices=TASKS, help="what the columns mean, where the data do not say it")
+    parser.add_argument("--task", choices=TASKS, help="task of the rows, where the data do not name it")
     parser.add_argument("--split", metavar="NAME", help="split of a Hub data set, or of a folder with the folders "
                         "train, validation, test (default: train)")  # fmt: skip
     parser.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
@@ -66,9 +66,6 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Encodes a data set.
-
-    Args:
-        args: As `add_parser` declares them.
 
     Raises:
         UsageError: If the arguments do not fit together.
@@ -109,11 +106,11 @@ def run(args: argparse.Namespace) -> None:
             show_progress=True,
         )
     if args.json:
-        facts = dataclasses.asdict(report)
-        del facts["broken"]
+        summary = dataclasses.asdict(report)
+        del summary["broken"]
         if not args.variants:
-            del facts["variants"]
-        print(json.dumps({**facts, "seconds": round(report.seconds, 3), "out": str(args.out)}, ensure_ascii=False))
+            del summary["variants"]
+        print(json.dumps({**summary, "seconds": round(report.seconds, 3), "out": str(args.out)}, ensure_ascii=False))
     else:
         variants = f"{report.variants:,} variants, " if args.variants else ""
         print(

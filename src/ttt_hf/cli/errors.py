@@ -1,14 +1,12 @@
-"""Errors of the command line: what a user reads in place of a traceback."""
+"""Errors of the command line, as one line instead of a traceback."""
 
 from __future__ import annotations
 
 import errno
 
 
-# Errors whose message was written for people. Of any other, the type says more than the message.
+# Errors whose messages are written for users; any other is shown with its type.
 EXPECTED_ERRORS = (OSError, ValueError, RuntimeError, ImportError, FloatingPointError)
-
-
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -17,14 +15,7 @@ class UsageError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """Says an error in one line.
-
-    Args:
-        error: Any error.
-
-    Returns:
-        Its message without line breaks.
-    """
+    """The message of an error, without line breaks and with a remedy where the message has none."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return f"{error.filename or 'A file'}: {error.strerror}. Free some space and run the same command again."
     if isinstance(error, OSError) and error.strerror and error.filename:

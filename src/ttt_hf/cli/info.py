@@ -1,4 +1,4 @@
-"""`ttt-hf info`: what a checkpoint is, read off its files without loading its weights."""
+"""`ttt-hf info`: describes a checkpoint from its files, without loading its weights."""
 
 from __future__ import annotations
 
@@ -39,9 +39,6 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Describes a checkpoint.
 
-    Args:
-        args: As `add_parser` declares them.
-
     Raises:
         OSError, ValueError: If there is no checkpoint that can be read.
     """
@@ -50,24 +47,25 @@ def run(args: argparse.Namespace) -> None:
 
     with silence():
         folder = find_checkpoint(args.model)
-        facts = describe(base_folder(folder))
-    if base_folder(folder) != folder:
-        facts = {"adapter": str(folder), **facts}
+        base = base_folder(folder)
+        description = describe(base)
+    if base != folder:
+        description = {"adapter": str(folder), **description}
     if args.json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json.dumps(description, ensure_ascii=False))
         return
-    for name, value in facts.items():
+    for name, value in description.items():
         print(f"{name.replace('_', ' '):<14}{_in_words(name, value)}")
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What there is to know of a checkpoint.
+    """Describes a checkpoint.
 
     Args:
-        folder: As `find_checkpoint` gives it.
+        folder: Folder of a model, as `loading.base_folder` returns it.
 
     Returns:
-        JSON values; `codec` and `card` are `None` where there is none.
+        JSON values by name; `codec` and `card` are `None` if there is none.
     """
     from ..modeling.configuration_ttt import TtTConfig
 

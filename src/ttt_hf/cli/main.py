@@ -1,4 +1,4 @@
-"""Entry point of `ttt-hf`: reads the arguments, runs the verb, and turns errors into one line and an exit code."""
+"""Entry point of `ttt-hf`: parses the arguments, runs the verb, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
@@ -20,15 +21,20 @@ EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and which takes lists of words between and behind options, too."""
+    """An argument parser with one-line errors, `~` in paths, and lists of words between and after options."""
 
     _is_intermixing = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # For arguments of `type=Path`: shells leave the ~ in --out=~/reply.wav as it is.
+        self.register("type", Path, lambda text: Path(text).expanduser())
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         has_list = any(action.nargs in ("+", "*") for action in self._get_positional_actions())
         if self._is_intermixing or not has_list:
             return super().parse_known_args(args, namespace)
-        self._is_intermixing = True  # what is called here calls this method again
+        self._is_intermixing = True  # parse_known_intermixed_args calls this method again
         try:
             return self.parse_known_intermixed_args(args, namespace)
         finally:
@@ -39,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    """The parser of the whole command line."""
+    """Builds the parser of the command line."""
     parser = Parser(
         prog="ttt-hf",
         description="Talk to TtT models: one Transformer that listens and talks.",
@@ -63,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process by default.
 
     Returns:
-        0, or 1 if it failed, or 2 if the arguments do not fit together.
+        Exit code: 0, 1 if the verb failed, 2 if the arguments do not fit together, 130 if it was interrupted.
 
     Raises:
         SystemExit: With code 2 for arguments that cannot be read, 0 for `--help` and `--version`.
@@ -76,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("ttt-hf: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has gone. Without a place to go, flushing at exit cannot fail again.
+        # The reader of the output has closed it. With stdout on /dev/null, flushing at exit cannot fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:

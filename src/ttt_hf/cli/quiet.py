@@ -1,4 +1,4 @@
-"""Keeping libraries quiet, and the start short: stderr holds the command line's own notes."""
+"""Quiet and quick loading: stderr is for the messages of the command line itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def load_quietly(folder: Path, **settings: Any) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
-    """`loading.load_checkpoint`, as quietly and as soon as can be; arguments as there."""
+    """Calls `loading.load_checkpoint` without messages of transformers, and a sixth faster."""
     with _no_garbage():
         from ..loading import load_checkpoint
 
@@ -25,7 +25,7 @@ def load_quietly(folder: Path, **settings: Any) -> tuple[TtTForConditionalGenera
 
 
 def silence_transformers() -> None:
-    """Keeps the notes and progress bars of transformers off stderr."""
+    """Turns off the log messages and progress bars of transformers."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -34,7 +34,7 @@ def silence_transformers() -> None:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keeps the warnings of libraries off stderr."""
+    """Turns off the warnings of libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -42,8 +42,9 @@ def silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Loads a sixth faster: Python's cycle collector finds nothing to free while modules load, but looks again and
-    again. What they made stays for good, so it is not looked at later, either.
+    """Pauses Python's cycle collector, which scans again and again while modules load and finds nothing to free.
+
+    The objects that were made meanwhile stay, so that they are excluded from later scans, too.
     """
     gc.disable()
     try:

@@ -14,7 +14,7 @@ import torch
 
 from ..codecs import output_sampling_rate
 from ..modeling.streamers_ttt import TtTStreamer
-from ..processing.processing_ttt import CUT_CHARACTER, TtTProcessor
+from ..processing.processing_ttt import REPLACEMENT_CHARACTER, TtTProcessor
 from .audio_output import wav_writer
 
 
@@ -72,7 +72,7 @@ class AnswerStreamer(TtTStreamer):
         text = self.processor.tokenizer.decode(self._text_ids, skip_special_tokens=True)
         if not is_last:
             # The bytes of a character may be spread over several tokens: wait for the last one.
-            text = text.rstrip(CUT_CHARACTER)
+            text = text.rstrip(REPLACEMENT_CHARACTER)
         print(text[self._printed :], end="", file=self.output, flush=True)
         self._printed = max(self._printed, len(text))
 

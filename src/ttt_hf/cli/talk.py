@@ -1,4 +1,4 @@
-"""`ttt-hf talk`: ask a model a spoken or written question; it answers in text and speech."""
+"""`ttt-hf talk`: ask a model a spoken or written question and get an answer in text and speech."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..loading import DTYPES
 from .errors import UsageError
 
 
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
 
 TASKS = {
     "chat": "answer a question, spoken or written, in text and speech",
-    "asr": "write down what is spoken",
+    "asr": "transcribe speech",
     "tts": "read --text aloud",
     "text": "answer --text in text alone",
 }
-DTYPES = ("float32", "bfloat16", "float16")
 EXAMPLES = """examples:
   ttt-hf talk question.wav --out reply.wav
   ttt-hf talk question.wav --task asr
@@ -43,45 +43,40 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("question", nargs="?", metavar="QUESTION", help="audio file or URL: WAV, FLAC, OGG or MP3")
     parser.add_argument("--text", help="the question in writing, or what to read aloud")
-    parser.add_argument("--task", choices=TASKS, default="chat", help="what to do (default: chat)")
+    parser.add_argument("--task", choices=TASKS, default="chat", help="task (default: chat)")
     parser.add_argument("--out", type=Path, metavar="FILE.wav", help="where to write the spoken answer")
     parser.add_argument(
         "--model", metavar="ID", help="folder or Hub id of a model or adapter (default: the embedded checkpoint)"
     )
     parser.add_argument(
-        "--codec", metavar="ID", help="folder, Hub id or short name of a codec, in the place of the model's own"
+        "--codec", metavar="ID", help="folder, Hub id or short name of a codec to use instead of the model's own"
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: float32 on a CPU, as they are "
+    parser.add_argument("--dtype", choices=DTYPES, help="data type of the weights (default: float32 on a CPU, as "
                         "stored on a GPU)")  # fmt: skip
-    parser.add_argument(
-        "--bits", type=int, choices=(8, 4), help="hold the weights in so many bits (a GPU, bitsandbytes)"
-    )
+    parser.add_argument("--bits", type=int, choices=(8, 4), help="quantise the weights (needs a GPU and bitsandbytes)")
     parser.add_argument("--spread", action="store_true", help="spread a model that is too large for one GPU over all, "
                         "and over the CPU's memory")  # fmt: skip
     parser.add_argument(
-        "--stream", action="store_true", help="print the text as it comes, and time to the first audio"
+        "--stream", action="store_true", help="print text as it is generated, and the time to the first audio"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="make a sampled answer repeatable")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of sampling")
     parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="longest answer, text and audio tokens together"
+        "--max-new-tokens", type=int, metavar="N", help="length limit of the answer, text and audio tokens"
     )
-    parser.add_argument("--temperature", type=float, metavar="T", help="of the text: 0 takes the likeliest words")
-    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the text")
+    parser.add_argument("--temperature", type=float, metavar="T", help="temperature of the text; 0 is greedy")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Answers one question.
 
-    Args:
-        args: As `add_parser` declares them.
-
     Raises:
         UsageError: If the arguments do not fit together.
         OSError, ValueError: If the question, the model or the output cannot be used.
     """
     _check_arguments(args)
-    # In order of cost: what can be wrong without a model is found before one is loaded.
+    # In order of cost: everything that can fail without the model is checked before it is loaded.
     from ..atomic_files import check_file
     from ..loading import base_folder, find_checkpoint, find_codec
     from ..processing.audio import read_audio
@@ -156,12 +151,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _loading_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    arguments: dict[str, Any] = {"bits": args.bits, "device_map": "auto" if args.spread else None}
-    if args.dtype is not None:
-        arguments["dtype"] = getattr(torch, args.dtype)
-    return arguments
+    return {"dtype": args.dtype, "bits": args.bits, "device_map": "auto" if args.spread else None}
 
 
 def _encode(
@@ -169,7 +159,7 @@ def _encode(
 ) -> dict[str, Any]:
     limit = model.config.get_text_config().max_position_embeddings
     if content["type"] == "audio":
-        # Before the codec runs, which would take long for what is refused anyway.
+        # Before the codec runs, which would take long on an input that is refused anyway.
         seconds = len(content["audio"]) / content["sampling_rate"]
         rate = processor.codec.config.frame_rate
         if seconds * rate >= limit:
@@ -189,9 +179,9 @@ def _encode(
 
 
 def _generation_arguments(args: argparse.Namespace, model: TtTForConditionalGeneration, length: int) -> dict[str, Any]:
-    room = model.config.get_text_config().max_position_embeddings - length
-    wanted = args.max_new_tokens or model.generation_config.max_new_tokens or room
-    arguments: dict[str, Any] = {"max_new_tokens": min(wanted, room)}
+    limit = model.config.get_text_config().max_position_embeddings - length
+    wanted = args.max_new_tokens or model.generation_config.max_new_tokens or limit
+    arguments: dict[str, Any] = {"max_new_tokens": min(wanted, limit)}
     if args.seed is not None:
         arguments["seed"] = args.seed
     if args.temperature is not None:

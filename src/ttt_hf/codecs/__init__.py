@@ -72,19 +72,23 @@ def load_codec(path: str | PathLike[str], **kwargs: Any) -> PreTrainedAudioToken
 
     Raises:
         ImportError: If transformers is too old for the codec.
-        ValueError: If the weights do not fit the configuration.
+        ValueError: If weights are missing or do not fit the configuration.
     """
     path = CODEC_IDS.get(fspath(path), path)
     adapter = _adapter(path, kwargs)
     try:
-        codec: PreTrainedAudioTokenizerBase = (adapter or AutoModelForAudioTokenization).from_pretrained(
-            path, **kwargs
+        codec: PreTrainedAudioTokenizerBase
+        codec, loaded = (adapter or AutoModelForAudioTokenization).from_pretrained(
+            path, output_loading_info=True, **kwargs
         )
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         # transformers raises it for weights of the wrong shape, with a table of all of them.
         raise ValueError(f"The weights of the codec {path} do not fit its config.json: fetch it again.") from error
+    if loaded["missing_keys"]:  # which transformers initialises at random, with a warning
+        missing = ", ".join(sorted(loaded["missing_keys"])[:3])
+        raise ValueError(f"The weights of the codec {path} are incomplete ({missing} ...): fetch it again.")
     return codec.eval()
 
 
