@@ -1,11 +1,12 @@
-"""The embedded checkpoint through `ttt-hf eval`: its scores, how long they take, and what batches are worth.
+"""Speed of `ttt-hf eval` with the embedded checkpoint: how long a run takes, and how much faster batches are.
 
     python benchmarks/evaluation.py
     python benchmarks/evaluation.py --parts batches --json
     python benchmarks/evaluation.py --readme README.md
 
-`scores` is the command `ttt-hf eval run tiny`, timed as a user would: loading, generation, transcription, report.
-`batches` asks the same questions one by one and in batches, in turn; the replies have to be the same.
+`run` times the command `ttt-hf eval run tiny` from outside: loading, generation, transcription, report. `batches` asks
+the same questions one by one and in batches, in turn; the replies must be equal. How good the answers are is measured
+elsewhere, on more questions: `python -m recipes.tiny.score`.
 """
 
 from __future__ import annotations
@@ -36,19 +37,15 @@ BATCH_TASKS = ("tiny_asr", "tiny_qa", "tiny_spoken_qa")
 AIM_SECONDS, AIM_TIMES = 360, 2.0
 
 
-def score(preset: str, limit: int | None) -> dict[str, Any]:
-    """Runs the command, and gives its results and the seconds it took."""
+def time_run(preset: str, limit: int | None) -> dict[str, float]:
+    """Seconds that the command takes, by the clock and of all processors together."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "ttt_hf.cli", "eval", "run", preset, "--out", out, "--json"]
+        command = [sys.executable, "-m", "ttt_hf.cli", "eval", "run", preset, "--out", out]
         command += ["--limit", str(limit)] if limit else []
         start, used = time.perf_counter(), _processor_seconds()
-        result = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        return {
-            "seconds": time.perf_counter() - start,
-            # What it takes whatever else the machine does.
-            "processor_seconds": _processor_seconds() - used,
-            "results": json.loads(result.stdout),
-        }
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        # The time of the processors does not depend on what else the machine does.
+        return {"seconds": time.perf_counter() - start, "processor_seconds": _processor_seconds() - used}
 
 
 def _processor_seconds() -> float:
@@ -91,21 +88,12 @@ def total_times(batches: list[dict[str, Any]]) -> float:
 def table(report: dict[str, Any]) -> str:
     """The report as Markdown tables."""
     blocks = []
-    if "scores" in report:
-        lines = ["| task | metric | value | 95 % interval | n |", "|---|---|---|---|---|"]
-        for results in report["scores"]["results"]:
-            for name, metric in results["metrics"].items():
-                value = f"{metric['value']:.1f} {metric['unit']}"
-                shown = f"**{value}**" if name == results["headline"] else value
-                interval = f"{metric['low']:.1f} to {metric['high']:.1f}"
-                lines.append(f"| {results['task']['name']} | {name} | {shown} | {interval} | {metric['n']} |")
-        minutes, used = (report["scores"][key] / 60 for key in ("seconds", "processor_seconds"))
-        lines += [
-            "",
+    if "run" in report:
+        minutes, used = (report["run"][key] / 60 for key in ("seconds", "processor_seconds"))
+        blocks.append(
             f"`ttt-hf eval run {PRESET}` takes {minutes:.1f} minutes (aim: {AIM_SECONDS // 60}), "
-            f"{used:.1f} minutes of processor time.",
-        ]
-        blocks.append("\n".join(lines))
+            f"{used:.1f} minutes of processor time."
+        )
     if "batches" in report:
         size = report["batches"][0]["batch_size"]
         lines = [
@@ -133,7 +121,7 @@ def table(report: dict[str, Any]) -> str:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=["scores", "batches"], default=["scores", "batches"])
+    parser.add_argument("--parts", nargs="+", choices=["run", "batches"], default=["run", "batches"])
     parser.add_argument("--limit", type=int, help="samples of a task (default: all, and 32 for the batches)")
     parser.add_argument("--batch-size", type=int, default=8, help="size of the batches (default: 8)")
     parser.add_argument("--repeat", type=int, default=2, help="runs; the best time of each counts (default: 2)")
@@ -149,8 +137,8 @@ def main() -> None:
         "command": " ".join(["python benchmarks/evaluation.py", *options]),
         "machine": machine("cpu"),
     }
-    if "scores" in args.parts:
-        report["scores"] = score(PRESET, args.limit)
+    if "run" in args.parts:
+        report["run"] = time_run(PRESET, args.limit)
     if "batches" in args.parts:
         model = load_model("ttt-tiny")
         report["batches"] = [

@@ -20,7 +20,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,9 @@ import torch
 import transformers
 from generation import fill, machine
 
-from recipes.tiny.cases import Case, draw_cases, read_rows
-from recipes.tiny.replies import Respondent
-from ttt_hf import TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
-from ttt_hf.evaluation import WordErrors, is_same_answer, word_errors
+import ttt_hf
+from recipes.tiny.held_out import spoken_questions
+from recipes.tiny.tables import read_rows, write_rows
 
 
 BEGIN, END = "<!-- fsdd:begin -->", "<!-- fsdd:end -->"
@@ -44,6 +43,7 @@ KEYS = ("lora_audio_tokens=false", "lora_rank=16", "lora_alpha=32", "lora_dropou
 # Weights of digits, of questions of the domain to write down, and of questions to answer.
 RATIOS = {"digits": 0.4, "asr": 0.2, "chat": 0.4}
 REPLAYED = {"asr": 900, "chat": 1800}
+BATCH_SIZE = 24
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -77,14 +77,13 @@ def replay_rows(domain: Path, counts: dict[str, int], seed: int) -> dict[str, li
     return {"asr": heard, "chat": spoken[: counts["chat"]]}
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes JSONL."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
 def prepare(data: Path, domain: Path, out: Path, counts: dict[str, int], seed: int) -> None:
-    """Writes the rows that the commands are given: OUT/digits.jsonl, OUT/asr.jsonl and OUT/chat.jsonl."""
+    """Writes what is trained on (OUT/digits.jsonl, OUT/asr.jsonl, OUT/chat.jsonl) and the domain's held-out questions
+    (OUT/domain.jsonl).
+    """
     out.mkdir(parents=True, exist_ok=True)
+    held_out = spoken_questions(domain, "wording")
+    write_rows(out / "domain.jsonl", [{**row, "audio": str((domain / row["audio"]).resolve())} for row in held_out])
     digits = [{"audio": row["audio"], "text": row["text"]} for row in digit_rows(data, "train")]
     write_rows(out / "digits.jsonl", digits)
     for task, rows in replay_rows(domain, counts, seed).items():
@@ -130,48 +129,20 @@ def run(arguments: Sequence[Sequence[str]], threads: int) -> Effort:
 # -- scores -----------------------------------------------------------------------------------------------------------
 
 
-def digit_cases(data: Path) -> list[Case]:
-    """The test recordings, as the scoring of the embedded checkpoint asks its own."""
-    return [
-        Case(
-            id=row["id"],
-            split="test",
-            family="digits",
-            voice=row["speaker"],
-            question=row["text"],
-            answer=row["text"],
-            audio=Path(row["audio"]),
-            seconds=row["seconds"],
-            recording=None,
-        )
-        for row in digit_rows(data, "test")
-    ]
-
-
-def load(adapter: Path | None) -> tuple[TtTForConditionalGeneration, TtTProcessor]:
-    """The embedded checkpoint, with an adapter as plain PEFT loads it."""
-    model = TtTForConditionalGeneration.from_pretrained(embedded_checkpoint(), dtype=torch.float32)
-    if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    return model.eval(), TtTProcessor.from_pretrained(embedded_checkpoint())
-
-
-def score(adapter: Path | None, digits: Sequence[Case], domain: Sequence[Case]) -> dict[str, float]:
-    """In percent: word error rates of digits and of the domain's questions, and right answers to these."""
-    respondent = Respondent(*load(adapter), batch_size=24, seed=0)
-
-    def wer(cases: Sequence[Case]) -> float:
-        replies, _ = respondent.answer(cases, "asr")
-        return 100 * sum((word_errors(reply.case.question or "", reply.text) for reply in replies), WordErrors()).rate
-
-    answers, _ = respondent.answer(domain, "chat")
-    right = [is_same_answer(reply.text, reply.case.answer) for reply in answers]
+def score(model: str, data: Path, out: Path, digits: int | None, questions: int) -> dict[str, dict[str, Any]]:
+    """Scores the digits (`digits_wer`), and of the domain's questions transcripts (`domain_wer`) and answers
+    (`domain_answers`); gives the metrics of `results.json`.
+    """
+    own = {"path": str(data / "test.jsonl"), "expected": None}
+    domain = {"path": str(out / "domain.jsonl"), "expected": None, "output": "text"}
+    of_digits = ttt_hf.evaluate(model, "fsdd", overrides=own, limit=digits, batch_size=BATCH_SIZE)
+    of_domain = ttt_hf.evaluate(
+        model, ["tiny_asr", "tiny_spoken_qa"], overrides=domain, limit=questions, batch_size=BATCH_SIZE
+    )
     return {
-        "digits_wer": wer(digits),
-        "domain_wer": wer(domain),
-        "domain_answers": 100 * sum(right) / len(right),
+        "digits_wer": of_digits["fsdd"]["metrics"]["wer"],
+        "domain_wer": of_domain["tiny_asr"]["metrics"]["wer"],
+        "domain_answers": of_domain["tiny_spoken_qa"]["metrics"]["accuracy"],
     }
 
 
@@ -180,17 +151,14 @@ def score(adapter: Path | None, digits: Sequence[Case], domain: Sequence[Case]) 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Scores, trains, and scores again."""
-    digits, domain = digit_cases(args.data)[: args.limit], draw_cases(args.domain, "wording", args.cases, seed=0)
     prepare(args.data, args.domain, args.out, dict(zip(REPLAYED, args.replay)), args.seed)
     training = commands(args.out, args.workers, args.keys)
-    before = score(None, digits, domain)
+    before = score("ttt-tiny", args.data, args.out, args.limit, args.questions)
     effort = run(training, args.threads)
     adapter = args.out / "adapter"
     return {
         "before": before,
-        "after": score(adapter, digits, domain),
-        "digits": len(digits),
-        "cases": len(domain),
+        "after": score(str(adapter), args.data, args.out, args.limit, args.questions),
         "adapter_bytes": (adapter / "adapter_model.safetensors").stat().st_size,
         "minutes": {"clock": effort.clock / 60, "processors": effort.processors / 60},
         "training": [["ttt-hf", *words] for words in training],
@@ -202,19 +170,22 @@ def table(report: dict[str, Any]) -> str:
     before, after, device = report["before"], report["after"], report["machine"]
     minutes = report["minutes"]
     rows = [
-        (f"word error rate, {report['digits']} digits said by six people", "digits_wer", "<= 8 %"),
+        (f"word error rate, {before['digits_wer']['n']} digits said by six people", "digits_wer", "<= 8 %"),
         ("word error rate, the embedded model's own held-out questions", "domain_wer", "at most 3 points worse"),
         ("right answers to them", "domain_answers", "at most 3 points worse"),
     ]
     lines = ["| | before | after | aim |", "|---|---|---|---|"]
-    lines += [f"| {what} | {before[key]:.1f} % | **{after[key]:.1f} %** | {aim} |" for what, key, aim in rows]
+    lines += [
+        f"| {what} | {100 * before[key]['value']:.1f} % | **{100 * after[key]['value']:.1f} %** | {aim} |"
+        for what, key, aim in rows
+    ]
     lines += [
         f"| size of the adapter | | **{report['adapter_bytes'] / 1e6:.2f} MB** | <= 3 MB |",
         f"| encoding and training | | **{minutes['clock']:.1f} minutes**, {minutes['processors']:.1f} of processors "
         "| <= 20 minutes |",
         "",
         "Free Spoken Digit Dataset, 8 kHz; 1,200 recordings to learn from. "
-        f"{report['cases']} questions of the embedded model's own domain. {device['device']}, "
+        f"{before['domain_wer']['n']} questions of the embedded model's own domain. {device['device']}, "
         f"{device['threads']} threads; torch {device['torch']}, transformers {device['transformers']}. "
         f"Command: `{report['command']}`.",
     ]
@@ -227,7 +198,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DIGITS, help="folder of the digits: train.jsonl and test.jsonl")
     parser.add_argument("--domain", type=Path, required=True, help="folder of the tiny recipe's stage data")
     parser.add_argument("--out", type=Path, required=True, help="folder for rows, codes and adapter; a new one")
-    parser.add_argument("--cases", type=int, default=360, help="questions of the domain (default: 360)")
+    parser.add_argument("--questions", type=int, default=360, help="questions of the domain (default: 360)")
     parser.add_argument("--limit", type=int, help="test recordings that are scored (default: all)")
     parser.add_argument(
         "--replay",

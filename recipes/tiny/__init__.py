@@ -1,1 +1,1 @@
-"""The recipe of the embedded checkpoint: a closed domain, free synthetic voices, a codec and a small model."""
+"""The recipe of the embedded checkpoint, from scratch: closed-domain data, free synthetic voices, codec, model."""

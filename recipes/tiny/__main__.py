@@ -1,9 +1,9 @@
-"""The whole recipe of the embedded checkpoint as one command: data -> codec -> model -> checkpoint -> scores -> card.
+"""The recipe of the embedded checkpoint as one command: data -> codec -> model -> checkpoint -> scores -> card.
 
     python -m recipes.tiny --out build/tiny
-    python -m recipes.tiny --out build/tiny --stages score,card score.wording=100
+    python -m recipes.tiny --out build/tiny --stages score,card score.batch_size=8
 
-Stages that are finished are skipped, and a stage that was interrupted goes on where it stopped.
+Finished stages are skipped, and an interrupted stage continues where it stopped.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ttt_hf.atomic_files import atomic_write_text
+from ttt_hf.names import EMBEDDED_NAME
 
 from . import assemble, card, score, train_codec, train_model
 from .parallel import run_in_processes
@@ -32,12 +34,12 @@ class Stage:
     """One step of the recipe.
 
     Args:
-        name: Its name on the command line.
-        run: Does the work under the output root; goes on where an earlier run stopped.
-        sections: Settings that decide what it makes.
+        name: What it is called on the command line.
+        run: Does the work below the output root; continues an interrupted run.
+        sections: Sections of the settings that its results depend on.
         needs: Stages whose results it reads.
-        quick: It takes minutes, so it is simply run anew when its settings or its inputs changed; the long ones
-            refuse, so that hours of training are never thrown away by a changed number.
+        quick: Takes minutes, so that it is run again if its settings or its inputs changed. The long stages refuse
+            instead: hours of training are not discarded because of a changed number.
     """
 
     name: str
@@ -61,15 +63,14 @@ def _train_vocoder(out: Path, settings: TinySettings) -> None:
 
 
 def _score(out: Path, settings: TinySettings) -> None:
-    threads = os.cpu_count() or 1
-    score.measure(str(out / assemble.NAME), out / "data", out / "scores.json", settings.score, workers=threads)
+    score.score(str(out / EMBEDDED_NAME), out, settings.score.batch_size)
 
 
 STAGES = (
     Stage("data", lambda out, settings: synthesize(out, settings.data.scale, settings.data.workers), ("data",)),
     Stage("codec", _train_codec, ("codec",), ("data",)),
     Stage("vocoder", _train_vocoder, ("codec",), ("codec",)),
-    # Which codes of an answer are learned is decided by how they sound, so the vocoder comes first.
+    # The codes of an answer are chosen by how they sound when decoded, so the vocoder is trained before the model.
     Stage("model", _train_model, ("lm",), ("data", "vocoder")),
     Stage(
         "assemble",
@@ -86,7 +87,7 @@ STAGES = (
 def run_stage(stage: Stage, out: Path, settings: TinySettings) -> bool:
     """Runs a stage unless it is finished.
 
-    What a stage was made with is noted in `OUT/stages/NAME.json` when it starts, and that it is done when it ends.
+    `OUT/stages/NAME.json` records the settings and inputs of the stage when it starts, and the time when it ends.
 
     Args:
         stage: The stage.
@@ -97,7 +98,7 @@ def run_stage(stage: Stage, out: Path, settings: TinySettings) -> bool:
         Whether there was something to do.
 
     Raises:
-        ValueError: It was begun with other settings or other inputs and is too long to be run anew unasked.
+        ValueError: A long stage was started with other settings or other inputs.
     """
     path = out / "stages" / f"{stage.name}.json"
     wanted = {
@@ -111,10 +112,10 @@ def run_stage(stage: Stage, out: Path, settings: TinySettings) -> bool:
         return False
     if marker and not same and not stage.quick:
         raise ValueError(
-            f"The stage {stage.name} in {out} was begun with other settings or from other inputs: "
-            f"take the same settings, another --out, or remove {path} and what the stage made."
+            f"The stage {stage.name} in {out} was started with other settings or other inputs: use the same settings, "
+            f"another --out, or remove {path} and the stage's results."
         )
-    logger.info("%s: %s", stage.name, "goes on" if same else "starts")
+    logger.info("%s: %s", stage.name, "continues" if same else "starts")
     started = time.monotonic()
     _write_marker(path, {**wanted, "finished": None})
     stage.run(out, settings)
@@ -130,13 +131,11 @@ def _read_marker(path: Path) -> dict:
 
 def _write_marker(path: Path, marker: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    atomic_write_text(path, json.dumps(marker, indent=2) + "\n")
 
 
 def _log_to(path: Path) -> None:
-    """Shows the recipe's messages and adds them to a file, which also gets the traceback of what went wrong."""
+    """Logs messages to the terminal and appends them to a file, which also gets the tracebacks of errors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shown, written = logging.StreamHandler(), logging.FileHandler(path)
     shown.setLevel(logging.INFO)
@@ -157,11 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [stage.name for stage in STAGES]
     parser = argparse.ArgumentParser(
         prog="python -m recipes.tiny",
-        description="Makes the embedded checkpoint from nothing: speech, codec, model, scores, card.",
+        description="Makes the embedded checkpoint from scratch: speech, codec, model, scores, card.",
         epilog="example: python -m recipes.tiny --out build/tiny lm.steps=2000",
     )
     parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="output root (default: %(default)s)")
-    parser.add_argument("--recipe", type=Path, help="YAML file in place of the shipped tiny.yaml")
+    parser.add_argument("--recipe", type=Path, help="YAML file to use instead of tiny.yaml")
     parser.add_argument(
         "--stages",
         type=lambda text: text.split(","),
@@ -185,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.debug("stopped", exc_info=True)
         print(f"error: {error} (details: {options.out / 'recipe.log'})", file=sys.stderr)
         return 1
-    logger.info("finished in %s: %s", _clock(time.monotonic() - started), options.out / assemble.NAME)
+    logger.info("finished in %s: %s", _clock(time.monotonic() - started), options.out / EMBEDDED_NAME)
     return 0
 
 

@@ -1,11 +1,11 @@
-"""Puts the trained parts together: one folder with model, codec, tokenizer and chat template for `from_pretrained`.
+"""Assembles the trained parts: one folder with model, codec, tokenizer and chat template for `from_pretrained`.
 
     python -m recipes.tiny.assemble --out build/tiny             # makes build/tiny/ttt-tiny
     python -m recipes.tiny.assemble --out build/tiny --install   # copies it into the package
 
-Weights are stored in 16 bits while the configurations say float32: the folder is half as large and a loaded model
-computes in full precision. The codec's weights were rounded to bfloat16 in training, so that their bfloat16 is exact;
-the model's go into float16, which rounds weights of ordinary size eight times finer.
+Weights are stored in 16 bits while the configurations say float32: the folder is half as large, and a loaded model
+computes in full precision. The codec's weights were rounded to bfloat16 at the end of its training, so that storing
+them as bfloat16 is exact; the model's are stored as float16, which has three more mantissa bits.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from ttt_hf.atomic_files import atomic_folder
 from ttt_hf.codecs import load_codec
 from ttt_hf.modeling import TtTForConditionalGeneration
+from ttt_hf.names import CODEC_FOLDER, EMBEDDED_NAME
 from ttt_hf.processing import TtTProcessor
 
 from .settings import GenerationSettings, load_settings
 
 
-NAME = "ttt-tiny"
 SIZE_LIMIT = 24_000_000
 # Keys of text sampling, which generate() warns about while sampling is off.
 SAMPLING_KEYS = ("temperature", "top_k", "top_p")
@@ -40,15 +41,15 @@ def assemble(out: Path, settings: GenerationSettings, size_limit: int = SIZE_LIM
 
     Args:
         out: The recipe's output root.
-        settings: Decoding defaults that go into `generation_config.json`.
-        size_limit: Bytes that the folder may take.
+        settings: Decoding defaults for `generation_config.json`.
+        size_limit: Bytes that the folder may have.
 
     Returns:
         The finished folder.
 
     Raises:
         FileNotFoundError: A part has not been trained yet.
-        ValueError: The folder is larger than the limit, or what was written does not load and answer.
+        ValueError: The folder is larger than the limit, or the checkpoint does not load and answer.
     """
     for part in ("model/final", "codec", "tokenizer"):
         if not (out / part).is_dir():
@@ -58,42 +59,37 @@ def assemble(out: Path, settings: GenerationSettings, size_limit: int = SIZE_LIM
     tokenizer = TtTProcessor.from_pretrained(out / "tokenizer").tokenizer
     model.generation_config = generation_config(settings, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
-    partial = out / f"{NAME}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.to(torch.float16).save_pretrained(partial)
-    TtTProcessor(tokenizer, codec.to(torch.bfloat16)).save_pretrained(partial)
-    for config in (partial / "config.json", partial / "codec" / "config.json"):
-        _clean_config(config)
-    # Code travels with a model that is saved for others; this one lives beside its code.
-    for path in partial.glob("*.py"):
-        path.unlink()
-    # Weights are written for the owner's eyes only.
-    for path in partial.rglob("*.safetensors"):
-        path.chmod(0o644)
-    size = folder_size(partial)
-    if size > size_limit:
-        raise ValueError(
-            f"The checkpoint takes {size / 1e6:.1f} MB and may take {size_limit / 1e6:.1f} MB: "
-            "make the model or the codec smaller in tiny.yaml."
-        )
-    check_checkpoint(partial)
-    replace_folder(partial, out / NAME)
-    return out / NAME
+    with atomic_folder(out / EMBEDDED_NAME, replace=True) as folder:
+        model.to(torch.float16).save_pretrained(folder)
+        TtTProcessor(tokenizer, codec.to(torch.bfloat16)).save_pretrained(folder)
+        for config in (folder / "config.json", folder / CODEC_FOLDER / "config.json"):
+            _clean_config(config)
+        # `save_pretrained` adds the model's code for the Hub; inside the package the code is there already.
+        for path in folder.glob("*.py"):
+            path.unlink()
+        size = folder_size(folder)
+        if size > size_limit:
+            raise ValueError(
+                f"The checkpoint takes {size / 1e6:.1f} MB and may take {size_limit / 1e6:.1f} MB: "
+                "make the model or the codec smaller in tiny.yaml."
+            )
+        check_checkpoint(folder)
+    return out / EMBEDDED_NAME
 
 
 def generation_config(settings: GenerationSettings, eos_token_id: int, pad_token_id: int) -> GenerationConfig:
-    """The decoding defaults as transformers stores them.
+    """Builds the `GenerationConfig` of the checkpoint.
 
-    A configuration made from a model's own carries a private mark by which transformers drops its keys when it is
-    loaded again, so this one is made afresh.
+    It is built from scratch: one derived from a model's configuration has a private flag that makes transformers drop
+    its keys on loading.
 
     Args:
         settings: The decoding keys.
-        eos_token_id: Ends a reply.
-        pad_token_id: Fills rows of a batch that ended earlier.
+        eos_token_id: Id that ends a reply.
+        pad_token_id: Id that fills up the shorter rows of a batch.
 
     Returns:
-        Keys that are set to nothing are left out.
+        The configuration, without keys whose value is `None`.
     """
     keys = {
         key: value
@@ -104,13 +100,13 @@ def generation_config(settings: GenerationSettings, eos_token_id: int, pad_token
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Loads a checkpoint as a user does and lets it answer once.
+    """Loads a checkpoint by plain `from_pretrained` and generates one reply.
 
     Args:
         folder: The checkpoint.
 
     Raises:
-        ValueError: The weights do not load as float32, a generation key got lost, or the reply holds neither text nor
+        ValueError: The weights do not load as float32, a generation key got lost, or the reply has neither text nor
             audio.
     """
     model = TtTForConditionalGeneration.from_pretrained(folder).eval()
@@ -138,11 +134,11 @@ def check_checkpoint(folder: Path) -> None:
 
 
 def install(checkpoint: Path, package_folder: Path) -> Path:
-    """Copies a finished checkpoint to where the package looks for its embedded one.
+    """Copies a finished checkpoint into the package.
 
     Args:
         checkpoint: Folder that `assemble` wrote.
-        package_folder: The package's `checkpoints` folder.
+        package_folder: Folder `checkpoints` of the package.
 
     Returns:
         The installed folder.
@@ -152,28 +148,10 @@ def install(checkpoint: Path, package_folder: Path) -> Path:
     """
     if not (checkpoint / "model.safetensors").is_file():
         raise FileNotFoundError(f"There is no finished checkpoint in {checkpoint}: assemble it first.")
-    target = package_folder / NAME
-    package_folder.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{NAME}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(checkpoint, partial)
-    replace_folder(partial, target)
+    target = package_folder / EMBEDDED_NAME
+    with atomic_folder(target, replace=True) as folder:
+        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     return target
-
-
-def replace_folder(partial: Path, folder: Path) -> None:
-    """Puts a complete folder in another one's place; the old one is removed only when the new one stands.
-
-    Args:
-        partial: The complete new folder, on the same file system.
-        folder: Its final name.
-    """
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def folder_size(folder: Path) -> int:
@@ -182,7 +160,7 @@ def folder_size(folder: Path) -> int:
 
 
 def _clean_config(path: Path) -> None:
-    """Makes a saved configuration, sub-configurations included, load its weights as float32, and name no code."""
+    """Declares float32 in a saved configuration and its sub-configurations, and removes references to code."""
 
     def declare(node: Any) -> None:
         if isinstance(node, dict):
@@ -211,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.install:
-            folder = install(options.out / NAME, Path(__file__).parents[2] / "src" / "ttt_hf" / "checkpoints")
+            folder = install(options.out / EMBEDDED_NAME, Path(__file__).parents[2] / "src" / "ttt_hf" / "checkpoints")
         else:
             folder = assemble(options.out, load_settings(overrides=options.overrides).generation)
     except (OSError, ValueError) as error:

@@ -1,19 +1,19 @@
-"""The clips that the tiny codec is trained on: which ones, and their samples."""
+"""The clips that the tiny codec is trained on."""
 
 from __future__ import annotations
 
-import json
 import wave
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from .tables import read_rows
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One clip of the training set: its file, what is said, who says it, and how long it is in seconds."""
+    """One clip of the training set; `seconds` is its duration."""
 
     path: Path
     text: str
@@ -22,33 +22,27 @@ class Utterance:
 
 
 def training_utterances(data: Path) -> list[Utterance]:
-    """The clips that training may hear: those that some item of the split `train` uses.
+    """Lists the clips that items of the split `train` use.
 
     Args:
-        data: folder with `utterances.jsonl` and `items.jsonl`.
+        data: Folder with `utterances.jsonl` and `items.jsonl`.
 
     Returns:
-        The utterances in the order of the file.
+        The clips in the order of `utterances.jsonl`.
     """
     used: set[str] = set()
-    for item in _rows(data / "items.jsonl"):
+    for item in read_rows(data / "items.jsonl"):
         if item["split"] == "train":
             used.update(item["question_audio"])
             used.add(item["answer_audio"])
     return [
         Utterance(data / row["audio"], row["text"], row["voice"], row["seconds"])
-        for row in _rows(data / "utterances.jsonl")
+        for row in read_rows(data / "utterances.jsonl")
         if row["id"] in used
     ]
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    # The last line may be half written while the synthesis is still running.
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
-
-
 def read_wave(path: Path) -> np.ndarray:
-    """Reads a mono 16-bit WAV file as float32 (samples,)."""
+    """Reads a mono 16-bit WAV file as float32 of shape `(samples,)`."""
     with wave.open(str(path), "rb") as file:
         return np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / 32768.0

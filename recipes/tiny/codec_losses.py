@@ -1,4 +1,4 @@
-"""Losses of the tiny codec, pure functions: distances of spectrograms and waveforms, spread of the quantiser."""
+"""Losses of the tiny codec: distances of spectrograms and waveforms, spread of the quantizer's inputs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from ttt_hf.codecs import TtTTinyCodec
 
 
 def mel_distance(mel: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """L1 distance of log-mel frames and of their slopes over time and frequency, scalar.
+    """L1 distance of log-mel frames and of their slopes over time and frequency.
 
     Args:
-        mel: float (batch, frames, bins).
-        target: float (batch, frames, bins).
-        weight: float (batch, frames, 1), zero where nothing is compared.
+        mel: Decoded frames, shape `(batch, frames, bins)`.
+        target: Frames of the recording, same shape.
+        weight: Weight of each frame, zero outside of clips, shape `(batch, frames, 1)`.
+
+    Returns:
+        Scalar.
     """
     error = (mel - target) * weight
     count = weight.sum() * mel.shape[-1]
@@ -23,23 +26,35 @@ def mel_distance(mel: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def spread_distance(values: Tensor) -> Tensor:
-    """How far quantiser inputs are from being spread evenly and independently over their dimensions, scalar.
+    """Distance of the quantizer's inputs from mean 0, even spread and independent dimensions.
 
-    Without it, dimensions saturate early in training, and then have no gradient that would bring them back.
+    Without it, dimensions saturate early in training, where they have no gradient.
 
     Args:
-        values: float (count, dimensions) in [-1, 1].
+        values: Inputs in [-1, 1], shape `(count, dimensions)`.
+
+    Returns:
+        Scalar.
     """
     mean = values.mean(0)
     centred = values - mean
     covariance = centred.T @ centred / len(values)
-    # Evenly used levels -1, -0.5, ..., 1 have the variance 0.5, seven levels 0.44.
+    # The variance of five evenly used levels -1, -0.5, ..., 1 is 0.5, of seven levels 0.44.
     wanted = 0.45 * torch.eye(len(mean), device=values.device)
     return mean.square().sum() + (covariance - wanted).square().sum()
 
 
 def waveform_distance(waveform: Tensor, target: Tensor, codec: TtTTinyCodec) -> tuple[Tensor, dict[str, Tensor]]:
-    """Multi-resolution spectral loss and mel loss between waveforms float (batch, samples); loss and its parts."""
+    """Multi-resolution spectral loss plus mel loss between waveforms.
+
+    Args:
+        waveform: Decoded samples, shape `(batch, samples)`.
+        target: The recordings, same shape.
+        codec: Computes mel spectrograms.
+
+    Returns:
+        The loss, and its parts for the log.
+    """
     spectral = waveform.new_zeros(())
     for n_fft, hop in ((1024, 240), (512, 120), (256, 60)):
         window = torch.hann_window(n_fft, device=waveform.device)

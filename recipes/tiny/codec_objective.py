@@ -1,4 +1,4 @@
-"""What the tiny codec is trained for in its first stage: to sound like the recording, and to keep the words."""
+"""Training objectives of the tiny codec: to sound like the recording, and to keep the words intelligible."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 from ttt_hf.codecs.modeling_ttt_tiny_codec import TtTTinyCodecBlock
 
-from .codec_losses import mel_distance, spread_distance
+from .codec_losses import mel_distance, spread_distance, waveform_distance
 from .voices import REPLY_VOICE, VOICES
 
 
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"
-# Mel frames that the listener joins: it writes at most one letter each 40 ms.
+# Mel frames that the listener joins: it reads at most one letter per 40 ms.
 LISTENER_FRAMES = 2
 LISTENER_SIZE = 256
 LISTENER_BLOCKS = 4
@@ -24,26 +24,25 @@ LISTENER_BLOCKS = 4
 
 @dataclass(frozen=True)
 class CodecTraining:
-    """How the stages are trained.
+    """Settings of the stages `codec` and `vocoder`.
 
     Args:
-        seed: seed of weights, batches and augmentation.
-        codec_steps: steps of encoder, quantiser and mel decoder.
-        vocoder_steps: steps of the vocoder alone.
-        joint_steps: steps of mel decoder and vocoder together, behind those.
-        batch_seconds: audio in one step of the stage `codec`.
-        vocoder_batch_seconds: audio in one step of the stage `vocoder`.
-        codec_learning_rate: peak rate of the stage `codec`.
-        vocoder_learning_rate: peak rate of the vocoder alone.
-        joint_learning_rate: rate at which mel decoder and vocoder start together.
-        reply_share: share of clips of the reply voice in the stage `codec`.
-        recognition_weight: weight of the auxiliary loss that reads the words from the codes.
-        listener_weight: weight of what a listener, which learned from recordings alone, misses in the decoded replies.
-        joint_listener_weight: weight of what the listener finds changed when mel decoder and vocoder are trained
-            together.
-        question_weight: weight of the mel spectrograms of other voices than the reply voice.
-        spread_weight: weight of the auxiliary loss that keeps all quantiser dimensions in use.
-        processes: processes that train together on a CPU, each on batches of the size given.
+        seed: Seed of weights, batches and augmentation.
+        codec_steps: Steps of encoder, quantizer and mel decoder.
+        vocoder_steps: Steps of the vocoder alone.
+        joint_steps: Steps of mel decoder and vocoder together, after those.
+        batch_seconds: Seconds of audio per step of the stage `codec`.
+        vocoder_batch_seconds: Seconds of audio per step of the stage `vocoder`.
+        codec_learning_rate: Peak rate of the stage `codec`.
+        vocoder_learning_rate: Peak rate of the vocoder alone.
+        joint_learning_rate: Peak rate of mel decoder and vocoder together.
+        reply_share: Share of clips of the reply voice in the stage `codec`.
+        recognition_weight: Weight of the CTC loss of letters read from the codes.
+        listener_weight: Weight of the two losses by the listener in the stage `codec`, see `CodecTrainer`.
+        joint_listener_weight: Weight of the listener's feature loss when mel decoder and vocoder are trained together.
+        question_weight: Weight of the mel spectrograms of other voices than the reply voice.
+        spread_weight: Weight of the loss that keeps all quantizer dimensions in use.
+        processes: Data-parallel processes on a CPU.
     """
 
     seed: int = 0
@@ -65,14 +64,14 @@ class CodecTraining:
 
 
 class LetterReader(nn.Module):
-    """Reads letters from a sequence, for connectionist temporal classification (Graves et al., 2006).
+    """A letter recognizer for connectionist temporal classification (CTC, Graves et al., 2006).
 
     Args:
-        inputs: features of a step.
-        size: channels.
-        blocks: number of blocks.
-        readings: letters that one step can hold.
-        config: for the blocks.
+        inputs: Features per step.
+        size: Channels.
+        blocks: Number of blocks.
+        readings: Outputs per step, each a letter or blank.
+        config: Settings of the blocks.
     """
 
     def __init__(self, inputs: int, size: int, blocks: int, readings: int, config: TtTTinyCodecConfig):
@@ -84,14 +83,14 @@ class LetterReader(nn.Module):
         self.head = nn.Linear(size, readings * (len(CHARACTERS) + 1))
 
     def forward(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Reads a batch.
+        """Computes letter probabilities.
 
         Args:
-            steps: float (batch, steps, inputs).
+            steps: Features, shape `(batch, steps, inputs)`.
 
         Returns:
-            Log probabilities float (batch, steps * readings, characters + 1), blank first, and what each block made of
-            the input, normalised, float (blocks, batch, steps, size).
+            Log probabilities, blank first, shape `(batch, steps * readings, characters + 1)`; normalized output of
+            each block, shape `(blocks, batch, steps, size)`.
         """
         hidden = self.embed(steps)
         states = []
@@ -103,28 +102,33 @@ class LetterReader(nn.Module):
 
 
 def letter_loss(log_probs: Tensor, readings: Tensor, texts: Tensor, text_lengths: Tensor) -> Tensor:
-    """Mean loss a letter, scalar.
+    """CTC loss, mean per letter.
 
     Args:
-        log_probs: float (batch, readings, characters + 1).
-        readings: long (batch,), readings inside each clip.
-        texts: long (letters of all clips,), one-based places in `CHARACTERS`.
-        text_lengths: long (batch,), letters of each clip.
+        log_probs: Log probabilities, shape `(batch, readings, characters + 1)`.
+        readings: Number of readings inside each clip, shape `(batch,)`.
+        texts: One-based positions in `CHARACTERS`, shape `(letters of all clips,)`.
+        text_lengths: Number of letters of each clip, shape `(batch,)`.
+
+    Returns:
+        Scalar.
     """
     return F.ctc_loss(log_probs.transpose(0, 1), texts, readings, text_lengths, zero_infinity=True)
 
 
 class CodecTrainer(nn.Module):
-    """Encoder, quantiser and mel decoder with what only training needs: voices, a reader of the codes, a listener.
+    """Loss of the stage `codec`: encoder, quantizer and mel decoder with the modules that only training needs.
 
-    A distance of spectrograms weighs a consonant like any other 50 ms. The listener does not: it learns to read
-    letters from recordings of the reply voice, and the decoded spectrogram has to give it the same letters and the
-    same inner states (a feature loss as Johnson et al., "Perceptual losses for real-time style transfer", 2016, take
-    it from an image classifier). It learns nothing from decoded speech, so that it cannot get used to it.
+    These are embeddings of voices, a letter recognizer on the codes (`reader`), and one on mel spectrograms
+    (`listener`). A distance of spectrograms gives a consonant the weight of any other 50 ms. The listener does not: it
+    learns to read letters from recordings of the reply voice, and is to read the same letters from decoded
+    spectrograms, with the same hidden states (a feature loss, as that of Johnson et al., "Perceptual losses for
+    real-time style transfer", 2016, by an image classifier). It is not trained on decoded speech, so that it cannot
+    adapt to artifacts.
 
     Args:
-        codec: the codec.
-        settings: loss weights.
+        codec: The codec.
+        settings: Weights of the losses.
     """
 
     def __init__(self, codec: TtTTinyCodec, settings: CodecTraining):
@@ -134,7 +138,7 @@ class CodecTrainer(nn.Module):
         config = codec.config
         self.voices = nn.Embedding(len(VOICES), config.decoder_code_size)
         nn.init.normal_(self.voices.weight, std=0.1)
-        # Two readings a code: speech has more letters a second than codes.
+        # Two readings per code, because speech has more letters than codes per second.
         self.reader = LetterReader(len(config.fsq_levels), config.decoder_code_size, 2, 2, config)
         self.listener = make_listener(config)
 
@@ -148,7 +152,7 @@ class CodecTrainer(nn.Module):
         frames = torch.arange(mel.shape[1], device=mel.device) * config.hop_length
         inside_clip = (frames < batch["lengths"][:, None] + config.samples_per_code).float()[..., None]
         is_reply = batch["voices"] == voice_index(REPLY_VOICE)
-        # Other voices need not be spoken, only understood.
+        # Other voices are only encoded when the model is used, never decoded.
         share = torch.where(is_reply, 1.0, self.settings.question_weight)[:, None, None]
         mel_loss = mel_distance(mel, target, inside_clip * share)
         code_counts = -(-batch["lengths"] // config.samples_per_code)
@@ -168,7 +172,11 @@ class CodecTrainer(nn.Module):
     def _listen(
         self, mel: Tensor, target: Tensor, rows: Tensor, batch: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the listener learns from the recordings, and what it misses and finds changed in the decoded rows."""
+        """Losses by the listener on the clips of the reply voice.
+
+        Returns:
+            Its own CTC loss on the recordings; CTC loss of the decoded spectrograms; distance of its hidden states.
+        """
         span = LISTENER_FRAMES * self.codec.config.hop_length
         counts = batch["lengths"][rows] // span
         texts = torch.cat(
@@ -177,7 +185,7 @@ class CodecTrainer(nn.Module):
 
         read, states = self.listener(join_frames(target[rows]))
         learned = letter_loss(read, counts, texts, batch["text_lengths"][rows])
-        # With weights that this pass does not change.
+        # Detached weights: decoded speech trains the codec, not the listener.
         fixed = {name: weight.detach() for name, weight in self.listener.named_parameters()}
         heard, heard_states = torch.func.functional_call(self.listener, fixed, (join_frames(mel[rows]),))
         missed = letter_loss(heard, counts, texts, batch["text_lengths"][rows])
@@ -185,16 +193,58 @@ class CodecTrainer(nn.Module):
         return learned, missed, (heard_states - states.detach())[:, inside].abs().mean()
 
 
+@dataclass(frozen=True)
+class VocoderLosses:
+    """Losses of the two parts of the stage `vocoder`; each takes a batch of recordings, shape `(batch, samples)`.
+
+    Args:
+        codec: The codec; its encoder is not trained.
+        listener: The trained listener; not trained either.
+        listener_weight: Weight of the distance of its hidden states.
+    """
+
+    codec: TtTTinyCodec
+    listener: LetterReader
+    listener_weight: float
+
+    def vocoder(self, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the vocoder alone, and its parts."""
+        with torch.no_grad():
+            mel = self.codec.decoder(self._codebook_vectors(target))
+        # Half of the clips come from the true mel spectrogram, which is sharper than a decoded one.
+        half = len(mel) // 2
+        mel = torch.cat([self.codec.mel(target[:half]), mel[half:]])
+        return waveform_distance(self.codec.vocoder(mel), target, self.codec)
+
+    def joint(self, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of mel decoder and vocoder together, and its parts."""
+        mel = self.codec.decoder(self._codebook_vectors(target))
+        waveform = self.codec.vocoder(mel)
+        loss, parts = waveform_distance(waveform, target, self.codec)
+        target_mel = self.codec.mel(target)
+        # Keeps the input of the vocoder a mel spectrogram.
+        loss = loss + mel_distance(mel, target_mel, torch.ones_like(mel[..., :1]))
+        _, states = self.listener(join_frames(self.codec.mel(waveform)))
+        with torch.no_grad():
+            _, expected = self.listener(join_frames(target_mel))
+        changed = (states - expected).abs().mean()
+        return loss + self.listener_weight * changed, {**parts, "changed": changed.detach()}
+
+    def _codebook_vectors(self, waveform: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.codec.quantise(self.codec.encoder(self.codec.mel(waveform)))
+
+
 def make_listener(config: TtTTinyCodecConfig) -> LetterReader:
-    """A listener that has heard nothing yet, for mel spectrograms of the codec."""
+    """Builds an untrained letter recognizer for mel spectrograms of the codec."""
     return LetterReader(LISTENER_FRAMES * config.num_mel_bins, LISTENER_SIZE, LISTENER_BLOCKS, 1, config)
 
 
 def join_frames(mel: Tensor) -> Tensor:
-    """Mel frames as the listener takes them: float (batch, frames, bins) -> (batch, frames / n, n * bins)."""
+    """Joins mel frames for the listener: shape `(batch, frames, bins)` to `(batch, frames / n, n * bins)`."""
     return mel.unflatten(1, (-1, LISTENER_FRAMES)).flatten(2)
 
 
 def voice_index(name: str) -> int:
-    """Number of a voice in the table of voices; it does not depend on which voices the data holds."""
+    """Index of a voice in the embeddings of voices; it does not depend on the voices in the data."""
     return list(VOICES).index(name)

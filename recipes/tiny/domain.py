@@ -1,8 +1,7 @@
-"""The closed domain of the embedded checkpoint: its facts, its wordings, its sentences, and how they are split.
+"""The closed domain of the embedded checkpoint: facts, wordings, sentences, and their disjoint splits.
 
-Splits (nothing of one is in another): `train`; `wording` = held-out wordings of known facts; `sums` = held-out pairs
-of numbers, in no order and no form in training; `sentences` = held-out sentences to read aloud; `voice` = held-out
-wordings asked by a voice that training never hears.
+`train`; `wording`: held-out wordings of known facts; `sums`: held-out pairs of numbers, in either order; `sentences`:
+held-out sentences to read aloud; `voice`: held-out wordings, asked by a voice that is not in the training data.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .domain_wordings import fill, split_wordings
 
 HELD_OUT_SHARE = 0.05
 NUM_SENTENCES = 2400
-# Few sentences are learned by heart, and the model stumbles over others made of the same words.
+# A model trained on few sentences learns them by heart and fails on others with the same words.
 NUM_MORE_SENTENCES = 20000
 
 
@@ -28,12 +27,12 @@ class Domain:
     """The domain with its splits, a pure function of the seed (`build_domain`).
 
     Args:
-        facts: Every fact by id.
-        held_out_sums: Ids of the arithmetic facts that training never meets.
-        train_wordings: Wordings of training by kind; a wording is `kind: template`.
-        held_out_wordings: Wordings that training never meets, by kind.
-        train_sentences: Sentences to read aloud.
-        held_out_sentences: Sentences to read aloud that training never meets.
+        facts: Id -> fact.
+        held_out_sums: Ids of the held-out arithmetic facts.
+        train_wordings: Kind of fact -> training wordings; a wording is `kind: template`.
+        held_out_wordings: Kind of fact -> held-out wordings.
+        train_sentences: Training sentences to read aloud.
+        held_out_sentences: Held-out sentences to read aloud.
     """
 
     facts: dict[str, Fact]
@@ -44,22 +43,22 @@ class Domain:
     held_out_sentences: list[str]
 
     def train_facts(self) -> list[Fact]:
-        """Every fact that training may use."""
+        """All facts but the held-out ones."""
         return [fact for fact in self.facts.values() if fact.id not in self.held_out_sums]
 
     def question(self, fact: Fact, wording: str) -> str:
-        """The question of `fact` in a wording of its kind."""
+        """Asks for a fact in a wording of its kind."""
         return fill(wording, fact.slots)
 
     def random_question(self, fact_id: str, rng: random.Random) -> tuple[str, str]:
-        """Words a fact anew, for text-only training.
+        """Asks for a fact in a random training wording, for questions in writing.
 
         Args:
-            fact_id: Id of a training fact (the `fact` of a row of `items.jsonl`).
-            rng: Source of the choice.
+            fact_id: Id of a training fact (`fact` in `items.jsonl`).
+            rng: Random number generator.
 
         Returns:
-            The question and its wording, one of the training wordings.
+            The question and its wording.
 
         Raises:
             ValueError: The fact is unknown or held out.
@@ -72,13 +71,13 @@ class Domain:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, hyphenated numbers taken apart."""
+    """Splits a text into lower-case words, and hyphenated numbers at the hyphen."""
     return re.findall(r"[a-z]+", text.lower())
 
 
 def _held_out_sums(facts: dict[str, Fact], rng: random.Random) -> frozenset[str]:
     held_out: set[str] = set()
-    # Doubles (a plus a) stay in training, as "two times a" and "half of" say the same thing.
+    # Doubles (a plus a) stay in training, because "two times a" and "half of" are the same facts.
     pairs = [(a, b) for b in range(MAX_OPERAND + 1) for a in range(b)]
     for a, b in rng.sample(pairs, round(HELD_OUT_SHARE * (len(pairs) + MAX_OPERAND + 1))):
         held_out |= {f"plus-{a}-{b}", f"plus-{b}-{a}"}
@@ -92,10 +91,10 @@ def build_domain(seed: int = 0) -> Domain:
     """Builds the domain and its splits.
 
     Args:
-        seed: Chooses what is held out and how the sentences are composed.
+        seed: Seed of the splits and of the sentences.
 
     Returns:
-        The domain; the same for the same seed on every machine.
+        The domain, the same on every machine.
     """
     facts = all_facts()
     rng = random.Random(seed)
@@ -104,7 +103,7 @@ def build_domain(seed: int = 0) -> Domain:
     answers = frozenset(fact.answer for fact in facts.values())
     sentences = read_aloud_sentences(NUM_SENTENCES, seed, excluded=answers)
     cut = round(HELD_OUT_SHARE * len(sentences))
-    # A series of its own, so that its length does not change what is held out.
+    # A separate random series, so that its length does not change the held-out sentences.
     more = read_aloud_sentences(NUM_MORE_SENTENCES, seed + 1, excluded=answers.union(sentences))
     train_sentences = sentences[cut:] + more
     return Domain(facts, held_out_sums, train_wordings, held_out_wordings, train_sentences, sentences[:cut])

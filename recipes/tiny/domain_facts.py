@@ -1,7 +1,7 @@
-"""Everything the tiny model knows: number words, the tables of the closed domain, and the facts made from them.
+"""The facts of the closed domain: number words, tables of world knowledge, and question-answer pairs made from them.
 
 A `Fact` is one question-answer pair without its wording: the kind of question, the values of its slots and the answer.
-The world knowledge was written for this project; months and seasons are those of the northern half of the earth.
+The tables were written for this project; months and seasons are those of the northern hemisphere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MAX_OPERAND = 50
 
 
 def word_list(text: str) -> list[str]:
-    """The words of a block of text, so that long tables stay readable."""
+    """Splits a block of text into words; keeps long tables readable."""
     return text.split()
 
 
@@ -129,7 +129,7 @@ THING_COLORS = [
 COLOR_MIXES = [("blue", "yellow", "green"), ("red", "yellow", "orange"), ("red", "blue", "purple"),
                ("red", "white", "pink"), ("black", "white", "gray"), ("red", "green", "brown")]  # fmt: skip
 
-# From small to big: any two may be compared.
+# From small to big; any two may be compared.
 SIZES = ["an ant", "a bee", "a mouse", "a cat", "a sheep", "a horse", "an elephant", "a house", "a mountain",
          "the moon", "the sun"]  # fmt: skip
 
@@ -195,12 +195,12 @@ class Fact:
     """One question-answer pair without its wording.
 
     Args:
-        id: Unique name, such as `plus-34-8`; it starts with the kind.
+        id: Unique name that starts with the kind, such as `plus-34-8`.
         family: Group of kinds for reports: `arithmetic`, `numbers`, `capitals`, `opposites`, `calendar`, `colors`,
             `sizes`, `facts`, `kinds`, `talk`.
-        kind: Which phrasings fit (a key of the wordings).
-        answer: Full sentence.
-        slots: Values put into a phrasing.
+        kind: Kind of question, a key of the wordings.
+        answer: The answer, a full sentence.
+        slots: Values for the slots of a wording.
     """
 
     id: str
@@ -211,7 +211,7 @@ class Fact:
 
 
 def number_words(number: int) -> str:
-    """The English words of a number, hyphenated as in `thirty-four`.
+    """Spells out a number, hyphenated as in `thirty-four`.
 
     Args:
         number: From 0 to 100.
@@ -233,17 +233,17 @@ def number_words(number: int) -> str:
 
 
 def sentence(text: str) -> str:
-    """`text` with a capital first letter and a full stop."""
+    """Adds a capital first letter and a full stop."""
     return f"{text[0].upper()}{text[1:]}."
 
 
 def definite(thing: str) -> str:
-    """`a mouse` as `the mouse`. A recogniser often misses an unstressed `a` at the start of a sentence."""
+    """Turns `a mouse` into `the mouse`: recognizers often miss an unstressed `a` at the start of a sentence."""
     return f"the {thing.split(' ', 1)[1]}" if thing.startswith(("a ", "an ")) else thing
 
 
 def arithmetic_fact(kind: str, a: int, b: int) -> Fact:
-    """The fact of one sum (`kind` = `plus`) or difference (`minus`)."""
+    """Makes the fact of one sum (kind `plus`) or difference (`minus`)."""
     result = a + b if kind == "plus" else a - b
     words = {"a": number_words(a), "b": number_words(b)}
     answer = sentence(f"{words['a']} {kind} {words['b']} is {number_words(result)}")
@@ -251,7 +251,7 @@ def arithmetic_fact(kind: str, a: int, b: int) -> Fact:
 
 
 def arithmetic_facts() -> Iterator[Fact]:
-    """Every sum (both orders) and every difference without negative results, operands 0..`MAX_OPERAND`."""
+    """Yields every sum (both orders) and every difference that is not negative, operands 0 to `MAX_OPERAND`."""
     for a in range(MAX_OPERAND + 1):
         for b in range(MAX_OPERAND + 1):
             yield arithmetic_fact("plus", a, b)
@@ -260,7 +260,7 @@ def arithmetic_facts() -> Iterator[Fact]:
 
 
 def number_facts() -> Iterator[Fact]:
-    """Number sense: neighbours of 0..99, the bigger of two numbers, doubles and halves."""
+    """Yields neighbors of 0 to 99, the bigger of two numbers, doubles and halves."""
     for n in range(100):
         word = number_words(n)
         yield Fact(f"after-{n}", "numbers", "next_number", sentence(f"{number_words(n + 1)} comes after {word}"),
@@ -282,7 +282,7 @@ def number_facts() -> Iterator[Fact]:
 
 
 def opposite_pairs() -> list[tuple[str, str]]:
-    """All pairs of opposites, in one direction."""
+    """Lists all pairs of opposites, in one direction."""
     table = ADJECTIVE_OPPOSITES + ", " + OTHER_OPPOSITES
     return [(pair.split()[0], pair.split()[1]) for pair in table.replace("\n", " ").split(", ")]
 
@@ -358,10 +358,10 @@ def _thing_facts() -> Iterator[Fact]:
 
 
 def all_facts() -> dict[str, Fact]:
-    """Every fact of the domain.
+    """Collects all facts of the domain.
 
     Returns:
-        The facts by id, in a fixed order.
+        Id -> fact, in a fixed order.
 
     Raises:
         ValueError: Two facts share an id.

@@ -1,7 +1,7 @@
-"""Sentences to read aloud: thousands of plain statements composed from everyday words, most of them of the domain.
+"""Sentences to read aloud: plain statements composed from everyday words, most of them of the domain.
 
-Every slot is filled from a shuffled deck that is dealt to its end before it is shuffled again, so that all words, the
-number words included, come equally often and in many contexts.
+Every slot is filled from a shuffled deck that is used up before it is shuffled again, so that all words, the number
+words included, occur equally often and in many contexts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .domain_facts import COLORS, DAYS, MONTHS, ORDINALS, SEASONS, number_words,
 
 MIN_WORDS, MAX_WORDS = 4, 12
 
-# No template begins with a short unstressed word ("in", "a"): recognisers often miss it, whoever speaks.
+# No template begins with a short unstressed word ("in", "a"): recognizers often miss it, whatever the voice.
 TEMPLATES = [
     "the {animal} is sleeping under the {furniture}",
     "the {color} {animal} lives on the farm",
@@ -123,12 +123,12 @@ def read_aloud_sentences(count: int, seed: int, excluded: frozenset[str] = froze
     """Composes distinct sentences to read aloud.
 
     Args:
-        count: How many.
-        seed: Of the choice of words.
-        excluded: Sentences that must not come up, such as the answers of the domain.
+        count: Number of sentences.
+        seed: Seed of the choice of words.
+        excluded: Sentences to avoid, such as the answers of the domain.
 
     Returns:
-        The sentences, 4 to 12 words each, in a mixed order.
+        Shuffled sentences of 4 to 12 words.
     """
     rng = random.Random(seed)
     dealer = _Dealer(rng)

@@ -1,4 +1,4 @@
-"""How the tiny domain's questions are put into words: openers x phrasings x closers.
+"""Wordings of the domain's questions: openers x phrasings x closers.
 
 A wording is a complete question template such as `plus: Can you tell me what {a} plus {b} is, please?`. Phrasings come
 in three grammatical forms, each with its own openers: direct questions, indirect questions and requests.
@@ -207,7 +207,7 @@ def _capital(text: str) -> str:
 
 
 def _composed(kind: str) -> list[str]:
-    """Every composition for a kind; the bare phrasings come first."""
+    """Lists every composition for a kind, bare phrasings first."""
     templates: list[str] = []
     for form, phrasings in PHRASINGS[kind].items():
         for closer in CLOSERS:
@@ -236,11 +236,11 @@ def _composed_talk(name: str) -> list[str]:
 
 
 def fill(wording: str, slots: dict[str, str]) -> str:
-    """The question that a wording gives for these slot values.
+    """Fills the slots of a wording.
 
     Args:
-        wording: `kind: template`, as `split_wordings` returns them.
-        slots: Values of the template's slots.
+        wording: `kind: template`, as returned by `split_wordings`.
+        slots: Slot -> value.
 
     Returns:
         The question with a capital first letter.
@@ -249,16 +249,16 @@ def fill(wording: str, slots: dict[str, str]) -> str:
 
 
 def split_wordings(seed: int) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Chooses the wordings of every kind of question and holds some out.
+    """Chooses the training and held-out wordings of every kind of question.
 
-    The bare phrasings (no opener, no closer) and one wording with each opener always stay in training, so that a
+    The bare phrasings (no opener, no closer) and one wording with each opener are always in training, so that a
     held-out wording is a new composition of known parts.
 
     Args:
-        seed: Of the choice.
+        seed: Seed of the choice.
 
     Returns:
-        Training and held-out wordings by kind; a wording is `kind: template`.
+        Kind -> training wordings, and kind -> held-out wordings; a wording is `kind: template`.
     """
     rng = random.Random(seed)
     train: dict[str, list[str]] = {}

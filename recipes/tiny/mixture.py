@@ -1,4 +1,4 @@
-"""What the embedded checkpoint's language model is trained on: examples drawn from the items, and their samples."""
+"""The training mixture of the language model: examples drawn from the items, and the samples built from them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .domain import Domain
 
 
 class Example(NamedTuple):
-    """What one training sample is made of.
+    """The source of one training sample.
 
     Args:
         row: One question and its reply, a canonical row.
-        transcript: Words of the user's audio; "" when the user writes.
-        given: How the reply begins, where that is not to be learned.
+        transcript: Transcript of the user's audio; empty for written questions.
+        given: Beginning of the reply that gets no loss.
     """
 
     row: dict[str, Any]
@@ -31,15 +31,15 @@ class TinyMixture:
     """Draws training examples from the items: all tasks, all voices, all variants of the audio.
 
     Args:
-        items: Items of the split "train".
-        codes: Variants of each utterance's codes, the clean one first. Items whose audio is not among them (a
-            synthesis that is still running) are left out.
-        domain: Words written questions anew.
+        items: Items of the split `train`.
+        codes: Codes of each utterance's variants, the clean one first. Items without codes are left out: the synthesis
+            may still be running.
+        domain: Composes written questions.
         seed: Seed of the draws.
     """
 
-    # Task and how the user asks, with its share of the samples. Written questions are short: they teach the answers at
-    # a fraction of what a spoken question costs. There are more sums than all other facts, so they have a share apart.
+    # Shares of tasks and kinds of questions. Written questions are short: they teach the answers at a fraction of the
+    # cost of spoken ones. There are more sums than all other facts, so that they have their own share.
     SHARES: ClassVar[dict[str, float]] = {
         "asr": 0.18,
         "chat_spoken": 0.32,
@@ -49,12 +49,12 @@ class TinyMixture:
         "text_written": 0.03,
         "text_sums": 0.05,
     }
-    # Of the answers to spoken questions this share ends where the speech begins. How to say a text is learned by
-    # reading aloud as well, at half the price, so that more questions fit into the same time.
+    # Share of the answers to spoken questions that end where their speech begins. Reading aloud teaches speech as
+    # well, at half the cost, so that more questions fit into the same time.
     UNSPOKEN = 0.5
-    # Recordings as they are among those with noise, echo and another speed.
+    # Share of clean recordings; the others have noise, reverberation and another speed.
     CLEAN = 0.25
-    # A difference is drawn as often as so many sums: there are half as many, and they are harder to learn.
+    # Weight of a difference relative to a sum: there are half as many differences, and they are harder to learn.
     DIFFERENCE_WEIGHT = 4
 
     def __init__(
@@ -79,13 +79,14 @@ class TinyMixture:
         self.pools["chat_sums"] = sums if self.pools["chat_spoken"] else []
 
     def draw(self, count: int, shard: int = 0) -> Iterator[Example]:
-        """
+        """Draws examples.
+
         Args:
             count: Number of examples.
-            shard: Number of the series of draws; each is another one.
+            shard: Number of the random series.
 
         Yields:
-            One after the other.
+            The examples.
         """
         rng = random.Random(f"{self.seed}/{shard}")
         kinds = [kind for kind in self.SHARES if self.pools[kind]]
@@ -101,8 +102,8 @@ class TinyMixture:
             codes = self._answer(item) if task == "chat" else []
             return Example(_row(task, _written(question), item["answer"], codes))
         if kind == "chat_sums":
-            # Whatever was asked: what a reply says behind "is" follows from what it says before. So sums that nobody
-            # asks aloud in training can be answered aloud.
+            # The question is of another sum, and the beginning of the reply is given: the result follows from it. So
+            # the model learns to finish spoken answers to sums that no recording of the training data asks.
             asked = rng.choice(self.pools["chat_spoken"])
             user = [{"type": "audio", "codes": self._question(asked, rng)}]
             operands, verb, _ = item["answer"].partition(" is")
@@ -127,13 +128,13 @@ def build_samples(
     """Builds training samples.
 
     Args:
-        examples: What they are drawn from.
-        builder: Writes them.
-        counts: (shard, number of samples in it) of each shard.
+        examples: Source of the examples.
+        builder: Tokenizes them.
+        counts: Number and size of each shard.
         noise_copies: Noised copies of each span, which count in `length`.
 
     Yields:
-        `input_ids`, `labels`, `length` and `transcript_ids`, the words of the user's audio.
+        `input_ids`, `labels`, `length` and `transcript_ids` (transcript of the user's audio).
     """
     tokenizer = builder.processor.tokenizer
     for shard, count in counts:
@@ -158,17 +159,17 @@ def _row(task: str, user: list[dict[str, Any]], text: str, codes: Sequence[int] 
 
 
 def _up_to_speech(sample: dict[str, Any], config: TtTConfig) -> dict[str, Any]:
-    """Cuts a spoken reply behind the token that opens its first span."""
+    """Cuts a spoken reply after the token that opens its first span."""
     begins = config.begin_audio_token_ids or []
-    end = next((place for place, label in enumerate(sample["labels"], 1) if label in begins), len(sample["labels"]))
+    end = next((index for index, label in enumerate(sample["labels"], 1) if label in begins), len(sample["labels"]))
     return {"input_ids": sample["input_ids"][:end], "labels": sample["labels"][:end]}
 
 
 def _middle(labels: list[int], count: int) -> list[int]:
-    """Leaves the first `count` learned positions out, and the last: whether speech follows is not learned here."""
-    learned = [place for place, label in enumerate(labels) if label != IGNORE]
+    """Ignores the first `count` labels, and the last one, which decides whether speech follows."""
+    learned = [index for index, label in enumerate(labels) if label != IGNORE]
     kept = set(learned[count:-1])
-    return [label if place in kept else IGNORE for place, label in enumerate(labels)]
+    return [label if index in kept else IGNORE for index, label in enumerate(labels)]
 
 
 def _written(text: str) -> list[dict[str, Any]]:

@@ -14,15 +14,15 @@ from torch.multiprocessing import ProcessRaisedException, spawn
 
 
 def run_in_processes(function: Callable[..., object], arguments: tuple[Any, ...], count: int) -> None:
-    """Calls a function in several processes that share a `torch.distributed` process group; returns when all are done.
+    """Runs a function in several processes of one `torch.distributed` process group.
 
     Args:
-        function: A function of a module, so that a new process can import it.
+        function: A module-level function, so that a new process can import it.
         arguments: Its arguments, the same in each process.
-        count: Number of processes; with one, or where there is a GPU, the function is simply called.
+        count: Number of processes; with one, or on a GPU, the function is called in this process.
 
     Raises:
-        RuntimeError: The function raised in one of the processes; the traceback there is the cause.
+        RuntimeError: The function raised in one of the processes; its traceback is the cause.
     """
     if count == 1 or torch.cuda.is_available():
         function(*arguments)
@@ -34,12 +34,12 @@ def run_in_processes(function: Callable[..., object], arguments: tuple[Any, ...]
     try:
         spawn(_work, (function, arguments, count, port, threads), nprocs=count)
     except ProcessRaisedException as error:
-        # The last line of the traceback says what was wrong.
+        # The last line of the traceback is the error itself.
         raise RuntimeError(str(error).strip().splitlines()[-1]) from error
 
 
 def training_device() -> torch.device:
-    """The GPU where there is one, with matrix products in TensorFloat-32; else the CPU."""
+    """The GPU if there is one, with matrix products in TensorFloat-32, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.set_float32_matmul_precision("high")
@@ -47,17 +47,18 @@ def training_device() -> torch.device:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the machine has units for matrix products in bfloat16: GPUs, and CPUs with AMX, where they are about ten
-    times as fast as float32. Other CPUs only emulate them.
+    """Whether the machine has units for matrix products in bfloat16.
+
+    GPUs have them, and CPUs with AMX, where they are about ten times as fast as float32. Other CPUs emulate them.
     """
     if torch.cuda.is_available():
         return True
-    # PyTorch before `get_capabilities` does not tell.
+    # Older versions of PyTorch lack `get_capabilities`.
     return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def loader_workers() -> int:
-    """Processes that make batches: on a CPU one beside each that trains, for a GPU all cores but one."""
+    """Number of data loader processes: one on a CPU, all cores but one for a GPU."""
     return max(1, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() else 1
 
 
@@ -67,19 +68,19 @@ def is_first_process() -> bool:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Gives the parameters of every process the mean of all processes' gradients; does nothing in a single process.
+    """Averages gradients over all processes.
 
     Args:
-        parameters: The same ones, in the same order, in each process.
+        parameters: The parameters, in the same order in each process.
     """
     if not dist.is_initialized():
         return
     gradients = []
     for parameter in parameters:
-        if parameter.grad is None:  # a batch without clips of some kind does not reach every weight
+        if parameter.grad is None:  # a batch may lack the kind of clip that reaches this weight
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
-    # One message: many small ones would cost more than the arithmetic.
+    # One message, because many small ones would cost more than the arithmetic.
     together = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(together)
     parts = (together / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
@@ -88,7 +89,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def any_process(condition: bool) -> bool:
-    """Whether the condition holds in some process, so that all of them stop together."""
+    """Whether the condition holds in any process, so that all of them stop together."""
     if not dist.is_initialized():
         return condition
     flag = torch.tensor(float(condition))
@@ -99,7 +100,7 @@ def any_process(condition: bool) -> bool:
 def _work(
     rank: int, function: Callable[..., object], arguments: tuple[Any, ...], count: int, port: int, threads: int
 ) -> None:
-    # What transformers' Trainer looks for as well.
+    # The variables that `torchrun` sets and transformers' Trainer reads.
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )

@@ -1,9 +1,8 @@
-"""Every hyper-parameter of the embedded checkpoint, as one tree of dataclasses read from `tiny.yaml`.
+"""The settings of the recipe: a tree of dataclasses that is read from `tiny.yaml`.
 
-The values stand in the YAML file alone, those of the codec as defaults in `CodecTraining`, so that there is one place
-to look a number up and one place to change it. `load_settings` checks names and types and applies `section.key=value`
-overrides; `fingerprint` turns sections into a short hash, by which a finished stage knows whether it was made with the
-same settings.
+The values stand in the YAML file alone (those of the codec are the defaults of `CodecTraining`), so that each number
+is in one place. `load_settings` checks names and types and applies `section.key=value` overrides; `fingerprint` hashes
+sections, so that a finished stage can tell whether its settings have changed.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from .train_codec import CodecTraining
 
 
 RECIPE_FILE = Path(__file__).with_name("tiny.yaml")
-# Settings that change how a stage runs, not what it makes.
+# Settings that do not change the results of a stage.
 NEUTRAL = frozenset({"workers", "logging_steps", "save_steps"})
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What is synthesised.
+    """The amount of data.
 
     Args:
-        scale: 1 makes the whole data; less makes a small set with every family, voice and split.
-        workers: Processes that synthesise speech.
+        scale: 1 makes the full data; less makes a small set with every family, voice and split.
+        workers: Processes that synthesize speech.
     """
 
     scale: float
@@ -56,17 +55,17 @@ class ModelSettings:
         objective: `"two_stream"` or `"paper"`.
         noise_copies: Noised copies of each span (`two_stream`).
         augmented_copies: Noisy variants of each spoken question, besides the clean one.
-        answer_places: Places in the grid of codes at which each answer of the domain is encoded; the one that Whisper
-            base understands best is learned. 1 takes the answers as they are.
-        ctc_weight, ctc_layer: Auxiliary loss that recognises the user's audio, and its layer.
-        code_gradient_share: How much audio codes learn from other codes with the same quantiser digits.
-        samples: Training samples drawn from the items; training goes over them again with new noise.
-        steps: Optimiser steps.
-        processes: Processes that train together on a CPU, each on batches of the size given.
-        batch_size: Samples of a forward; a GPU takes those of all forwards and processes of a step at once.
-        gradient_accumulation: Forwards of a step.
+        answer_offsets: Offsets in the grid of codes at which each answer of the domain is encoded; the model learns
+            the codes that are the most intelligible to Whisper base. 1 encodes the answers once.
+        ctc_weight, ctc_layer: Weight of the auxiliary CTC loss that transcribes the user's audio, and its layer.
+        code_gradient_share: Weight of the gradients that audio codes get from codes with the same quantizer digits.
+        samples: Training samples drawn from the items; each epoch adds new noise to them.
+        steps: Optimizer steps.
+        processes: Data-parallel processes on a CPU.
+        batch_size: Samples per forward and process. A GPU computes all samples of a step in one forward.
+        gradient_accumulation: Forwards per step.
         learning_rate, warmup_steps, weight_decay, adam_beta2, max_grad_norm: AdamW with cosine decay.
-        logging_steps, save_steps: When to log and to save.
+        logging_steps, save_steps: Steps between log entries and between saved states.
     """
 
     seed: int
@@ -83,7 +82,7 @@ class ModelSettings:
     objective: str
     noise_copies: int
     augmented_copies: int
-    answer_places: int
+    answer_offsets: int
     ctc_weight: float
     ctc_layer: int
     code_gradient_share: float
@@ -103,20 +102,19 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """Decoding that the finished checkpoint does by default (its `generation_config.json`).
+    """Decoding defaults of the finished checkpoint (its `generation_config.json`).
 
     Args:
-        max_new_tokens: Limit of a reply, text and audio together.
-        do_sample, temperature, top_k, top_p: How text tokens are drawn; the last three count only when `do_sample` is
-            on.
+        max_new_tokens: Limit of a reply, text tokens and audio codes together.
+        do_sample, temperature, top_k, top_p: Sampling of text tokens; the last three apply only with `do_sample`.
         audio_block_length: Positions denoised together.
-        audio_steps_per_block: Denoising steps of a block.
-        audio_max_span_length: Limit of one audio span.
+        audio_steps_per_block: Denoising steps per block.
+        audio_max_span_length: Limit of one audio span, in codes.
         audio_temperature: Sampling temperature of audio codes; 0 takes the most probable code.
-        audio_cfg_scale: Strength of classifier-free guidance; 0 is off.
+        audio_cfg_scale: Strength of classifier-free guidance; 0 turns it off.
         audio_remasking: `"low_confidence"`, `"random"`, `"entropy"` or `"margin"`.
-        audio_confidence_threshold: Commit every position above it, whatever the schedule.
-        min_text_tokens_after_audio: Text tokens behind a span before the reply may end.
+        audio_confidence_threshold: Commits every position above it, beyond the schedule.
+        min_text_tokens_after_audio: Text tokens after a span before the reply may end.
     """
 
     max_new_tokens: int
@@ -136,33 +134,18 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """Size of the measurement.
+    """How the checkpoint is scored.
 
     Args:
-        seed: Draws the questions that are scored, the sampling of audio codes and the bootstrap.
-        wording, sums, sentences, voice: Items scored of each split, at most.
-        written: Questions of the split "wording" that are asked in writing, at most.
-        yardsticks: Recordings of the reply voice that Whisper hears for comparison, at most, in a split.
-        batch_size: Rows generated together.
-        bootstrap_resamples: Resamples behind a 95 % interval.
-        single_replies: Replies generated one by one to measure the speed that one user sees.
+        batch_size: Replies generated together.
     """
 
-    seed: int
-    wording: int
-    sums: int
-    sentences: int
-    voice: int
-    written: int
-    yardsticks: int
     batch_size: int
-    bootstrap_resamples: int
-    single_replies: int
 
 
 @dataclass(frozen=True)
 class TinySettings:
-    """The whole recipe, one field a section of `tiny.yaml`."""
+    """All settings; each field is a section of `tiny.yaml`."""
 
     data: DataSettings
     codec: CodecTraining
@@ -175,16 +158,15 @@ def load_settings(path: Path | str | None = None, overrides: Iterable[str] = ())
     """Reads the recipe.
 
     Args:
-        path: A YAML file with all sections; the shipped `tiny.yaml` by default.
-        overrides: `section.key=value` strings; the value is read as YAML, so that numbers, lists, `true` and `null`
-            mean what they do in the file.
+        path: YAML file with all sections; `tiny.yaml` beside this module by default.
+        overrides: `section.key=value` strings; values are read as YAML.
 
     Returns:
         The checked settings.
 
     Raises:
         FileNotFoundError: The file is not there.
-        ValueError: A name is unknown or missing, a value has the wrong type, or an override cannot be read.
+        ValueError: A name is unknown or missing, a value has the wrong type, or an override is malformed.
     """
     path = Path(path) if path is not None else RECIPE_FILE
     tree = read_yaml(path)
@@ -199,11 +181,11 @@ def load_settings(path: Path | str | None = None, overrides: Iterable[str] = ())
 
 
 def fingerprint(settings: TinySettings, sections: Iterable[str]) -> str:
-    """A short hash of some sections: equal results, equal hash.
+    """Hashes the settings of some sections that change the results.
 
     Args:
         settings: The recipe.
-        sections: Names of the sections that count.
+        sections: Names of the sections.
 
     Returns:
         16 hexadecimal digits.
@@ -218,7 +200,7 @@ def fingerprint(settings: TinySettings, sections: Iterable[str]) -> str:
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
-    """Sets one `section.key=value` in the tree that was read from YAML."""
+    """Sets one `section.key=value` in the tree."""
     form = "section.key=value, for example lm.steps=100"
     name, value = split_override(override, form)
     section, dot, key = name.partition(".")
@@ -230,7 +212,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _build(kind: type[Any], tree: Any, where: str) -> Any:
-    """Turns a mapping into the dataclass `kind`, checking names and types."""
+    """Builds the dataclass `kind` from a mapping; checks names and types."""
     if not isinstance(tree, Mapping):
         raise ValueError(f"{where.rstrip('.')} has to be a section with keys, not {tree!r}.")
     hints = typing.get_type_hints(kind)
@@ -252,7 +234,7 @@ def _build(kind: type[Any], tree: Any, where: str) -> Any:
 
 
 def _check(value: Any, hint: Any, name: str) -> Any:
-    """Returns the value as the hinted type (an int is accepted where a float is meant), or says what is wrong."""
+    """Returns the value as the hinted type; an int is accepted for a float."""
     if isinstance(hint, types.UnionType):
         if value is None and type(None) in hint.__args__:
             return None

@@ -1,7 +1,9 @@
-"""Makes the speech of the tiny recipe: questions by many voices, answers and sentences by the reply voice.
+"""Synthesizes the recipe's speech: questions by many voices, answers and sentences by the reply voice.
 
-Run `python -m recipes.tiny.synthesize --out DIR`. The work is resumable: a file that is there is not made
-again, and `data/utterances.jsonl` gains a row when its file is complete.
+    python -m recipes.tiny.synthesize --out build/tiny             # everything; hours
+    python -m recipes.tiny.synthesize --out build/tiny --held-out  # what evaluation needs; minutes
+
+An interrupted run continues: existing files are kept, and `data/utterances.jsonl` has a row for each finished file.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from ttt_hf.atomic_files import atomic_write
+
 from .domain import Domain, build_domain
 from .domain_facts import Fact
+from .tables import write_rows
 from .voices import HELD_OUT_VOICE, REPLY_VOICE, SAMPLING_RATE, VOICES, Voice, check_engines, question_voices, speak
 
 
@@ -32,8 +37,8 @@ SPOKEN = {"plus": 450, "minus": 250, "next_number": 60, "previous_number": 60, "
           "bigger": 45, "smaller": 45}  # fmt: skip
 RENDERINGS = {"arithmetic": 3, "numbers": 3, "capitals": 5, "opposites": 5, "calendar": 6, "colors": 7, "sizes": 5,
               "facts": 7, "kinds": 6, "talk": 16}  # fmt: skip
-# Drawn after everything else, so that the held-out items stay those that earlier checkpoints were measured on. A word
-# that only one question holds has to be heard in many voices; the words of sums are in hundreds of questions.
+# Drawn after everything else, so that they do not change the held-out items. A word that occurs in only one question
+# needs recordings by many voices; the words of sums are in hundreds of questions.
 MORE_RENDERINGS = {"arithmetic": 4, "numbers": 6, "capitals": 12, "opposites": 12, "calendar": 12, "colors": 12,
                    "sizes": 12, "facts": 12, "kinds": 12, "talk": 32}  # fmt: skip
 WORDING_TESTS_PER_FAMILY = 36
@@ -46,7 +51,7 @@ CHUNK = 10
 
 @dataclass(frozen=True)
 class Utterance:
-    """One audio file to make: row of `utterances.jsonl` without its length."""
+    """An audio file: a row of `utterances.jsonl` without the duration."""
 
     id: str
     text: str
@@ -57,7 +62,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Item:
-    """One training or test item: row of `items.jsonl`."""
+    """A training or held-out item: a row of `items.jsonl`."""
 
     id: str
     fact: str | None
@@ -71,7 +76,13 @@ class Item:
 
 
 class Plan:
-    """What is spoken by whom, and the items that use it; a pure function of domain, scale and seed."""
+    """All utterances and the items that use them; a pure function of its arguments.
+
+    Args:
+        domain: Facts, wordings and sentences.
+        scale: Below 1 makes a small plan with every family, voice and split.
+        seed: Seed of the draws.
+    """
 
     def __init__(self, domain: Domain, scale: float = 1.0, seed: int = 0) -> None:
         self.domain = domain
@@ -167,8 +178,13 @@ class Plan:
                     Item(f"read/{split}/{index}", None, "read_aloud", split, None, None, text, [], spoken)
                 )
 
+    def held_out_utterances(self) -> set[str]:
+        """Ids of the recordings that the items of all splits but `train` use."""
+        items = [item for item in self.items if item.split != "train"]
+        return {name for item in items for name in (*item.question_audio, item.answer_audio) if name}
+
     def ordered(self) -> list[Utterance]:
-        """The utterances in the order of work: first a varied slice to begin training with, then the rest."""
+        """Orders the utterances: first a varied sample, so that training can begin early, then the rest."""
         everything = list(self.utterances.values())
         random.Random(0).shuffle(everything)
         questions = [u for u in everything if u.role == "question"]
@@ -182,14 +198,14 @@ class Plan:
             cut = max(1, round(FIRST_SLICE * len(utterances)))
             first += utterances[:cut]
             rest += utterances[cut:]
-        # Cheap voices before Piper, so that most questions are there early; sentences last: no question needs them.
+        # Fast voices before Piper, so that most questions are there early; sentences last: no question needs them.
         rest = sorted(rest + later, key=lambda u: (u.role == "sentence", VOICES[u.voice].engine == "piper"))
         random.Random(1).shuffle(first)
         return first + rest
 
 
 def _chunks(utterances: list[Utterance]) -> Iterator[list[Utterance]]:
-    """Groups of up to `CHUNK` utterances of one voice, given out in the order in which they fill up."""
+    """Groups utterances of one voice into chunks of up to `CHUNK`."""
     open_chunks: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         chunk = open_chunks.setdefault(utterance.voice, [])
@@ -205,9 +221,8 @@ def _make(job: tuple[Path, list[Utterance]]) -> list[dict[str, Any]]:
     for utterance, samples in zip(chunk, speak(VOICES[chunk[0].voice], [u.text for u in chunk]), strict=True):
         path = data / utterance.audio
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        soundfile.write(temporary, np.round(samples * 32767).astype(np.int16), SAMPLING_RATE, "PCM_16", format="WAV")
-        temporary.rename(path)
+        with atomic_write(path) as part:
+            soundfile.write(part, np.round(samples * 32767).astype(np.int16), SAMPLING_RATE, "PCM_16", format="WAV")
         rows.append(_row(utterance, samples.size))
     return rows
 
@@ -217,19 +232,14 @@ def _row(utterance: Utterance, samples: int) -> dict[str, Any]:
     return {**row, "seconds": round(samples / SAMPLING_RATE, 4)}
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.rename(path)
-
-
-def synthesize(out: Path, scale: float = 1.0, workers: int = 2) -> Path:
-    """Makes every audio file of the recipe and the two tables that describe them.
+def synthesize(out: Path, scale: float = 1.0, workers: int = 2, held_out: bool = False) -> Path:
+    """Synthesizes the recipe's audio files and writes the two tables that describe them.
 
     Args:
         out: Output root; the tables are `out/data/utterances.jsonl` and `out/data/items.jsonl`.
         scale: Below 1 makes a small set with every family, voice and split.
         workers: Processes.
+        held_out: Makes only the recordings that evaluation needs, those of all splits but `train`.
 
     Returns:
         The folder `out/data`.
@@ -244,18 +254,19 @@ def synthesize(out: Path, scale: float = 1.0, workers: int = 2) -> Path:
     data = Path(out) / "data"
     data.mkdir(parents=True, exist_ok=True)
     plan = Plan(build_domain(), scale)
-    _write_rows(data / "items.jsonl", [asdict(item) for item in plan.items])
+    write_rows(data / "items.jsonl", map(asdict, plan.items))
+    wanted = plan.held_out_utterances() if held_out else set(plan.utterances)
     rows: list[dict[str, Any]] = []
     todo: list[Utterance] = []
     for utterance in plan.ordered():
         path = data / utterance.audio
         if path.exists():
             rows.append(_row(utterance, soundfile.info(path).frames))
-        else:
+        elif utterance.id in wanted:
             todo.append(utterance)
     table = data / "utterances.jsonl"
-    _write_rows(table, rows)
-    # Spawned, because a forked onnxruntime may hang; one thread a process.
+    write_rows(table, rows)
+    # Spawned, because a forked onnxruntime may hang; one thread per process.
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     with (
@@ -274,13 +285,16 @@ def synthesize(out: Path, scale: float = 1.0, workers: int = 2) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line of the module; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.tiny.synthesize", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.tiny.synthesize", description="Synthesizes the recipe's speech."
+    )
     parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="output root (default: build/tiny)")
     parser.add_argument("--scale", type=float, default=1.0, help="below 1 makes a small set")
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--held-out", action="store_true", help="only what evaluation needs; minutes")
     options = parser.parse_args(arguments)
     try:
-        synthesize(options.out, options.scale, options.workers)
+        synthesize(options.out, options.scale, options.workers, options.held_out)
     except (RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

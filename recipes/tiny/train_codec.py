@@ -1,15 +1,13 @@
-"""Trains the tiny codec: first encoder, quantiser and mel decoder on all voices, then the vocoder on the reply voice.
+"""Trains the tiny codec: first encoder, quantizer and mel decoder on all voices, then the vocoder on the reply voice.
 
-The stage `codec` ends with the encoder frozen: its weights are rounded to bfloat16 precision and do not change again,
-so that codes made from then on stay valid while the stage `vocoder` improves what is heard.
+The stage `codec` ends by freezing the encoder: its weights are rounded to bfloat16 precision and do not change again,
+so that codes made from then on stay valid while the stage `vocoder` improves the decoded speech.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
-import shutil
 import time
 from bisect import bisect_left
 from collections import defaultdict
@@ -25,17 +23,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ttt_hf.atomic_files import atomic_update, atomic_write
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig, load_codec
 from ttt_hf.data.augmentation import change_speed, degrade
 
 from .codec_clips import Utterance, read_wave, training_utterances
-from .codec_losses import mel_distance, waveform_distance
 from .codec_objective import (
     CHARACTERS,
     CodecTrainer,
     CodecTraining,
     LetterReader,
-    join_frames,
+    VocoderLosses,
     make_listener,
     voice_index,
 )
@@ -58,12 +56,12 @@ SAVE_SECONDS = 120.0
 
 
 class CodecBatches(Dataset):
-    """Batches of whole clips of similar length; batch `step` depends on the seed and the step alone.
+    """Batches of complete clips of similar length; batch `step` depends on the seed and the step alone.
 
     Args:
-        utterances: the clips.
-        codec: for its level normalisation.
-        settings: batch size, seed and share of the reply voice.
+        utterances: The clips.
+        codec: Normalizes their level.
+        settings: Batch size, seed and share of the reply voice.
     """
 
     def __init__(self, utterances: list[Utterance], codec: TtTTinyCodec, settings: CodecTraining):
@@ -78,27 +76,25 @@ class CodecBatches(Dataset):
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         others = sorted(self.by_voice.keys() - {REPLY_VOICE}) or [REPLY_VOICE]
-        # Batches that are computed at the same time hold similar lengths, so that no process waits for another.
+        # 1. A length. Batches that are computed at the same time share it, so that no process waits for another.
         rng = np.random.default_rng([self.settings.seed, 0, step // self.settings.processes])
         anchor_clips = self.by_voice[REPLY_VOICE if rng.random() < 0.5 else others[rng.integers(len(others))]]
         anchor = anchor_clips[rng.integers(len(anchor_clips))].seconds
         rng = np.random.default_rng([self.settings.seed, 1, step])
         clean, noisy, texts, voices = [], [], [], []
         for _ in range(max(2, round(self.settings.batch_seconds / (anchor + 0.5)))):
+            # 2. A clip of about this length.
             is_reply = rng.random() < self.settings.reply_share
             voice = REPLY_VOICE if is_reply else others[rng.integers(len(others))]
-            clips = self.by_voice[voice]
-            spread = len(clips) // 12 + 1
-            place = bisect_left(clips, anchor, key=lambda clip: clip.seconds) + rng.integers(-spread, spread + 1)
-            clip = clips[int(np.clip(place, 0, len(clips) - 1))]
+            clip = _clip_of_length(self.by_voice[voice], anchor, rng)
+            # 3. Augmentation: the reply voice must stay as it is; question voices may sound like anyone, anywhere.
             waveform = read_wave(clip.path)
-            # The reply voice has to stay itself; question voices may sound like anyone, anywhere.
             if voice != REPLY_VOICE and rng.random() < 0.5:
                 waveform = change_speed(waveform, rng)
             degraded = waveform
             if voice != REPLY_VOICE and rng.random() < 0.5:
                 degraded = degrade(waveform, self.codec.config.sampling_rate, rng)
-            # A random start makes the codes independent of how speech falls into their grid.
+            # 4. A random start, so that codes do not depend on the offset of speech in their grid.
             lead = int(rng.integers(0, 3 * self.codec.config.samples_per_code))
             clean.append(F.pad(self.codec.normalise(torch.from_numpy(waveform)), (lead, 0)))
             noisy.append(F.pad(self.codec.normalise(torch.from_numpy(degraded)), (lead, 0)))
@@ -115,18 +111,25 @@ class CodecBatches(Dataset):
         return batch
 
 
+def _clip_of_length(clips: list[Utterance], seconds: float, rng: np.random.Generator) -> Utterance:
+    """Draws one of the clips, sorted by length, that are about so long."""
+    spread = len(clips) // 12 + 1
+    index = bisect_left(clips, seconds, key=lambda clip: clip.seconds) + rng.integers(-spread, spread + 1)
+    return clips[int(np.clip(index, 0, len(clips) - 1))]
+
+
 def _stack(rows: list[Tensor], codec: TtTTinyCodec) -> Tensor:
     stacked = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return F.pad(stacked, (0, -stacked.shape[1] % codec.config.samples_per_code))
 
 
 class ReplyBatches(Dataset):
-    """Batches of whole clips of the reply voice, of similar length; batch `step` depends on the seed and the step.
+    """Batches of complete clips of the reply voice, of similar length; batch `step` depends on the seed and the step.
 
     Args:
-        utterances: clips of the reply voice.
-        codec: for its level normalisation.
-        settings: batch size and seed.
+        utterances: Clips of the reply voice.
+        codec: Normalizes their level.
+        settings: Batch size and seed.
     """
 
     def __init__(self, utterances: list[Utterance], codec: TtTTinyCodec, settings: CodecTraining):
@@ -135,16 +138,16 @@ class ReplyBatches(Dataset):
         self.settings = settings
 
     def __getitem__(self, step: int) -> Tensor:
-        # As in `CodecBatches`, batches that are computed at the same time hold similar lengths.
+        # As in `CodecBatches`, batches that are computed at the same time have similar lengths.
         rng = np.random.default_rng([self.settings.seed, 2, step // self.settings.processes])
         anchor = int(rng.integers(len(self.clips)))
         rng = np.random.default_rng([self.settings.seed, 3, step])
         count = max(2, round(self.settings.vocoder_batch_seconds / self.clips[anchor].seconds))
-        places = anchor + rng.integers(-4 * count, 4 * count + 1, count)
+        indices = anchor + rng.integers(-4 * count, 4 * count + 1, count)
         waveforms = []
-        for place in places.clip(0, len(self.clips) - 1):
-            waveform = self.codec.normalise(torch.from_numpy(read_wave(self.clips[place].path)))
-            # Half of them lie in the grid of codes as they do when a reply is spoken, the others anywhere.
+        for index in indices.clip(0, len(self.clips) - 1):
+            waveform = self.codec.normalise(torch.from_numpy(read_wave(self.clips[index].path)))
+            # Half of the clips start with a code, as replies do, the others at any offset.
             lead = int(rng.integers(0, self.codec.config.samples_per_code)) if rng.random() < 0.5 else 0
             waveforms.append(F.pad(waveform, (lead, 0)))
         return _stack(waveforms, self.codec)
@@ -166,22 +169,22 @@ def train(
     workers: int = 1,
     on_save: Callable[[], None] | None = None,
 ) -> bool:
-    """Optimises with AdamW under a one-cycle cosine schedule; goes on from `state_file` if it is there.
+    """Optimizes with AdamW and a one-cycle cosine schedule; continues from `state_file` if it exists.
 
-    With several processes (`torch.distributed`) each takes other batches and gradients are averaged.
+    With several processes (`torch.distributed`) each takes other batches, and gradients are averaged.
 
     Args:
-        name: shown with the progress.
-        state_file: where weights, optimiser and step are saved every two minutes and at the end.
-        modules: everything whose weights are saved.
-        parameters: what is optimised.
-        batches: map from step to batch.
-        loss_function: batch -> loss and parts to show.
-        steps: all steps of the stage, those done in earlier runs included.
-        learning_rate: peak of the schedule.
-        max_minutes: stop early after so long; the next run goes on.
-        workers: processes that make batches.
-        on_save: called after each saved state.
+        name: Shown with the progress.
+        state_file: Weights, optimizer state and step, saved every two minutes and at the end.
+        modules: Module whose weights are saved.
+        parameters: The optimized parameters.
+        batches: Maps a step to its batch.
+        loss_function: Returns the loss of a batch, and its parts for the log.
+        steps: All steps, those of earlier runs included.
+        learning_rate: Peak of the schedule.
+        max_minutes: Stops after this time; the next run continues.
+        workers: Data loader processes.
+        on_save: Called after each saved state.
 
     Returns:
         Whether all steps are done.
@@ -189,20 +192,14 @@ def train(
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    done = 0
-    if state_file.exists():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
-        modules.load_state_dict(state["modules"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["step"]
+    done = _load_state(state_file, modules, optimizer)
 
     def save() -> None:
         if not is_first_process():
             return
         state = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-        temporary = state_file.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, state_file)
+        with atomic_write(state_file) as part:
+            torch.save(state, part)
         if on_save is not None:
             on_save()
 
@@ -223,11 +220,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss, parts = loss_function(_moved(batch, device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        _update(loss, parameters, optimizer)
         done += 1
         for key, value in parts.items():
             averages[key] = 0.98 * averages.get(key, value.item()) + 0.02 * value.item()
@@ -242,6 +235,24 @@ def train(
     return done >= steps
 
 
+def _load_state(path: Path, modules: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Restores an interrupted training, if there is one; returns the number of steps done."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    modules.load_state_dict(state["modules"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _update(loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    average_gradients(parameters)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+
+
 def _moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {name: tensor.to(device) for name, tensor in batch.items()}
@@ -253,12 +264,12 @@ def _one_thread(_: int) -> None:
 
 
 def run_codec_stage(out: Path, settings: CodecTraining, max_minutes: float | None = None) -> None:
-    """Trains encoder, quantiser and mel decoder, and freezes the encoder when all steps are done.
+    """Trains encoder, quantizer and mel decoder, and freezes the encoder when all steps are done.
 
     Args:
-        out: root of the recipe's output; reads `data/`, writes `codec/`.
-        settings: steps, rates and weights.
-        max_minutes: stop early after so long; the next run goes on.
+        out: The recipe's output root; reads `data/`, writes `codec/`.
+        settings: Steps, rates and weights of the losses.
+        max_minutes: Stops after this time; the next run continues.
     """
     folder = out / "codec"
     if (folder / FROZEN_MARKER).exists():
@@ -286,19 +297,23 @@ def run_codec_stage(out: Path, settings: CodecTraining, max_minutes: float | Non
         with torch.no_grad():
             codec.decoder.voice.copy_(trainer.voices.weight[voice_index(REPLY_VOICE)])
         _round_weights(codec)
-        _save_codec(codec, folder)
+        with atomic_update(folder) as part:
+            codec.save_pretrained(part)
         (folder / FROZEN_MARKER).write_text("The weights of the encoder do not change any more.\n", encoding="utf-8")
 
 
 def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | None = None) -> None:
-    """Trains the vocoder, then mel decoder and vocoder together, on the reply voice; the encoder is left alone.
+    """Trains the vocoder, then mel decoder and vocoder together, on the reply voice. The encoder stays as it is.
 
-    The codec in `out/codec` is replaced by a better one at every saved state.
+    Every saved state updates the codec in `out/codec`.
 
     Args:
-        out: root of the recipe's output; reads `data/` and `codec/`, writes `codec/`.
-        settings: steps, rates and weights.
-        max_minutes: stop each part early after so long; the next run goes on.
+        out: The recipe's output root; reads `data/` and `codec/`, writes `codec/`.
+        settings: Steps, rates and weights of the losses.
+        max_minutes: Stops each part after this time; the next run continues.
+
+    Raises:
+        ValueError: The stage codec is not finished, or the folder holds another codec.
     """
     folder = out / "codec"
     if not (folder / FROZEN_MARKER).exists():
@@ -312,54 +327,35 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
     voice = [clip for clip in training_utterances(out / "data") if clip.voice == REPLY_VOICE]
     states = folder / "training_state"
     batches = ReplyBatches(voice, codec, settings)
-    listener = _trained_listener(codec, states / "codec.pt")
+    losses = VocoderLosses(codec, _trained_listener(codec, states / "codec.pt"), settings.joint_listener_weight)
 
     def publish() -> None:
         published = TtTTinyCodec(codec.config)
         published.load_state_dict(codec.state_dict())
         _round_weights(published)
-        _save_codec(published, folder)
-
-    def codebook_vectors(waveform: Tensor) -> Tensor:
-        with torch.no_grad():
-            return codec.quantise(codec.encoder(codec.mel(waveform)))
-
-    def vocoder_loss(target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            mel = codec.decoder(codebook_vectors(target))
-        # Half of the clips come from the true mel spectrogram, which is sharper than a decoded one.
-        half = len(mel) // 2
-        mel = torch.cat([codec.mel(target[:half]), mel[half:]])
-        return waveform_distance(codec.vocoder(mel), target, codec)
-
-    def joint_loss(target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        mel = codec.decoder(codebook_vectors(target))
-        waveform = codec.vocoder(mel)
-        loss, parts = waveform_distance(waveform, target, codec)
-        target_mel = codec.mel(target)
-        # The mel decoder keeps its meaning, so that the vocoder's input stays a spectrogram.
-        loss = loss + mel_distance(mel, target_mel, torch.ones_like(mel[..., :1]))
-        _, heard = listener(join_frames(codec.mel(waveform)))
-        with torch.no_grad():
-            _, expected = listener(join_frames(target_mel))
-        changed = (heard - expected).abs().mean()
-        return loss + settings.joint_listener_weight * changed, {**parts, "changed": changed.detach()}
+        with atomic_update(folder) as part:
+            published.save_pretrained(part)
 
     parts = [
-        ("vocoder", codec.vocoder.parameters(), vocoder_loss, settings.vocoder_steps, settings.vocoder_learning_rate),
+        (
+            "vocoder",
+            codec.vocoder.parameters(),
+            losses.vocoder,
+            settings.vocoder_steps,
+            settings.vocoder_learning_rate,
+        ),
         (
             "joint",
             [*codec.decoder.parameters(), *codec.vocoder.parameters()],
-            joint_loss,
+            losses.joint,
             settings.joint_steps,
             settings.joint_learning_rate,
         ),
     ]
     for name, parameters, loss_function, steps, rate in parts:
-        state_file = states / f"{name}.pt"
         if not train(
             name,
-            state_file,
+            states / f"{name}.pt",
             codec,
             list(parameters),
             batches,
@@ -374,7 +370,7 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
 
 
 def _trained_listener(codec: TtTTinyCodec, state_file: Path) -> LetterReader:
-    """The listener of the stage `codec`, which does not change any more."""
+    """Loads the letter reader that the stage `codec` trained on recordings; its weights are fixed."""
     listener = make_listener(codec.config)
     modules = torch.load(state_file, map_location="cpu", weights_only=True)["modules"]
     prefix = "listener."
@@ -385,29 +381,19 @@ def _trained_listener(codec: TtTTinyCodec, state_file: Path) -> LetterReader:
 
 
 def _round_weights(codec: TtTTinyCodec) -> None:
-    """Rounds all weights to bfloat16 precision, in which the checkpoint is stored: storing it changes no code."""
+    """Rounds all weights to bfloat16 precision, so that storing the checkpoint in bfloat16 changes no code."""
     with torch.no_grad():
         for parameter in codec.parameters():
             parameter.copy_(parameter.bfloat16().float())
 
 
-def _save_codec(codec: TtTTinyCodec, folder: Path) -> None:
-    """Writes config and weights beside their final names and renames them."""
-    temporary = folder / "saving"
-    shutil.rmtree(temporary, ignore_errors=True)
-    codec.save_pretrained(temporary)
-    for file in sorted(temporary.iterdir()):
-        os.replace(file, folder / file.name)
-    temporary.rmdir()
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line: `python -m recipes.tiny.train_codec --out DIR --stage codec|vocoder`."""
     parser = argparse.ArgumentParser(description="Train the tiny codec.")
-    parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="root of the recipe's output")
+    parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="the recipe's output root")
     parser.add_argument("--stage", choices=["codec", "vocoder"], required=True)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
-    parser.add_argument("--max-minutes", type=float, default=None, help="stop after so long; the next run goes on")
+    parser.add_argument("--max-minutes", type=float, default=None, help="stop after this time; the next run continues")
     for name in ("codec_steps", "vocoder_steps", "joint_steps", "processes"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(CodecTraining, name))
     options = parser.parse_args(arguments)

