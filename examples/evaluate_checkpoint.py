@@ -16,10 +16,8 @@ def main(model: str, tasks: list[str], out: str, limit: int | None) -> None:
     results = ttt_hf.evaluate(model, tasks, out=out, limit=limit)
     for task, result in results.items():
         for name, metric in result["metrics"].items():
-            interval = f"{metric['low']:.2f} to {metric['high']:.2f}"
-            print(
-                f"{task}: {name} {metric['value']:.2f} {metric['unit']} (95 % interval {interval}, n = {metric['n']})"
-            )
+            interval = f"{metric['low']:.4f} to {metric['high']:.4f}"  # error and accuracy rates are fractions
+            print(f"{task}: {name} {metric['value']:.4f} (95 % interval {interval}, n = {metric['n']})")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ NOT_RUN = {
     "hf upload ": "needs the Hub",
     "hf download ": "needs the Hub",
     '"organisation/model"': "needs the Hub",
-    "torchrun ": "needs several processes, see tests/recipes/test_distributed.py, tests/cli/test_eval_processes.py",
+    "torchrun ": "needs several processes, see tests/training/test_distributed.py, tests/cli/test_eval_processes.py",
     "CONFIGS=": "is part of the next command",
     "accelerate launch ": "needs several GPUs",
     '"Qwen/Qwen2.5-3B"': "needs the Hub, and 12 GB",
@@ -108,10 +108,9 @@ def test_page_on_data(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "varied" / "encoding.json").read_text())["variants"] == 8
 
 
-def test_page_on_a_codec_of_ones_own(tmp_path: Path) -> None:
+def test_page_on_a_codec_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(QUESTION.parent))  # examples/, as for a script there
     run_page(ADD_A_CODEC, tmp_path)
-    example = blocks(ADD_A_CODEC, "python")[0].text
-    assert example.count("\n") <= 45
     assert (tmp_path / "tone-codec" / "model.safetensors").is_file()
 
 
