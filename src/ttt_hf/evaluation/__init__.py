@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .models import load_model
     from .recognizers import load_transcriber
     from .recognizers.whisper import WhisperTranscriber, bundled_whisper_tiny_en
+    from .scoring.metric_modules import load_metric, write_metric_space
     from .scoring.metrics import (
         WordErrors,
         bootstrap_interval,
@@ -48,6 +49,7 @@ _MODULES = {
         "total_word_errors",
         "word_errors",
     ),
+    "scoring.metric_modules": ("load_metric", "write_metric_space"),
     "stages.answer": ("answer_task",),
     "stages.judge": ("judge_task",),
     "stages.score": ("score_task", "task_to_score"),
@@ -75,6 +77,7 @@ __all__ = [
     "evaluate",
     "is_same_answer",
     "judge_task",
+    "load_metric",
     "load_model",
     "load_samples",
     "load_task",
@@ -87,6 +90,7 @@ __all__ = [
     "total_word_errors",
     "transcribe_task",
     "word_errors",
+    "write_metric_space",
 ]
 
 

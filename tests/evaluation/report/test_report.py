@@ -106,7 +106,9 @@ def test_several_models_get_a_column(run: Path) -> None:
 
 
 def test_value_that_is_not_there_is_said(run: Path) -> None:
-    metrics = {"wer": {"value": None, "low": None, "high": None, "unit": "fraction", "higher_is_better": False, "n": 5}}
+    metrics = {
+        "wer": {"value": None, "low": None, "high": None, "unit": "fraction", "higher_is_better": False, "n": 5}
+    }
     change_results(run / "reading", metrics=metrics)
     assert "n/a" in terminal_table(read_results(run / "reading"))
 

@@ -101,7 +101,7 @@ def word_errors(
     elif unit == "character" and not counts_spaces(normalizer):
         texts = [text.replace(" ", "") for text in texts]
     align = jiwer.process_characters if unit == "character" else jiwer.process_words
-    counts = align(*texts)
+    counts = align(texts[0], texts[1])
     return WordErrors(counts.hits, counts.substitutions, counts.deletions, counts.insertions)
 
 
