@@ -1,6 +1,8 @@
 """What the pages in docs/ promise is run: every command and every Python example, in order, in a folder of its own."""
 
+import importlib.util
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from documents import blocks, commands
 from official_layout import text_tokenizer, write_official
 from published_glm4voice import write_published
-from ttt_hf.cli.main import main
+from ttt_hf.cli.main import build_parser, main
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 
 
@@ -85,9 +87,25 @@ def run_page(page: Path, folder: Path) -> None:
 
 def test_every_reason_not_to_run_something_is_needed() -> None:
     parts = [part for page in PAGES for _, part in steps(page)]
-    for reason in NOT_RUN:
+    for reason, why in NOT_RUN.items():
         assert any(reason in part for part in parts), reason
+        assert all((ROOT / test).is_file() for test in re.findall(r"tests/[\w/.]+\.py", why)), why
     assert sum(map(is_run, parts)) >= 6
+
+
+def test_commands_of_launchers_name_modules_and_words_that_there_are() -> None:
+    """What `torchrun` and `accelerate launch` start is not run here, but could be."""
+    found = 0
+    for page in PAGES:
+        for language, part in steps(page):
+            words = shlex.split(part) if language == "bash" and not is_run(part) else []
+            for place, module in enumerate(words):
+                if words[place - 1] == "-m" and module.startswith("ttt_hf."):
+                    found += 1
+                    assert importlib.util.find_spec(module), part
+                    if module == "ttt_hf.cli":
+                        build_parser().parse_args(words[place + 1 :])
+    assert found >= 3
 
 
 def make_recordings(folder: Path) -> None:
