@@ -161,10 +161,12 @@ class DecodingRow:
         self.num_forward_passes = 0
         self.segments: list[TextSegment | AudioSegment] = []
         self.is_finished = False
+        # Logits processors need the ids as a tensor; a preallocated one avoids a copy per token.
         self._num_pads = context.width - len(prompt)
         device = context.span_candidates.device
         self._padded_ids = torch.full((1, self._num_pads + self.capacity), context.pad_id, device=device)
         self._padded_ids[0, self._num_pads : context.width] = torch.tensor(prompt, device=device)
+        # State of the open span: its begin marker, length and codes, and the schedule of the current block.
         self._is_in_span = False
         self._opener_index = 0
         self._span_length = 0
@@ -222,6 +224,7 @@ class DecodingRow:
     def _accept_token(self, logits: torch.Tensor) -> None:
         """Chooses one text token and follows its consequences: text, a begin marker or the end of the row."""
         context, config = self.context, self.context.config
+        # Text positions hold text only; the official code leaves audio ids in.
         if not context.settings.is_official:
             logits[:, config.audio_token_start_id :] = -torch.inf
         if self._texts_before_eos > 0:
@@ -232,6 +235,7 @@ class DecodingRow:
         if token < config.audio_token_start_id:
             # A text token ends the audio run before it, and this forward has seen that run completely.
             self.final_length = len(self.ids)
+        # The token enters the ids whatever it is; only text tokens enter a segment, without markers.
         self._append([token])
         self._texts_before_eos = max(0, self._texts_before_eos - 1)
         if token in context.eos_ids:
@@ -240,6 +244,7 @@ class DecodingRow:
             self._open_span(token)
         elif token < config.audio_token_start_id and token != context.pad_id:
             self._add_text(token)
+        # A span that opens at the limit stays empty.
         if len(self.ids) >= self.length_limit:
             self.stop()
         elif self._is_in_span:
@@ -294,6 +299,7 @@ class DecodingRow:
         """Moves the canvas to the ids, up to the first end marker, then ends the span or starts its next block."""
         context, settings, config = self.context, self.context.settings, self.context.config
         block, self.canvas = self.canvas, []
+        # The block is denoised as a whole, so tokens after its first end marker have no meaning.
         ends = [position for position, token in enumerate(block) if token in context.end_ids]
         if ends:
             block = block[: ends[0] + 1]
@@ -304,6 +310,7 @@ class DecodingRow:
             block[-1] = context.end_ids[min(self._opener_index, len(context.end_ids) - 1)]
         is_complete = block[-1] in context.end_ids
         self._append(block)
+        # With the official vocabulary a block may hold text ids, which are not codes.
         offset = config.audio_code_offset
         self._codes += [token - offset for token in block if 0 <= token - offset < config.audio_vocab_size]
         self.streamer.put_block(list(block))

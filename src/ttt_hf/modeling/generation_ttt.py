@@ -349,6 +349,7 @@ class TtTGenerationMixin(GenerationMixin):
     ) -> list[DecodingRow]:
         """Creates the decoding state of every row (step 1.a)."""
         width, device = input_ids.shape[1], input_ids.device
+        # What the rows share
         context = DecodingContext.create(settings, self.config, generation_config, width, device)
         if streamer is None:
             streamer = TtTStreamer()
@@ -361,13 +362,14 @@ class TtTGenerationMixin(GenerationMixin):
             seed = int(torch.randint(2**62, (1,))) if draws else 0
         copies = generation_config.num_return_sequences or 1
 
+        # What is a row's own: prompt, limit, processors, random generator
         max_length = min(item.max_length for item in stopping_criteria if isinstance(item, MaxLengthCriteria))
         longest = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         rows = []
         for index, prompt in enumerate(split_rows(input_ids, attention_mask)):
             # transformers counts max_new_tokens from the padded prompt; max_length refers to the row without padding.
             limit = max_length - (len(prompt) if generation_config.max_new_tokens is None else width)
-            if longest is not None:
+            if longest is not None:  # the model's context bounds every row
                 limit = min(limit, longest - len(prompt))
             # The copies of num_return_sequences differ, but copy i of a prompt is the same in every batch.
             generator = torch.Generator(device).manual_seed(seed + index % copies)

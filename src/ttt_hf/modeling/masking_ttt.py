@@ -84,6 +84,7 @@ def audio_block_ids(
         raise ValueError(f"block_length must be at least 1, got {block_length}.")
     is_audio = input_ids >= audio_token_start_id
     if attention_mask is not None:
+        # Ids of padding are arbitrary, and may be audio ids.
         is_audio = is_audio & attention_mask.to(device=is_audio.device, dtype=torch.bool)
     index = torch.arange(input_ids.shape[-1], device=input_ids.device).expand_as(input_ids)
     is_start = is_audio.clone()
@@ -109,6 +110,7 @@ def isolate_padding(block_ids: torch.Tensor, attention_mask: torch.Tensor) -> to
         Block ids of the same shape, with unique ids for padding positions.
     """
     index = torch.arange(block_ids.shape[-1], device=block_ids.device)
+    # Ids above all block ids of the row, one per position.
     unused_id = block_ids.amax(dim=-1, keepdim=True).clamp(min=0) + 1
     return torch.where(attention_mask.to(device=block_ids.device, dtype=torch.bool), block_ids, unused_id + index)
 
@@ -128,6 +130,7 @@ def hybrid_mask_function(
         A function `(batch_idx, head_idx, q_idx, kv_idx) -> bool` of index tensors that works with broadcasting, under
         `torch.vmap` and as the `mask_mod` of flex attention.
     """
+    # A window raises the lower end of the interval of orders; blocks are not affected.
     lowest = queries.start
     if window is not None:
         position = queries.horizon - 1 if queries.position is None else queries.position

@@ -144,6 +144,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
                 "bias: choose another text model."
             )
 
+        # 1. Assign ids to the audio tokens, and configure a backbone with a larger vocabulary
         old_rows = backbone.get_input_embeddings().weight
         tokens = place_audio_tokens(audio_vocab_size, len(old_rows), tokenizer, text_tokens)
         text_config = copy.deepcopy(text_model.config)
@@ -159,9 +160,10 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         )
         if text_model.config._attn_implementation in ATTENTION_IMPLEMENTATIONS:
             config._attn_implementation = text_model.config._attn_implementation
-        # All parameters are overwritten below; drawing them must not advance the caller's random state.
+        # 2. Build the model. Its parameters are overwritten below; drawing them must not advance the global generator.
         with torch.random.fork_rng(devices=[]):
             model = cls._from_config(config, dtype=text_model.dtype)
+        # 3. Copy the text model, with new rows in the embedding and, unless tied, in the output layer
         state = {f"model.{name}": value for name, value in backbone.state_dict().items()}
         generator = torch.Generator().manual_seed(seed)
         new_rows = grow_rows(old_rows, tokens.first_new_id, tokens.vocab_size, generator)
@@ -315,6 +317,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         target_losses, correct = token_losses(torch.cat(states), torch.cat(targets), self.lm_head, vocab_size)
         text_losses, audio_losses = target_losses[: len(text_rows)], target_losses[len(text_rows) :]
 
+        # Without packing a row is a sample; with packing the losses average over the samples in all rows.
         text_samples, num_samples = text_rows, labels.shape[0]
         if packed:
             samples, num_samples = sample_ids(order_ids, start_ids)
@@ -387,6 +390,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         """Builds the backbone's mask; `keys` cover cached and new positions."""
         length = inputs_embeds.shape[1]
         order_ids, block_ids = keys
+        # Padding queries must see something, at least themselves: some kernels return NaN otherwise.
         if padding_mask is not None:
             block_ids = isolate_padding(block_ids, padding_mask)
         position = None
