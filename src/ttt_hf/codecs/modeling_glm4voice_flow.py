@@ -212,10 +212,12 @@ class Glm4VoiceUNet(nn.Module):
         Returns:
             Float of shape `(batch, bins, frames)`.
         """
+        # Conditions are stacked as channels; the speaker is the same in every frame.
         dtype, frames = self.final_proj.weight.dtype, mel.shape[-1]
         hidden = torch.cat([mel, mean, speaker[..., None].expand(-1, -1, frames), known], dim=1).to(dtype)
         encoded = _sinusoids(TIME_SCALE * time, hidden.shape[1], interleaved=False)
         time = self.time_mlp(encoded.to(dtype))
+        # U-Net: each block on the way up also gets the frames of its resolution from the way down.
         skipped = []
         for block in self.down_blocks:
             skip, hidden = block(hidden, time)
@@ -248,6 +250,7 @@ class Glm4VoiceFlow(nn.Module):
     def mean(self, codes: Tensor) -> Tensor:
         """Condition of the flow from codes `(batch, codes)`, float of shape `(batch, bins, frames)`."""
         hidden = self.encoder_proj(self.encoder(self.input_embedding(codes))).transpose(1, 2)
+        # Codes and mel frames have unrelated rates: nearest neighbours, then convolutions that smooth the steps.
         stretched = F.interpolate(hidden, size=self.config.num_frames(codes.shape[1]), mode="nearest")
         return self.length_regulator(stretched)
 

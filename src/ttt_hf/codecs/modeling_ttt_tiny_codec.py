@@ -78,6 +78,7 @@ class TtTTinyCodecEncoder(nn.Module):
         hidden = self.embed(_with_neighbours(mel))
         for block in self.frame_blocks:
             hidden = block(hidden)
+        # Consecutive frames become the channels of one code.
         hidden = self.join(hidden.unflatten(1, (-1, self.frames_per_code)).flatten(2))
         for block in self.code_blocks:
             hidden = block(hidden)
@@ -118,6 +119,7 @@ class TtTTinyCodecDecoder(nn.Module):
         Returns:
             Float of shape `(batch, codes * frames_per_code, mel bins)`.
         """
+        # Codes carry the content only: the voice is added as an embedding.
         hidden = self.project(vectors) + (self.voice if voice is None else voice[:, None])
         for block in self.code_blocks:
             hidden = block(hidden)
@@ -152,6 +154,7 @@ class TtTTinyCodecVocoder(nn.Module):
         hidden = self.embed(_with_neighbours(mel))
         for block in self.blocks:
             hidden = block(hidden)
+        # In float32: half precision is too coarse for phases. The clamp bounds the magnitude of untrained outputs.
         log_magnitude, phase = self.head(self.norm(hidden)).float().chunk(2, dim=-1)
         spectrum = torch.polar(log_magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp(), phase)
         return overlap_add(spectrum, self.n_fft, self.hop_length)
