@@ -204,6 +204,7 @@ def _scale(array: np.ndarray) -> np.ndarray:
 def _mix_down(samples: np.ndarray, name: str) -> np.ndarray:
     if samples.ndim == 1:
         return samples
+    # The shorter axis is that of the channels, as recordings have more samples than channels.
     channel_axis = 0 if samples.shape[0] <= samples.shape[1] else 1
     if samples.shape[channel_axis] > MAX_CHANNELS:
         raise ValueError(

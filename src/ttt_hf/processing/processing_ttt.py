@@ -285,6 +285,7 @@ class TtTProcessor(ProcessorMixin):
         if task is not None and task not in SYSTEM_PROMPTS:
             raise ValueError(f"There is no task {task!r}: choose one of {', '.join(SYSTEM_PROMPTS)}.")
 
+        # 1. Render every conversation, with placeholders for audio and for texts that contain special tokens
         guarded: list[str] = []
         audio_items: list[list[dict[str, Any]]] = []
         prompts = []
@@ -302,6 +303,7 @@ class TtTProcessor(ProcessorMixin):
             texts = [re.sub(f"{GUARD}(\\d+){GUARD}", lambda hit: guarded[int(hit[1])], text) for text in prompts]
             return texts[0] if single else texts
 
+        # 2. Encode the audio of all conversations in one batch; 3. replace the placeholders by ids
         codes = self._collect_codes(audio_items)
         rows = [self._encode_prompt(prompt, guarded, row_codes) for prompt, row_codes in zip(prompts, codes)]
         batch = self._make_batch(rows, return_tensors, padding, padding_side)
@@ -404,6 +406,7 @@ class TtTProcessor(ProcessorMixin):
 
     def _guard(self, text: str, guarded: list[str]) -> str:
         """Replaces a text that contains special tokens by a reference, to be tokenized as plain text later."""
+        # Most texts contain no special token and stay in the prompt, where they are tokenized with their context.
         if GUARD not in text:
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             if self._control_ids.isdisjoint(ids):

@@ -99,6 +99,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, audio_vocab_size: int
         raise ValueError(f"vocab_size must be at least {len(alphabet)}, one token for each byte, not {vocab_size}.")
     if audio_vocab_size < 1:
         raise ValueError(f"audio_vocab_size must be at least 1, not {audio_vocab_size}.")
+    # Byte-level, so that every text can be tokenized; NFC makes equal texts equal bytes.
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -118,6 +119,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, audio_vocab_size: int
         padding_side="left",
         chat_template=default_chat_template(),
     )
+    # Audio tokens come last, since all ids from the first of them on count as audio.
     place_audio_tokens(audio_vocab_size, len(tokenizer), tokenizer)
     return tokenizer
 
@@ -138,6 +140,7 @@ def audio_token_ids(tokenizer: PreTrainedTokenizerBase) -> AudioTokenIds:
             )
         return vocab[name]
 
+    # The number of codes follows from the ids around them; checking the first and the last code is enough.
     start, mask = id_of(AUDIO_TOKEN), id_of(MASK_TOKEN)
     size = mask - start - 1
     if size < 1 or id_of(code_token(0)) != start + 1 or id_of(code_token(size - 1)) != mask - 1:
