@@ -42,6 +42,7 @@ def lora_config(arguments: ModelArguments, config: TtTConfig) -> LoraConfig:
         from peft import LoraConfig
     except ImportError as error:
         raise ImportError("Adapters need PEFT: pip install 'ttt-hf[train]'.") from error
+    # Rows, not matrices: `modules_to_save` would store all of the embedding in the adapter.
     rows: dict[str, list[int]] | None = None
     if arguments.lora_audio_tokens:
         rows = {"embed_tokens": audio_token_rows(config)}

@@ -223,7 +223,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     path = recipe_file(name)
     values = read_yaml(path) or {}
     if not isinstance(values, dict):
-        raise ValueError(f"{path} has to hold keys and values, one a line: learning_rate: 2.0e-4.")
+        raise ValueError(f"{path} must hold keys and values, one per line: learning_rate: 2.0e-4.")
     form = "key=value, for example learning_rate=1e-4"
     values |= dict(split_override(override, form) for override in overrides)
     return parse_recipe(values)

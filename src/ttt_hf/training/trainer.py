@@ -132,6 +132,7 @@ class TtTTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
+        # For the log and for error messages; `forward` does not take them.
         levels, draws = inputs.pop("noise_levels"), inputs.pop("draws")
         outputs = model(**inputs)
         if not torch.isfinite(outputs.loss):
@@ -147,6 +148,7 @@ class TtTTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _sample_numbers(self, draws: torch.Tensor) -> str:
+        # A draw counts samples over all epochs.
         count = len(self.train_dataset) if isinstance(self.train_dataset, Sized) else None
         return ", ".join(str(draw % count if count else draw) for draw in draws.tolist())
 
