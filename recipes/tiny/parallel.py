@@ -88,15 +88,6 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def any_process(condition: bool) -> bool:
-    """Whether the condition holds in any process, so that all of them stop together."""
-    if not dist.is_initialized():
-        return condition
-    flag = torch.tensor(float(condition))
-    dist.all_reduce(flag)
-    return bool(flag)
-
-
 def _work(
     rank: int, function: Callable[..., object], arguments: tuple[Any, ...], count: int, port: int, threads: int
 ) -> None:

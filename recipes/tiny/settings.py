@@ -20,7 +20,7 @@ from typing import Any
 
 from ttt_hf.overrides import nearest, read_yaml, split_override
 
-from .train_codec import CodecTraining
+from .codec_objective import CodecTraining
 
 
 RECIPE_FILE = Path(__file__).with_name("tiny.yaml")

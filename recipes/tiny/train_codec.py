@@ -6,7 +6,6 @@ so that codes made from then on stay valid while the stage `vocoder` improves th
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from bisect import bisect_left
@@ -38,11 +37,9 @@ from .codec_objective import (
     voice_index,
 )
 from .parallel import (
-    any_process,
     average_gradients,
     is_first_process,
     loader_workers,
-    run_in_processes,
     training_device,
 )
 from .voices import REPLY_VOICE
@@ -165,10 +162,9 @@ def train(
     loss_function: Callable[[Any], tuple[Tensor, dict[str, Tensor]]],
     steps: int,
     learning_rate: float,
-    max_minutes: float | None = None,
     workers: int = 1,
     on_save: Callable[[], None] | None = None,
-) -> bool:
+) -> None:
     """Optimizes with AdamW and a one-cycle cosine schedule; continues from `state_file` if it exists.
 
     With several processes (`torch.distributed`) each takes other batches, and gradients are averaged.
@@ -182,12 +178,8 @@ def train(
         loss_function: Returns the loss of a batch, and its parts for the log.
         steps: All steps, those of earlier runs included.
         learning_rate: Peak of the schedule.
-        max_minutes: Stops after this time; the next run continues.
         workers: Data loader processes.
         on_save: Called after each saved state.
-
-    Returns:
-        Whether all steps are done.
     """
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -211,7 +203,7 @@ def train(
         prefetch_factor=8 if workers else None,
         worker_init_fn=_one_thread,
     )
-    started = saved = time.monotonic()
+    saved = time.monotonic()
     averages: dict[str, float] = {}
     progress = tqdm(loader, desc=name, initial=done, total=steps, mininterval=10.0, disable=not is_first_process())
     for batch in progress:
@@ -226,13 +218,10 @@ def train(
             averages[key] = 0.98 * averages.get(key, value.item()) + 0.02 * value.item()
         progress.set_postfix({key: f"{value:.4f}" for key, value in averages.items()}, refresh=False)
         now = time.monotonic()
-        if max_minutes is not None and any_process(now - started > 60 * max_minutes):
-            break
         if now - saved > SAVE_SECONDS:
             save()
             saved = now
     save()
-    return done >= steps
 
 
 def _load_state(path: Path, modules: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -263,13 +252,12 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def run_codec_stage(out: Path, settings: CodecTraining, max_minutes: float | None = None) -> None:
+def run_codec_stage(out: Path, settings: CodecTraining) -> None:
     """Trains encoder, quantizer and mel decoder, and freezes the encoder when all steps are done.
 
     Args:
         out: The recipe's output root; reads `data/`, writes `codec/`.
         settings: Steps, rates and weights of the losses.
-        max_minutes: Stops after this time; the next run continues.
     """
     folder = out / "codec"
     if (folder / FROZEN_MARKER).exists():
@@ -281,7 +269,7 @@ def run_codec_stage(out: Path, settings: CodecTraining, max_minutes: float | Non
     trainer = CodecTrainer(codec, settings).to(training_device())
     batches = CodecBatches(training_utterances(out / "data"), codec, settings)
     trained = [parameter for name, parameter in trainer.named_parameters() if ".vocoder." not in name]
-    finished = train(
+    train(
         "codec",
         state_folder / "codec.pt",
         trainer,
@@ -290,10 +278,9 @@ def run_codec_stage(out: Path, settings: CodecTraining, max_minutes: float | Non
         trainer,
         settings.codec_steps,
         settings.codec_learning_rate,
-        max_minutes,
         loader_workers(),
     )
-    if finished and is_first_process():
+    if is_first_process():
         with torch.no_grad():
             codec.decoder.voice.copy_(trainer.voices.weight[voice_index(REPLY_VOICE)])
         _round_weights(codec)
@@ -302,7 +289,7 @@ def run_codec_stage(out: Path, settings: CodecTraining, max_minutes: float | Non
         (folder / FROZEN_MARKER).write_text("The weights of the encoder do not change any more.\n", encoding="utf-8")
 
 
-def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | None = None) -> None:
+def run_vocoder_stage(out: Path, settings: CodecTraining) -> None:
     """Trains the vocoder, then mel decoder and vocoder together, on the reply voice. The encoder stays as it is.
 
     Every saved state updates the codec in `out/codec`.
@@ -310,7 +297,6 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
     Args:
         out: The recipe's output root; reads `data/` and `codec/`, writes `codec/`.
         settings: Steps, rates and weights of the losses.
-        max_minutes: Stops each part after this time; the next run continues.
 
     Raises:
         ValueError: The stage codec is not finished, or the folder holds another codec.
@@ -353,7 +339,7 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
         ),
     ]
     for name, parameters, loss_function, steps, rate in parts:
-        if not train(
+        train(
             name,
             states / f"{name}.pt",
             codec,
@@ -362,11 +348,9 @@ def run_vocoder_stage(out: Path, settings: CodecTraining, max_minutes: float | N
             loss_function,
             steps,
             rate,
-            max_minutes,
             loader_workers(),
             publish,
-        ):
-            return
+        )
 
 
 def _trained_listener(codec: TtTTinyCodec, state_file: Path) -> LetterReader:
@@ -385,29 +369,3 @@ def _round_weights(codec: TtTTinyCodec) -> None:
     with torch.no_grad():
         for parameter in codec.parameters():
             parameter.copy_(parameter.bfloat16().float())
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Command line: `python -m recipes.tiny.train_codec --out DIR --stage codec|vocoder`."""
-    parser = argparse.ArgumentParser(description="Train the tiny codec.")
-    parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="the recipe's output root")
-    parser.add_argument("--stage", choices=["codec", "vocoder"], required=True)
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
-    parser.add_argument("--max-minutes", type=float, default=None, help="stop after this time; the next run continues")
-    for name in ("codec_steps", "vocoder_steps", "joint_steps", "processes"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(CodecTraining, name))
-    options = parser.parse_args(arguments)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    settings = CodecTraining(
-        codec_steps=options.codec_steps,
-        vocoder_steps=options.vocoder_steps,
-        joint_steps=options.joint_steps,
-        processes=options.processes,
-    )
-    stage = run_codec_stage if options.stage == "codec" else run_vocoder_stage
-    run_in_processes(stage, (options.out, settings, options.max_minutes), settings.processes)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from recipes.tiny.codec_objective import CodecTraining
 from recipes.tiny.settings import RECIPE_FILE, fingerprint, load_settings
-from recipes.tiny.train_codec import CodecTraining
 
 
 def test_the_shipped_recipe_loads_completely() -> None:

@@ -83,10 +83,23 @@ def test_codec_trainer_learns_a_batch(out):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_stages_resume_and_leave_the_encoder(out):
+class InterruptedBatches(CodecBatches):
+    """Only the first batch can be read."""
+
+    def __getitem__(self, step):
+        if step:
+            raise OSError("The disk is gone.")
+        return super().__getitem__(step)
+
+
+def test_stages_resume_and_leave_the_encoder(out, monkeypatch):
     with pytest.raises(ValueError, match="run the stage codec first"):
         run_vocoder_stage(out, SETTINGS)
-    run_codec_stage(out, SETTINGS, max_minutes=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_codec, "SAVE_SECONDS", 0.0)
+        patch.setattr(train_codec, "CodecBatches", InterruptedBatches)
+        with pytest.raises(OSError, match="The disk is gone"):
+            run_codec_stage(out, SETTINGS)
     assert not (out / "codec" / "ENCODER_FROZEN").exists()
     state = torch.load(out / "codec" / "training_state" / "codec.pt", weights_only=True)
     assert state["step"] == 1
