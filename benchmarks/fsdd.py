@@ -30,6 +30,10 @@ import transformers
 from generation import fill, machine
 
 import ttt_hf
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for recipes, which is not installed
+
 from recipes.tiny.held_out import spoken_questions
 from recipes.tiny.tables import read_rows, write_rows
 

@@ -6,8 +6,8 @@
 
 The plain implementation is what the official code does: batch 1, no cache, every token recomputed at every step,
 logits of the whole vocabulary at every position. It is written here a second time, from the algorithm alone, so that
-equal ids are a check, too. The floor is the time it takes to read the weights from memory once a forward, which batch
-1 cannot beat.
+equal ids are a check, too. The lower bound for batch 1 is the time it takes to read the weights from memory once per
+forward.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ import transformers
 from torch import nn
 from transformers import Qwen2Config
 
-from ttt_hf import TtTConfig, TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
+from ttt_hf import TtTConfig, TtTForConditionalGeneration
+from ttt_hf.atomic_files import atomic_write_text
+from ttt_hf.loading import load_model_and_processor
+from ttt_hf.names import EMBEDDED_NAME
 
 
 QUESTION = Path(__file__).resolve().parents[1] / "examples" / "question.wav"
@@ -36,7 +39,7 @@ BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
 
 @dataclass(frozen=True)
 class Settings:
-    """The generation settings that both implementations follow, greedily."""
+    """Settings of greedy generation, for both implementations."""
 
     block_length: int
     steps_per_block: int
@@ -47,7 +50,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A model, the prompts it is asked, and how it shall answer."""
+    """A model, its prompts and its settings."""
 
     name: str
     model: TtTForConditionalGeneration
@@ -57,7 +60,7 @@ class Scenario:
 
 @dataclass
 class Plain:
-    """The official algorithm, plainly."""
+    """A plain implementation of the official algorithm."""
 
     model: TtTForConditionalGeneration
     settings: Settings
@@ -66,7 +69,7 @@ class Plain:
 
     @torch.inference_mode()
     def generate(self, prompt: list[int]) -> list[int]:
-        """Answers one prompt; returns the new ids."""
+        """Answers one prompt and returns the new ids."""
         config, settings = self.model.config, self.settings
         ids, texts_left = list(prompt), 0
         while len(ids) - len(prompt) < settings.max_new_tokens:
@@ -96,7 +99,7 @@ class Plain:
         return False
 
     def _denoise(self, ids: list[int]) -> list[int]:
-        """Fills a block of mask tokens; each step keeps the surest of the proposals."""
+        """Fills a block of mask tokens; each step keeps the most confident proposals."""
         length, steps, mask = (
             self.settings.block_length,
             self.settings.steps_per_block,
@@ -155,13 +158,13 @@ def ours(scenario: Scenario, prompts: list[list[int]], eos_token_id: int) -> tup
         return_dict_in_generate=True,
     )
     news = [row[len(prompt) :].tolist() for row, prompt in zip(out.sequences, prompts)]
-    # A row ends with its end of sequence; what is behind it is padding.
+    # Everything after a row's end of sequence is padding.
     news = [new[: new.index(eos_token_id) + 1] if eos_token_id in new else new for new in news]
     return news, out.num_forward_passes.tolist()
 
 
 def measure(scenario: Scenario, repeat: int, batch_size: int, bandwidth: float) -> dict[str, Any]:
-    """Runs a scenario both ways, in turn, and reports the best times."""
+    """Runs a scenario with both implementations, alternately, and reports the best times."""
     model = scenario.model
     eos = model.generation_config.eos_token_id
     eos = eos[0] if isinstance(eos, list) else eos
@@ -183,7 +186,7 @@ def measure(scenario: Scenario, repeat: int, batch_size: int, bandwidth: float) 
     forwards = sum(count for _, (count,) in alone)
     tokens = sum(map(len, news))
     batch_tokens = sum(map(len, together[0]))
-    floor = forwards * weight_bytes(model) / bandwidth
+    lower_bound = forwards * weight_bytes(model) / bandwidth
     speeds = {
         "plain": tokens / seconds["plain"],
         "ours": tokens / seconds["ours"],
@@ -203,8 +206,8 @@ def measure(scenario: Scenario, repeat: int, batch_size: int, bandwidth: float) 
         "seconds": seconds,
         "tokens_per_second": speeds,
         "times_plain": {"ours": speeds["ours"] / speeds["plain"], "batch": speeds["batch"] / speeds["plain"]},
-        "floor_seconds": floor,
-        "times_floor": seconds["ours"] / floor,
+        "lower_bound_seconds": lower_bound,
+        "times_lower_bound": seconds["ours"] / lower_bound,
     }
 
 
@@ -218,20 +221,20 @@ def timed(model: nn.Module, call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for the device, so that a clock means something."""
+    """Waits until the device has finished, so that the time is complete."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def weight_bytes(model: TtTForConditionalGeneration) -> int:
-    """Bytes of weights that a forward reads: everything but the table of input embeddings, and the output layer."""
+    """Bytes of weights that a forward reads: all but the table of input embeddings."""
     embeddings = {id(model.get_input_embeddings().weight)}
     read = [weight for weight in model.model.parameters() if id(weight) not in embeddings]
     return sum(weight.numel() * weight.element_size() for weight in [*read, model.lm_head.weight])
 
 
 def memory_bandwidth(device: torch.device) -> float:
-    """Measured bytes a second at which a matrix far larger than any cache is read (a matrix-vector product)."""
+    """Measured read bandwidth in bytes per second: a matrix-vector product with a matrix larger than any cache."""
     rows = 16384 if device.type == "cuda" else 8192
     matrix, vector = torch.ones(rows, rows, device=device), torch.ones(rows, device=device)
     best = float("inf")
@@ -245,9 +248,8 @@ def memory_bandwidth(device: torch.device) -> float:
 
 
 def embedded_scenario(device: str, dtype: torch.dtype) -> Scenario:
-    """The embedded checkpoint hears the example question: answers it, and writes it down."""
-    processor = TtTProcessor.from_pretrained(embedded_checkpoint())
-    model = TtTForConditionalGeneration.from_pretrained(embedded_checkpoint(), dtype=dtype).to(device).eval()
+    """The embedded checkpoint answers the example question, and transcribes it."""
+    model, processor = load_model_and_processor(EMBEDDED_NAME, device=device, dtype=dtype)
     conversation = [{"role": "user", "content": [{"type": "audio", "path": str(QUESTION)}]}]
     prompts = [
         processor.apply_chat_template(
@@ -268,7 +270,7 @@ def embedded_scenario(device: str, dtype: torch.dtype) -> Scenario:
 
 
 def random_scenario(device: str, dtype: torch.dtype) -> Scenario:
-    """A random model of 41 million parameters; it recites 13 words and 26 audio tokens, four times over."""
+    """A random model of 41 million parameters that recites 13 words and 26 audio tokens, four times."""
     torch.manual_seed(0)
     text_config = Qwen2Config(
         vocab_size=20000,
@@ -304,7 +306,7 @@ def random_scenario(device: str, dtype: torch.dtype) -> Scenario:
 
 
 def recite(model: TtTForConditionalGeneration, script: list[int]) -> None:
-    """Makes a random model write a script: its last hidden states are pushed towards the right output rows.
+    """Makes a random model recite a script: its last hidden states are pushed towards the right output rows.
 
     Random weights never end a span. The push is a hook on the backbone, which both implementations call, so that both
     do the same work on the same weights.
@@ -332,7 +334,7 @@ def table(report: dict[str, Any]) -> str:
         ("`generate`, batch 1", lambda s: times(s, "ours")),
         (f"`generate`, batch {report['scenarios'][0]['batch_size']}", lambda s: times(s, "batch")),
         ("same ids, alone and in the batch", lambda s: "yes" if s["same_ids"] and s["same_ids_in_batch"] else "NO"),
-        ("batch 1, times the floor", lambda s: f"{s['times_floor']:.1f}"),
+        ("batch 1, times the lower bound", lambda s: f"{s['times_lower_bound']:.1f}"),
     ]
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     lines += [f"| {what} | " + " | ".join(show(s) for s in report["scenarios"]) + " |" for what, show in rows]
@@ -346,25 +348,23 @@ def table(report: dict[str, Any]) -> str:
 
 
 def times(scenario: dict[str, Any], which: str) -> str:
-    """A speed, and how many times the plain one it is."""
+    """A speed, also as a multiple of the plain one."""
     return f"{scenario['tokens_per_second'][which]:.1f} tokens/s, **{scenario['times_plain'][which]:.1f} x**"
 
 
 def fill(readme: Path, block: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
-    """Puts the table between the marks of a README."""
+    """Writes a block between the marks in a Markdown file."""
     first, last = marks
     text = readme.read_text(encoding="utf-8")
     head, begin, rest = text.partition(first)
     _, end, tail = rest.partition(last)
     if not (begin and end):
         raise ValueError(f"{readme} lacks the line {first} or, behind it, {last}: add them where the table belongs.")
-    part = readme.with_name(f".{readme.name}.part")
-    part.write_text(f"{head}{first}\n{block}\n{last}{tail}", encoding="utf-8")
-    part.replace(readme)
+    atomic_write_text(readme, f"{head}{first}\n{block}\n{last}{tail}")
 
 
 def device_name(device: str) -> str:
-    """What the numbers were measured on."""
+    """Name of the device."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     try:
@@ -376,7 +376,7 @@ def device_name(device: str) -> str:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What was measured on, and with."""
+    """Hardware and versions."""
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -387,7 +387,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """The options that both benchmarks have."""
+    """Options of both benchmarks."""
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
@@ -396,7 +396,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=["embedded", "random"], default=["embedded", "random"])
     parser.add_argument("--repeat", type=int, default=3, help="runs; the best time of each counts (default: 3)")

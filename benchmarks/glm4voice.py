@@ -1,12 +1,12 @@
-"""Speed of the GLM-4-Voice codec, as real-time factors: seconds of work for a second of speech.
+"""Speed of the GLM-4-Voice codec, as real-time factors: seconds of computation per second of speech.
 
     python benchmarks/glm4voice.py                               # full size, random weights, CPU
     python benchmarks/glm4voice.py --size small --seconds 4 --json
     python benchmarks/glm4voice.py --codec path/to/codec --device cuda --dtype bfloat16 --compile
 
-Weights do not change the speed, so random ones do. The stream is fed as the original's demonstration feeds it: 25
-codes first, then 50, 100, 150, 200. Its first audio counts from when the first 10 codes are
-there. With OMP_NUM_THREADS=1 processor time is measured, else time on the wall.
+Weights do not change the speed, so they are random by default. The stream is decoded in blocks of 25, 50, 100, 150
+and then 200 codes, as in the original's demonstration; the latency of the first audio is that of the first 10 codes.
+With OMP_NUM_THREADS=1 processor time is measured, otherwise wall-clock time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttt_hf.atomic_files import atomic_write_text
 from ttt_hf.codecs import Glm4VoiceCodec, Glm4VoiceCodecConfig, load_codec
+from ttt_hf.loading import find_named_codec
 
 
 BLOCKS = (25, 50, 100, 150)
@@ -38,9 +40,9 @@ SMALL = {
 
 
 def build_codec(codec: str | None, size: str, device: str, dtype: torch.dtype) -> Glm4VoiceCodec:
-    """Loads a codec, or makes one with random weights."""
+    """Loads a codec, or builds one with random weights."""
     if codec is not None:
-        return load_codec(codec, dtype=dtype).to(device)
+        return load_codec(find_named_codec(codec), dtype=dtype).to(device)
     with torch.device(device):
         built = Glm4VoiceCodec(Glm4VoiceCodecConfig(**(SMALL if size == "small" else {}))).eval()
     built.tokenizer.to(dtype)
@@ -49,7 +51,7 @@ def build_codec(codec: str | None, size: str, device: str, dtype: torch.dtype) -
 
 
 def split_as_spoken(codes: Tensor) -> list[Tensor]:
-    """Codes (n,) in the blocks in which the original's demonstration decodes them."""
+    """Splits codes (n,) into the blocks of the original's demonstration."""
     sizes: list[int] = []
     while (rest := len(codes) - sum(sizes)) > 0:
         sizes.append(min(rest, BLOCKS[len(sizes)] if len(sizes) < len(BLOCKS) else LAST_BLOCK))
@@ -63,12 +65,12 @@ def stream(codec: Glm4VoiceCodec, codes: Tensor) -> int:
 
 
 def is_processor_time(device: str) -> bool:
-    """Whether a thread's own time is measured, which a busy machine does not stretch."""
+    """Whether processor time is measured, which does not depend on other load."""
     return device == "cpu" and torch.get_num_threads() == 1
 
 
 def seconds_of(work: Callable[[], Any], device: str, repeats: int) -> float:
-    """Seconds of the fastest of some runs, after one that does not count."""
+    """Seconds of the fastest run, after one to warm up."""
     clock = time.process_time if is_processor_time(device) else time.perf_counter
     times = []
     for _ in range(repeats + 1):
@@ -81,7 +83,7 @@ def seconds_of(work: Callable[[], Any], device: str, repeats: int) -> float:
 
 
 def measure(codec: Glm4VoiceCodec, seconds: float, device: str, repeats: int) -> dict[str, float]:
-    """Times the parts of a codec on so many seconds of speech."""
+    """Times the parts of a codec on speech of a given length."""
     config = codec.config
     generator = torch.Generator().manual_seed(0)
     waveform = torch.randn(1, int(seconds * config.sampling_rate), generator=generator).to(device)
@@ -101,15 +103,17 @@ def measure(codec: Glm4VoiceCodec, seconds: float, device: str, repeats: int) ->
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures and prints."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--codec", metavar="DIR", help="folder of a converted codec (default: random weights)")
-    parser.add_argument("--size", choices=("full", "small"), default="full", help="of random weights (default: full)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of speech (default: 10)")
-    parser.add_argument("--repeats", type=int, default=1, help="timed runs, the fastest counts (default: 1)")
+    parser.add_argument(
+        "--size", choices=("full", "small"), default="full", help="size of the random codec (default: full)"
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of speech (default: 10)")
+    parser.add_argument("--repeats", type=int, default=1, help="timed runs, of which the fastest counts (default: 1)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--compile", action="store_true", help="with torch.compile")
+    parser.add_argument("--compile", action="store_true", help="compile with torch.compile")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result to a JSON file, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
@@ -130,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     text = json.dumps(result)
     if args.out:
-        args.out.write_text(text + "\n")
+        atomic_write_text(args.out, text + "\n")
     if args.json:
         print(text)
         return

@@ -1,13 +1,13 @@
-"""Memory that a TtT of a given size takes, counted on the meta device: no weight is made, no file is read.
+"""Memory of a TtT of a given size, counted on the meta device: no weight is made, no file is read.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --length 4096 --json
     python benchmarks/memory.py --page docs/official.md
-    python benchmarks/memory.py --load TtT-3B --dtype bfloat16      # loads a checkpoint (Linux, on the CPU)
+    python benchmarks/memory.py --load TtT-3B --dtype bfloat16      # measures loading a checkpoint (Linux, on the CPU)
 
-Counted are weights and the key/value cache; what a forward needs besides is not. In 8 and 4 bits the matrices of the
-layers are held so, embeddings, norms and biases stay in bfloat16 (bitsandbytes; 4 bits are NF4 with a float32 scale
-for each 64 weights).
+Weights and the key/value cache are counted, activations are not. With 8 and 4 bits the matrices of the layers are
+quantised; embeddings, norms and biases stay in bfloat16 (bitsandbytes; 4 bits are NF4 with a float32 scale for each 64
+weights).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from generation import fill
 from torch import nn
 
 from ttt_hf import TtTConfig, TtTForConditionalGeneration
+from ttt_hf.loading import load_model_and_processor
 
 
 BEGIN, END = "<!-- memory:begin -->", "<!-- memory:end -->"
@@ -54,14 +55,14 @@ def qwen2(name: str) -> dict[str, Any]:
 
 
 def measure(name: str, length: int) -> dict[str, Any]:
-    """Counts what a model takes.
+    """Counts the memory of a model.
 
     Args:
-        name: a key of `SIZES`.
-        length: tokens of prompt and reply in the cache, one row.
+        name: A key of `SIZES`.
+        length: Tokens of prompt and reply in the cache, one row.
 
     Returns:
-        `parameters`, and bytes of the weights by their type and of the cache in bfloat16.
+        `parameters`, bytes of the weights by data type, and bytes of the `cache` in bfloat16.
     """
     config = TtTConfig(text_config=qwen2(name))
     with torch.device("meta"):
@@ -98,20 +99,20 @@ def table(report: dict[str, dict[str, Any]], length: int, command: str) -> str:
 
 
 def own_memory() -> int:
-    """Bytes of this process that are no mapped files."""
+    """Bytes of this process, without mapped files."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
 
 
 def measure_loading(folder: str, dtype: str) -> dict[str, int]:
-    """Loads a checkpoint on the CPU and watches the memory.
+    """Loads a checkpoint on the CPU and samples the memory of this process meanwhile.
 
     Args:
-        folder: folder or Hub id.
-        dtype: type of the weights.
+        folder: Folder or Hub id.
+        dtype: Data type of the weights.
 
     Returns:
-        Bytes: `weights`, and of memory `peak` while they were loaded and `after`, over what the process had before.
+        Bytes of the `weights`, and by how many bytes the process grew: at its `peak`, and `after` loading.
     """
     before, peak, is_loaded = own_memory(), 0, threading.Event()
 
@@ -123,7 +124,7 @@ def measure_loading(folder: str, dtype: str) -> dict[str, int]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        model = TtTForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, dtype))
+        model, _ = load_model_and_processor(folder, device="cpu", dtype=dtype)
     finally:
         is_loaded.set()
         watcher.join()
@@ -133,13 +134,15 @@ def measure_loading(folder: str, dtype: str) -> dict[str, int]:
 
 
 def main() -> None:
-    """Counts and prints."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, default=2048, help="tokens in the cache (default: 2048)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, in bytes")
-    parser.add_argument("--load", metavar="FOLDER", help="load this checkpoint and measure, in the place of counting")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="its weights' type")
-    parser.add_argument("--page", type=Path, help="page whose table is brought up to date")
+    parser.add_argument("--load", metavar="FOLDER", help="load this checkpoint and measure, instead of counting")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="data type of its weights"
+    )
+    parser.add_argument("--page", type=Path, help="page whose table is updated")
     args = parser.parse_args()
     if args.load:
         loading = measure_loading(args.load, args.dtype)

@@ -1,4 +1,4 @@
-"""Speed and memory of training next to plain ways of doing the same, on the same weights, in one run.
+"""Speed and memory of training next to plain implementations, on the same weights, in one run.
 
     python benchmarks/training.py
     python benchmarks/training.py --rows 100 --padded-rows 8 --json
@@ -6,11 +6,11 @@
 
 The official way is what the official training code does: every sample padded to 2048 tokens, one dense mask, logits
 of the whole vocabulary at every position. It is written here a second time, from the algorithm alone, so that equal
-losses are a check, too. Its steps cost the same whatever they hold, so that a few of them are enough; the ways take
-turns, and medians are compared.
+losses are a check, too. Its steps cost the same whatever they hold, so that a few of them are enough; the
+implementations alternate, and medians are compared.
 
-The samples are of the embedded model's domain: its questions and answers, its tasks in about the recipe's shares, and
-random codes in place of recordings, as many as speech of that length has.
+The samples are questions and answers of the embedded model's domain, with its tasks in about the recipe's shares, and
+with random codes instead of recordings, as many as speech of that length has.
 """
 
 from __future__ import annotations
@@ -32,9 +32,15 @@ from generation import add_common_options, fill, machine, synchronize, timed
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from recipes.tiny.domain import build_domain
-from ttt_hf import TtTConfig, TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
+from ttt_hf import TtTConfig, TtTForConditionalGeneration, TtTProcessor
 from ttt_hf.data import LengthGroupedSampler, SampleBuilder, TtTDataCollator, training_length
+from ttt_hf.loading import load_model_and_processor
+from ttt_hf.names import EMBEDDED_NAME
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for recipes, which is not installed
+
+from recipes.tiny.domain import build_domain
 
 
 BEGIN, END = "<!-- training:begin -->", "<!-- training:end -->"
@@ -90,11 +96,11 @@ def padded(batch: Batch, length: int, pad_token_id: int) -> Batch:
     }
 
 
-# -- the two ways -----------------------------------------------------------------------------------------------------
+# -- the two implementations ------------------------------------------------------------------------------------------
 
 
 def plain_loss(model: TtTForConditionalGeneration, batch: Batch) -> torch.Tensor:
-    """The paper's loss of a batch that is noised in place, with logits of all positions."""
+    """The paper's loss of a batch noised in place, with logits at all positions."""
     ids, labels, weights = batch["input_ids"], batch["labels"], batch["audio_loss_weights"]
     length, start = ids.shape[1], model.config.audio_token_start_id
     is_audio = ids >= start
@@ -121,17 +127,12 @@ def plain_loss(model: TtTForConditionalGeneration, batch: Batch) -> torch.Tensor
 
 
 def our_loss(model: TtTForConditionalGeneration, batch: Batch) -> torch.Tensor:
-    """The loss of a batch, as `TtTTrainer` has it computed."""
+    """The loss of a batch, as `TtTTrainer` computes it."""
     return model(**{name: values for name, values in batch.items() if name not in ("draws", "noise_levels")}).loss
 
 
 class Stepper:
-    """Takes and times whole training steps, the making of the batch included.
-
-    Args:
-        model: What is trained.
-        pad_token_id: Id that fills rows up.
-    """
+    """Runs and times training steps, collation included."""
 
     def __init__(self, model: TtTForConditionalGeneration, pad_token_id: int) -> None:
         self.model = model.train()
@@ -142,7 +143,7 @@ class Stepper:
         }
 
     def seconds(self, samples: list[dict], objective: str, padded_to: int | None = None) -> float:
-        """Seconds of a step; the official way's with `padded_to`."""
+        """Seconds of a step; with `padded_to`, of a step in the official way."""
         return timed(self.model, lambda: self._step(samples, objective, padded_to))[0]
 
     def _step(self, samples: list[dict], objective: str, padded_to: int | None) -> None:
@@ -160,7 +161,7 @@ class Stepper:
 
 
 def measure_speed(stepper: Stepper, samples: list[dict], batch_size: int, padded_rows: int, length: int) -> dict:
-    """Samples a second: the official way, and ours by both objectives, each on batches of similar length."""
+    """Samples per second: the official way, and ours with both objectives, each on batches of similar length."""
     config = stepper.model.config
     ours = batches_by_length(samples, batch_size, config)
     official = [samples[first : first + batch_size] for first in range(0, padded_rows, batch_size)]
@@ -183,7 +184,7 @@ def measure_speed(stepper: Stepper, samples: list[dict], batch_size: int, padded
 
 
 def measure_objectives(stepper: Stepper, samples: list[dict], batch_size: int, repeat: int) -> dict[str, float]:
-    """Seconds of a step by either objective on the same spoken replies, whose copies `two_stream` computes besides."""
+    """Seconds of a step of both objectives on the same spoken replies; `two_stream` adds noised copies of them."""
     batch = batches_by_length(samples, batch_size, stepper.model.config)[0]
     return in_turn(
         {name: lambda name=name: stepper.seconds(batch, name) for name in ("paper", "two_stream")},
@@ -192,7 +193,7 @@ def measure_objectives(stepper: Stepper, samples: list[dict], batch_size: int, r
 
 
 def measure_overhead(model: TtTForConditionalGeneration, rows: int, length: int, repeat: int) -> dict[str, float]:
-    """Seconds of forward and backward on text alone, of the plain backbone and of ours."""
+    """Seconds of forward and backward on text alone, of the plain backbone and of our model."""
     backbone = AutoModelForCausalLM.from_config(model.config.text_config, dtype=model.dtype)
     backbone.load_state_dict(model.state_dict())
     backbone = backbone.to(model.device).train()
@@ -210,13 +211,13 @@ def measure_overhead(model: TtTForConditionalGeneration, rows: int, length: int,
 
 
 def in_turn(ways: dict[str, Callable[[], float]], repeat: int) -> dict[str, float]:
-    """Median of each way's seconds; what else the machine does meets all of them."""
+    """Median seconds of each; they alternate, so that other load on the machine affects all of them."""
     rounds = [{name: way() for name, way in ways.items()} for _ in range(repeat + 1)]
     return {name: median(taken[name] for taken in rounds[1:]) for name in ways}  # the first round warms up
 
 
 def measure_memory(vocabulary: int, rows: int, length: int, device: str) -> dict[str, float]:
-    """Bytes that a step takes at most, each way in a process of its own."""
+    """Peak bytes of a step, of each implementation in a process of its own."""
     sizes = {}
     for name in ("plain", "ours"):
         options = ["--memory-of", name, "--vocabulary", str(vocabulary), "--device", device]
@@ -231,7 +232,7 @@ def measure_memory(vocabulary: int, rows: int, length: int, device: str) -> dict
 
 
 def memory_of(way: str, vocabulary: int, rows: int, length: int, device: str) -> dict[str, float]:
-    """Loss and peak memory, beyond what was there before, of one step of a small model with a large vocabulary."""
+    """Loss and additional peak memory of one step of a small model with a large vocabulary."""
     model, batch = memory_case(vocabulary, rows, length)
     model, batch = model.to(device), {name: values.to(device) for name, values in batch.items()}
     before = memory_now(device)
@@ -242,7 +243,7 @@ def memory_of(way: str, vocabulary: int, rows: int, length: int, device: str) ->
 
 
 def memory_case(vocabulary: int, rows: int, length: int) -> tuple[TtTForConditionalGeneration, Batch]:
-    """A model whose logits are by far the largest of its tensors, and rows of spoken replies behind short prompts."""
+    """A model whose logits are by far its largest tensors, and rows of spoken replies to short prompts."""
     torch.manual_seed(0)
     codes = 16384
     start = vocabulary - codes - 4
@@ -286,10 +287,10 @@ def memory_now(device: str) -> float:
 
 
 def memory_peak(device: str) -> float:
-    """Most bytes that were ever in use."""
+    """Peak of the bytes in use."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
-    # Of this program alone: what getrusage tells begins with the memory of the process that started this one.
+    # The peak of getrusage includes the memory of the process that started this one; VmHWM does not.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
@@ -298,10 +299,8 @@ def memory_peak(device: str) -> float:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Takes all four measurements."""
-    processor = TtTProcessor.from_pretrained(embedded_checkpoint())
-    model = TtTForConditionalGeneration.from_pretrained(embedded_checkpoint(), dtype=getattr(torch, args.dtype))
-    model = model.to(args.device)
+    """Runs all four measurements."""
+    model, processor = load_model_and_processor(EMBEDDED_NAME, device=args.device, dtype=args.dtype)
     stepper = Stepper(model, processor.tokenizer.pad_token_id)
     mixed = domain_samples(args.rows, SHARES, processor, model.config)
     spoken = {task: SHARES[task] for task in ("chat", "tts")}
@@ -362,14 +361,16 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=500, help="samples (default: 500)")
     parser.add_argument("--padded-rows", type=int, default=24, help="samples the official way (default: 24)")
     parser.add_argument("--padded-length", type=int, default=2048, help="their length (default: 2048)")
     parser.add_argument("--batch-size", type=int, default=8, help="samples of a step (default: 8)")
     parser.add_argument("--repeat", type=int, default=9, help="steps of which the median counts (default: 9)")
-    parser.add_argument("--vocabulary", type=int, default=168072, help="ids of the measure of memory (168072)")
+    parser.add_argument(
+        "--vocabulary", type=int, default=168072, help="vocabulary size of the memory measurement (168072)"
+    )
     parser.add_argument("--memory-rows", type=int, default=4, help="rows there (default: 4)")
     parser.add_argument("--memory-length", type=int, default=512, help="their length (default: 512)")
     parser.add_argument("--memory-of", choices=["plain", "ours"], help=argparse.SUPPRESS)

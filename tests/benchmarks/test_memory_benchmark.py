@@ -10,7 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from ttt_hf import TtTConfig, TtTForConditionalGeneration
+from ttt_hf import TtTConfig, TtTForConditionalGeneration, TtTProcessor
+from ttt_hf.processing import train_tokenizer
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,10 @@ def test_counts_follow_from_the_shapes(benchmark: ModuleType) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_loading_makes_no_second_copy(benchmark: ModuleType, tmp_path: Path, dtype: str) -> None:
-    config = TtTConfig(text_config={**benchmark.qwen2("1.5B"), "hidden_size": 128, "num_hidden_layers": 1})
+    text_config = {**benchmark.qwen2("1.5B"), "hidden_size": 128, "num_hidden_layers": 1}
+    processor = TtTProcessor(train_tokenizer(["Hello there."], 270, 75))
+    processor.save_pretrained(tmp_path)
+    config = TtTConfig(text_config=text_config, **processor.token_ids.config_fields())
     with torch.random.fork_rng(devices=[]):
         TtTForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="20MB")
     benchmark.measure_loading(str(tmp_path), dtype)  # what is imported and allocated once
