@@ -58,7 +58,7 @@ class TtTGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig | None = None,
         *args: Any,
         **kwargs: Any,
-    ) -> TtTGenerateOutput | torch.Tensor:
+    ) -> Any:
         """Generates text token by token and audio block by block, for all rows of a batch in the same forwards.
 
         Generation config, logits processors and sampling (of text), stopping criteria and streamers work as in
