@@ -20,9 +20,10 @@ from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
-    ROOT / "docs" / f"{name}.md" for name in ("training", "data", "evaluation", "codecs", "official", "add_a_codec")
+    ROOT / "docs" / f"{name}.md"
+    for name in ("training", "data", "evaluation", "metrics", "codecs", "official", "add_a_codec")
 ]
-TRAINING, DATA, EVALUATION, CODECS, OFFICIAL, ADD_A_CODEC = PAGES
+TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC = PAGES
 QUESTION = ROOT / "examples" / "question.wav"
 
 # What begins like this, or has this in it, is not run here, for a reason. All else is.
@@ -171,6 +172,16 @@ def test_page_on_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert results["n_scored"] == 2 and results["headline"] == "wer"
     assert (tmp_path / "scores" / "report.html").is_file()
     assert "significant" in (printed := capsys.readouterr().out) or "may be chance" in printed
+
+
+def test_page_on_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("evaluate")
+    run_page(METRICS, tmp_path)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "0.5" and printed[2:] == ["1 3 0 1", "1.0", "0.0"]
+    (saved,) = (tmp_path / "metrics").glob("*.json")
+    assert json.loads(saved.read_text())["wer"] == 0.5
+    assert (tmp_path / "speech_wer" / "app.py").is_file()
 
 
 def test_page_on_codecs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
