@@ -28,7 +28,10 @@ def import_statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
 
 
 def import_graph(package: Path) -> dict[str, set[str]]:
-    """Module -> the modules that its import statements name. A package is its `__init__.py`."""
+    """Module -> the modules that its imports load: those that are named, and the packages on the way to them.
+
+    A package is its `__init__.py`. Those around the importing module are loaded already and do not count.
+    """
     paths = {module_name(path, package): path for path in package.rglob("*.py")}
     graph: dict[str, set[str]] = {name: set() for name in paths}
     for name, path in paths.items():
@@ -40,10 +43,12 @@ def import_graph(package: Path) -> dict[str, set[str]]:
                 start = here[: len(here) - statement.level + 1] if statement.level else []
                 base = ".".join([*start, *([statement.module] if statement.module else [])])
                 # `from .room import thing` imports the module `thing`, or else a name of the room itself.
-                named = [
-                    full if (full := f"{base}.{alias.name}") in paths else base for alias in statement.names
-                ]
-            graph[name].update(module for module in named if module in paths and module != name)
+                named = [full if (full := f"{base}.{alias.name}") in paths else base for alias in statement.names]
+            for module in named:
+                parts = module.split(".")
+                loaded = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+                around = {name[:end] for end, letter in enumerate(name) if letter == "."} - {module}
+                graph[name] |= {other for other in loaded - around if other in paths and other != name}
     return graph
 
 
@@ -77,6 +82,7 @@ def test_no_module_imports_itself_through_others() -> None:
         ("from .second import run", "def run():\n    from .first import name", ["first", "second", "first"]),
         ("from . import second", "from thing.first import name", ["first", "second", "first"]),
         ("import thing.second", "from ..thing import first", ["first", "second", "first"]),
+        ("from .room.inside import name", "", ["first", "room", "first"]),
         ("from .second import run", "if TYPE_CHECKING:\n    from .first import name", None),
     ],
 )
@@ -85,7 +91,9 @@ def test_cycles_are_found_wherever_the_import_stands(
 ) -> None:
     package = tmp_path / "thing"
     package.mkdir()
-    for name, text in (("__init__", ""), ("first", first), ("second", second), ("third", "")):
+    (package / "room").mkdir()
+    files = {"first": first, "second": second, "third": "", "room/__init__": "from .. import first", "room/inside": ""}
+    for name, text in {"__init__": "", **files}.items():
         (package / f"{name}.py").write_text(f"{text}\n")
     expected = cycle and [f"thing.{name}" for name in cycle]
     assert find_cycle(import_graph(package)) == expected

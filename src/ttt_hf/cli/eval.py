@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..names import EMBEDDED_NAME
 from .errors import UsageError
 
 
@@ -58,7 +59,7 @@ def add_parser(verbs: Any) -> None:
     )
     action.add_argument(
         "--model",
-        default="ttt-tiny",
+        default=EMBEDDED_NAME,
         help="folder or Hub id of a TtT model or adapter, hf-asr:ID, faster-whisper:FOLDER, openai:URL#MODEL "
         "(default: the embedded checkpoint)",
     )

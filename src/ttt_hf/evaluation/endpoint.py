@@ -1,4 +1,4 @@
-"""JSON over HTTP to an OpenAI-compatible server, by the standard library: retries, pauses, errors in a sentence."""
+"""JSON over HTTP to an OpenAI-compatible server with the standard library: retries, pauses, errors in one sentence."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 
-# Worth another try: timeouts, conflicts, too many requests. All of 500 and above are, too.
-_PASSING = (408, 409, 425, 429)
-# A server that asks for a longer pause than this (in seconds) means that the quota is used up.
+# Status codes of transient failures: timeouts, conflicts, too many requests. All from 500 on are transient, too.
+_TRANSIENT = (408, 409, 425, 429)
+# Seconds; a server that asks for a longer pause has no quota left.
 _LONGEST_PAUSE = 120.0
-_SHOWN = 200
+_EXCERPT_LENGTH = 200
 
 
 class RequestFailed(RuntimeError):
-    """One request that got no answer, however often it was tried; the next one may."""
+    """One request failed, after all tries; others may succeed."""
 
 
 class Endpoint:
@@ -32,13 +32,13 @@ class Endpoint:
 
     Args:
         url: Base address, such as `http://localhost:8000/v1`.
-        key_variable: Environment variable with the key; none is sent where it is not set. The key is in no message.
-        timeout: Seconds to wait for a server that says nothing.
-        tries: How often a request is sent, at most.
-        pause: Seconds before the second try; doubled for each further one. `Retry-After` goes before it.
+        key_variable: Environment variable with the key; if it is not set, none is sent. No message contains the key.
+        timeout: Seconds to wait for a server that sends nothing.
+        tries: Maximum number of times that a request is sent.
+        pause: Seconds before the second try, doubled for each further one; `Retry-After` takes precedence.
 
     Raises:
-        ValueError: If the address is none, the key cannot be one, or there is no try.
+        ValueError: If the address or the key is malformed, or `tries` is below 1.
     """
 
     def __init__(
@@ -64,19 +64,16 @@ class Endpoint:
         self._key = os.environ.get(key_variable, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
             raise ValueError(f"The key in {key_variable} holds characters that no key has: set it anew.")
-        # Set when nobody waits for answers any more: pauses end at once.
+        # Set when the answers are no longer needed: ends all pauses.
         self.stopped = threading.Event()
         self._opener = urllib.request.build_opener(_NoRedirect())
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Sends a request until it is answered.
+        """Sends a request and returns the JSON object of the answer; retries transient failures.
 
         Args:
-            path: Behind the base address, such as `chat/completions`.
-            body: What is sent as JSON.
-
-        Returns:
-            The JSON object of the answer.
+            path: Relative to the base address, such as `chat/completions`.
+            body: Sent as JSON.
 
         Raises:
             PermissionError: The key is missing or wrong.
@@ -126,7 +123,7 @@ class Endpoint:
         return {"Authorization": f"Bearer {self._key}"} if self._key else {}
 
     def _after_status(self, address: str, error: urllib.error.HTTPError, delay: float) -> float:
-        """Seconds to wait before the next try; raises where there is none."""
+        """Returns the seconds to wait before the next try, or raises if there is no point in one."""
         if error.code in (401, 403):
             missing = "" if self._key else ", which is not set"
             raise PermissionError(
@@ -138,7 +135,7 @@ class Endpoint:
                 f"There is nothing at {address} ({error.code}{self._excerpt(error)}): check the address and the name "
                 "of the model."
             ) from error
-        if error.code not in _PASSING and error.code < 500:
+        if error.code not in _TRANSIENT and error.code < 500:
             raise RequestFailed(f"{self.url} refuses the request: {error.code}{self._excerpt(error)}.") from error
         wanted = _retry_after(error.headers.get("Retry-After"))
         if wanted is None:
@@ -148,7 +145,7 @@ class Endpoint:
         return wanted
 
     def _excerpt(self, error: urllib.error.HTTPError) -> str:
-        """The beginning of what the server says about its refusal, without the key."""
+        """The beginning of the body of an error, without the key."""
         if not hasattr(error, "excerpt"):
             try:
                 body = error.read(4096).decode("utf-8", "replace")
@@ -156,19 +153,19 @@ class Endpoint:
                 body = ""
             if self._key:
                 body = body.replace(self._key, "(key)")
-            error.excerpt = " ".join(body.split())[:_SHOWN]  # type: ignore[attr-defined]
+            error.excerpt = " ".join(body.split())[:_EXCERPT_LENGTH]  # type: ignore[attr-defined]
         return f": {error.excerpt}" if error.excerpt else ""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The key goes to the address that was named and to no other."""
+    """Refuses redirects, so that the key is sent to the given address only."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds, from a number of seconds or a date."""
+    """Seconds to wait according to a `Retry-After` header, which holds a number of seconds or a date."""
     if value is None:
         return None
     try:

@@ -12,8 +12,9 @@ from typing import Any
 from .concepts import SpeechModel, Task
 from .folder import TaskFolder
 from .llm_judge import JudgeServer, load_judge
-from .processes import Processes
+from .processes import Processes, launched_processes
 from .recognizers import check_transcriber, load_transcriber
+from .scoring.metrics import require_jiwer
 from .scoring.scorers import SCORERS, bind_scorer
 from .stages.answer import answer_task
 from .stages.judge import judge_task
@@ -21,6 +22,10 @@ from .stages.score import score_task, task_to_score
 from .stages.transcribe import transcribe_task
 from .task_samples import check_packages
 from .tasks import find_tasks
+
+
+# Metrics that align words or characters; for spoken replies one is always computed, `wer_speech_vs_text`.
+ERROR_RATES = ("wer", "cer", "mer")
 
 
 def evaluate(
@@ -80,13 +85,13 @@ def evaluate(
     overrides = dict(overrides or {})
     chosen = find_tasks(tasks, overrides)
     check_requirements(list(chosen.values()), transcriber)
+    if out is None:
+        _check_temporary(list(chosen.values()), judge)
     with _run_folder(out) as run_folder:
         folders = [TaskFolder(run_folder / task.name) for task in chosen.values()]
         for folder, task in zip(folders, chosen.values()):
             folder.check_version(task)
         with Processes.of_this_run() as processes:
-            if out is None:
-                _check_temporary(list(chosen.values()), judge, processes)
             with _prepared(model, processor, revision, generation) as speech_model:
                 for folder, (name, task) in zip(folders, chosen.items()):
                     answer_task(
@@ -126,6 +131,8 @@ def check_requirements(tasks: Sequence[Task], transcriber: str | None = None) ->
     for task in tasks:
         bind_scorer(task.scorer, task.scorer_options)
         check_packages(task.source)
+        if task.output == "speech" or SCORERS[task.scorer].headline in ERROR_RATES:
+            require_jiwer()
         if task.output == "speech":
             check_transcriber(transcriber)
 
@@ -200,9 +207,9 @@ def score_folders(folders: Sequence[TaskFolder], overrides: Mapping[str, Any] | 
     return results
 
 
-def _check_temporary(tasks: Sequence[Task], judge: JudgeServer | None, processes: Processes) -> None:
+def _check_temporary(tasks: Sequence[Task], judge: JudgeServer | None) -> None:
     """Refuses a run whose records would be removed before they could be used."""
-    if processes.count > 1:
+    if launched_processes() > 1:
         raise ValueError("Several processes need one folder for their records: give out=FOLDER.")
     for task in tasks:
         if SCORERS[task.scorer].needs_judge and judge is None:
@@ -244,11 +251,11 @@ def _prepared(
     from .models.ttt import wrap_loaded
 
     was_training = getattr(model, "training", False)
-    wrapped = wrap_loaded(model, processor, generation)
     try:
-        yield wrapped
+        yield wrap_loaded(model, processor, generation)
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 def _free_memory() -> None:

@@ -1,6 +1,6 @@
-"""What a judge is asked, and how its answer is read: prompts are files with a hash, parsers are strict.
+"""Prompts of a judge and parsers of its answers: prompts are files with a hash, parsers are strict.
 
-| prompt | for | read by |
+| prompt | for | parser |
 |---|---|---|
 | `openaudiobench_verdict` | LLaMA Questions | `verdict` |
 | `openaudiobench_json` | TriviaQA, WebQuestions | `json_verdict` |
@@ -8,8 +8,8 @@
 | `voicebench` | AlpacaEval, 1 to 5 | `grade_5` |
 | `clair_a` | captions | `json_score` |
 
-The prompts are in our own words; the published rules are named by them, their wording is not copied. A judge that says
-something else than it was asked for has given no judgement: nothing is guessed from its words.
+The prompts are in our own words: they name the published rules, whose wording is not copied. An answer in any other
+form than the requested one is an error: no judgement is guessed from it.
 """
 
 from __future__ import annotations
@@ -36,16 +36,13 @@ _VERDICTS = {"correct": 1.0, "incorrect": 0.0}
 
 
 def parse_verdict(answer: str) -> float:
-    """Reads `correct` (1) or `incorrect` (0), and nothing else.
+    """Parses `correct` (1) or `incorrect` (0).
 
     Args:
-        answer: The judge's words; a leading `<think>` part, quotes, asterisks and a full stop are allowed.
-
-    Returns:
-        1 or 0.
+        answer: The judge's answer; a leading `<think>` part, quotes, asterisks and a full stop are allowed.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It is anything else.
     """
     word = _THOUGHT.sub("", answer).strip().strip("*\"'`.").lower()
     if word not in _VERDICTS:
@@ -54,16 +51,13 @@ def parse_verdict(answer: str) -> float:
 
 
 def parse_json_verdict(answer: str) -> float:
-    """Reads a JSON object whose `judgement` is `correct` (1) or `incorrect` (0).
+    """Parses a JSON object whose `judgement` is `correct` (1) or `incorrect` (0).
 
     Args:
-        answer: The judge's words; a code fence around the object is allowed.
-
-    Returns:
-        1 or 0.
+        answer: The judge's answer; a code fence around the object is allowed.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It is anything else.
     """
     verdict = _parse_object(answer).get("judgement")
     if not isinstance(verdict, str) or verdict.strip().lower() not in _VERDICTS:
@@ -72,36 +66,30 @@ def parse_json_verdict(answer: str) -> float:
 
 
 def parse_json_score(answer: str) -> float:
-    """Reads a JSON object whose `score` is a number from 0 to 100.
+    """Parses a JSON object whose `score` is a number from 0 to 100.
 
     Args:
-        answer: The judge's words; a code fence around the object is allowed.
-
-    Returns:
-        The score.
+        answer: The judge's answer; a code fence around the object is allowed.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It is anything else.
     """
     score = _parse_object(answer).get("score")
-    # A truth value is a number to Python and none to us.
+    # `bool` is a subclass of `int`.
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
         raise ValueError('has no "score" from 0 to 100')
     return float(score)
 
 
 def parse_grade(answer: str, highest: int) -> float:
-    """Reads one number from 1 to the highest grade, and nothing else.
+    """Parses one number from 1 to `highest`.
 
     Args:
-        answer: The judge's words; a leading `<think>` part, asterisks and a full stop are allowed.
+        answer: The judge's answer; a leading `<think>` part, asterisks and a full stop are allowed.
         highest: The highest grade.
 
-    Returns:
-        The grade.
-
     Raises:
-        ValueError: It is something else.
+        ValueError: It is anything else.
     """
     text = _THOUGHT.sub("", answer).strip().strip("*")
     match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\.?", text, re.ASCII)
@@ -119,7 +107,7 @@ PARSERS: dict[str, Parser] = {
     "json_score": parse_json_score,
 }
 
-# Prompt -> parser, answers of the judge to each reply, temperature: those of the published rule.
+# Prompt -> parser, answers per reply, temperature; as in the published rules.
 _PROMPTS: dict[str, tuple[str, int, float]] = {
     "openaudiobench_verdict": ("verdict", 1, 0.0),
     "openaudiobench_json": ("json_verdict", 1, 0.0),
@@ -131,14 +119,14 @@ _PROMPTS: dict[str, tuple[str, int, float]] = {
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """A question to a judge.
+    """A prompt of a judge.
 
     Args:
-        name: Its name in results.
-        text: Template with `$question`, `$references` (one a line) and `$reply`.
+        name: Name in results.
+        text: Template with `$question`, `$references` (one per line) and `$reply`.
         parser: Name in `PARSERS`.
-        samples: How often the judge is asked about each reply.
-        temperature: Of the judge.
+        samples: Answers per reply.
+        temperature: Sampling temperature of the judge.
     """
 
     name: str
@@ -153,14 +141,11 @@ class JudgePrompt:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def fill(self, record: Record, reply: str) -> str:
-        """Writes the question about one reply.
+        """Fills the template for one reply.
 
         Args:
             record: The sample.
             reply: Its text or transcript.
-
-        Returns:
-            What the judge reads.
         """
         return Template(self.text).substitute(
             question=record.question,
@@ -169,19 +154,16 @@ class JudgePrompt:
         )
 
     def parse(self, answer: str) -> float:
-        """Reads the judge's answer; a `ValueError` says what is wrong with it."""
+        """Parses an answer of the judge; a `ValueError` says what is wrong with it."""
         return PARSERS[self.parser](answer)
 
 
 def load_prompt(name: str, parser: str | None = None) -> JudgePrompt:
-    """Loads a prompt of this package, or one's own.
+    """Loads a prompt of this package, or one from a file.
 
     Args:
         name: Name in the table at the top of this module, or path of a `.txt` file.
-        parser: How the answer is read; needed for a file of one's own, and known for ours.
-
-    Returns:
-        The prompt.
+        parser: Name of the parser; required for a file, and fixed for the prompts of this package.
 
     Raises:
         ValueError: No such prompt or parser, or a placeholder that is not known.

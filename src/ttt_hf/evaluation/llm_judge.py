@@ -1,7 +1,7 @@
-"""A language model as judge, behind any OpenAI-compatible address. What it says is recorded, so that it is asked once.
+"""A language model as judge, behind any OpenAI-compatible API. Its answers are recorded, so that it is asked once.
 
-An answer that cannot be read is an error and never a score: it is asked for again, and then reported. So is a request
-that failed. A judge that is not there, or refuses the key, ends the work with one sentence.
+An answer that cannot be parsed is requested again and then reported as an error; it is never a score. The same holds
+for requests that fail. A judge that cannot be reached or refuses the key ends the stage with one sentence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .scoring.scorers import SCORERS
 
 TASK_KEYS = ("prompt", "parser", "samples", "temperature")
 
-# A judge that fails so many replies in a row will fail the rest, too.
+# After so many failed replies in a row, the judge is assumed to fail on all.
 _FAILURES_IN_A_ROW = 10
 _SHOWN = 80
 
@@ -44,22 +44,22 @@ class JudgeServer:
 
 
 class Judge:
-    """Asks a language model what replies are worth.
+    """Has a language model judge replies.
 
     Args:
         url: Base address of the server, such as `http://localhost:8000/v1`.
-        model: Name of the model there.
+        model: Name of the model on the server.
         prompt: Name of a prompt of this package, or path of a `.txt` file, see `judge_prompts.py`.
-        parser: How the answers to a prompt of one's own are read.
-        samples: How often it is asked about each reply; by default as the prompt's rule says.
-        temperature: Its temperature; by default as the prompt's rule says.
-        max_tokens: Limit of its answers; the server's by default.
-        rereads: How often it is asked again for an answer that could not be read.
+        parser: Parser of the answers to a prompt of your own.
+        samples: Answers per reply; by default that of the prompt's published rule.
+        temperature: Sampling temperature; by default that of the prompt's published rule.
+        max_tokens: Maximum length of an answer; the server's by default.
+        retries: How often an answer that cannot be parsed is requested again.
         concurrency: Replies that are judged at the same time.
         key_variable, timeout, tries, pause: See [`Endpoint`].
 
     Raises:
-        ValueError: If an argument cannot be.
+        ValueError: If an argument is out of range.
         FileNotFoundError: If there is no such prompt file.
     """
 
@@ -73,7 +73,7 @@ class Judge:
         samples: int | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
-        rereads: int = 2,
+        retries: int = 2,
         concurrency: int = 8,
         key_variable: str = "OPENAI_API_KEY",
         timeout: float = 60.0,
@@ -85,7 +85,7 @@ class Judge:
         self.samples = self.prompt.samples if samples is None else samples
         self.temperature = self.prompt.temperature if temperature is None else temperature
         self.max_tokens = max_tokens
-        self.rereads = rereads
+        self.retries = retries
         self.concurrency = concurrency
         for name, value in (("samples", self.samples), ("concurrency", concurrency)):
             if value < 1:
@@ -96,7 +96,7 @@ class Judge:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides the judgements; the address is no part of it, and the key is nowhere."""
+        """All that the judgements depend on. The address is left out, and the key is never recorded."""
         return {
             "model": self.model,
             "prompt": self.prompt.name,
@@ -111,10 +111,10 @@ class Judge:
         """Judges replies, several at a time.
 
         Args:
-            records: The replies; of spoken ones both the text and the transcript are judged.
+            records: The replies; both text and transcript of spoken ones are judged.
 
         Yields:
-            Id of a record and all its judgements, in the order in which they are done; none for empty and failed
+            Id of a record and all its judgements, in the order of completion; no judgements for empty and failed
             replies, which need no judge.
 
         Raises:
@@ -129,7 +129,7 @@ class Judge:
         failures = 0
         try:
             while True:
-                # No more than what is worked on: what was not yielded when the process dies is lost.
+                # No more than are being judged: judgements that were not yielded before an interruption are lost.
                 for record in islice(rest, self.concurrency - len(running)):
                     running[pool.submit(self._judge, record)] = record.id
                 if not running:
@@ -142,8 +142,8 @@ class Judge:
                         failures = failures + 1 if all(_has_no_answer(one) for one in judgements) else 0
                     if failures >= _FAILURES_IN_A_ROW:
                         raise ConnectionError(
-                            f"The judge failed {failures} replies in a row, the last one so: {judgements[-1].error} "
-                            "Run the same command again when it works; what it said is kept."
+                            f"The judge failed {failures} replies in a row, most recently: {judgements[-1].error} "
+                            "Run the same command again when it works; its answers are kept."
                         )
         finally:
             self._endpoint.stopped.set()
@@ -165,7 +165,7 @@ class Judge:
         }
         raw, problem, prompt_tokens, completion_tokens = "", "", 0, 0
         score = None
-        for _ in range(1 + self.rereads):
+        for _ in range(1 + self.retries):
             try:
                 answer = self._endpoint.post("chat/completions", body)
             except RequestFailed as error:
@@ -183,18 +183,16 @@ class Judge:
 
 
 def load_judge(task: Task, url: str, model: str, **settings: Any) -> Judge:
-    """Makes the judge that a task asks for.
+    """Makes the judge of a task.
 
     Args:
         task: Its `judge` may have `prompt` (by default that of the scorer), `parser`, `samples` and `temperature`.
-        url, model: Where it is and what it is called there.
-        settings: Further arguments of [`Judge`].
-
-    Returns:
-        The judge.
+        url: Base address of the server.
+        model: Name of the model on the server.
+        **settings: Further arguments of [`Judge`].
 
     Raises:
-        ValueError: The task needs no judge, or asks for what there is not.
+        ValueError: The task needs no judge, or its settings are wrong.
         FileNotFoundError: If there is no such prompt file.
     """
     prompt = task.judge.get("prompt", SCORERS[task.scorer].judge_prompt)
@@ -207,7 +205,7 @@ def load_judge(task: Task, url: str, model: str, **settings: Any) -> Judge:
 
 
 def _replies(record: Record) -> Sequence[tuple[Literal["text", "transcript"], str]]:
-    """What of a record is judged: what is empty gets the lowest mark from the scorer."""
+    """The parts of a record that are judged. Empty ones are not: the scorer gives them the lowest mark."""
     if record.finish_reason == "error":
         return []
     replies: list[tuple[Literal["text", "transcript"], str]] = [("text", record.text)]
@@ -217,7 +215,7 @@ def _replies(record: Record) -> Sequence[tuple[Literal["text", "transcript"], st
 
 
 def _content(answer: dict[str, Any]) -> str:
-    """The words of a chat completion; none where it has another form, which no parser takes."""
+    """The text of a chat completion; "" if it is malformed, which no parser accepts."""
     try:
         content = answer["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):

@@ -16,6 +16,11 @@ Item = TypeVar("Item")
 BARRIER_TIMEOUT = timedelta(days=7)
 
 
+def launched_processes() -> int:
+    """Number of processes that a launcher has started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process among those of the run. As a context manager, leaves a process group that it joined.
@@ -37,7 +42,7 @@ class Processes:
         Returns:
             A single process where there is no launcher.
         """
-        count = int(os.environ.get("WORLD_SIZE", "1"))
+        count = launched_processes()
         if count == 1:
             return cls()
         import torch

@@ -1,4 +1,4 @@
-"""Results into a model's repository on the Hub: scores into its card, and the files that they can be checked by."""
+"""Uploads results to a model's repository on the Hub: scores into its card, and the files to verify them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .folder import task_folders
 from .report import read_results, update_model_card, write_markdown
 
 
-# Folder in the repository. Replies and recordings stay here: benchmarks do not allow everyone to pass them on.
-PLACE = "evaluation"
+# Folder in the repository. Replies and recordings are not uploaded: many benchmarks may not be redistributed.
+HUB_FOLDER = "evaluation"
 
 
 def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, Any]:
@@ -21,11 +21,11 @@ def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, An
 
     Args:
         folder: The folder of one task, or of a run with a folder for each task.
-        repo: Id of the model's repository; made if it is not there.
-        private: Whether a new repository is a private one.
+        repo: Id of the model's repository; created if it does not exist.
+        private: Whether a new repository is private.
 
     Returns:
-        `repo`, `url` of the commit and the `tasks` that are in the card now.
+        `repo`, `url` of the commit, and the `tasks` that were added to the card.
 
     Raises:
         FileNotFoundError: If there are no results.
@@ -39,17 +39,17 @@ def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, An
     results = read_results(folder)
     report = write_markdown(folder)
     api = HfApi()
-    with tempfile.TemporaryDirectory() as place:
-        card = Path(place) / "README.md"
+    with tempfile.TemporaryDirectory() as temporary:
+        card = Path(temporary) / "README.md"
         try:
             api.create_repo(repo, private=private, exist_ok=True)
             if api.file_exists(repo, card.name):
                 shutil.copy(api.hf_hub_download(repo, card.name), card)
             tasks = update_model_card(card, results)
-            files = {card.name: card, f"{PLACE}/{report.name}": report}
+            files = {card.name: card, f"{HUB_FOLDER}/{report.name}": report}
             for task in task_folders(folder):
                 for file in (task.results, task.scores):
-                    files[f"{PLACE}/{task.path.name}/{file.name}"] = file
+                    files[f"{HUB_FOLDER}/{task.path.name}/{file.name}"] = file
             operations = [CommitOperationAdd(name, str(file)) for name, file in files.items()]
             commit = api.create_commit(repo, operations, commit_message=f"Scores: {', '.join(tasks)}")
         except OfflineModeIsEnabled as error:

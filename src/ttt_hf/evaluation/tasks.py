@@ -1,7 +1,7 @@
-"""Task files: YAML with everything that decides what a benchmark is. A new task needs no code.
+"""Task files: a benchmark is defined by a YAML file, so that a new task needs no code.
 
-A file may begin with `base: NAME` and say only what differs from that task. Keys of its `source` may be overridden
-without naming `source`: `load_task("librispeech_clean", path="copies/librispeech")`.
+A file may begin with `base: NAME` and hold only the keys that differ from that task. Keys of its `source` may be
+overridden without naming `source`: `load_task("librispeech_clean", path="copies/librispeech")`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PRESETS = Path(__file__).with_name("presets.yaml")
 
 OUTPUTS = ("text", "speech")
 COLUMNS = ("audio", "references", "id", "question", "seconds")
-# In a task file, `name` would be the task's; what the Hub calls the name of a configuration is `config` here.
+# Key in the file -> field. `name` is the name of the task, so the Hub's name of a configuration is the key `config`.
 _SOURCE_KEYS = {("config" if field.name == "name" else field.name): field for field in fields(DatasetSource)}
 _TASK_KEYS = {field.name: field for field in fields(Task)}
 _REQUIRED = ("version", "source", "prompt", "output", "scorer")
-# What does not touch the replies of a model: how they are scored, and words for people.
+# Keys that the replies of a model do not depend on.
 _SCORING_KEYS = ("scorer", "scorer_options", "judge", "language")
 
 
@@ -39,25 +39,22 @@ def load_task(name_or_yaml: str | Path, **overrides: Any) -> Task:
     """Reads a task.
 
     Args:
-        name_or_yaml: Name of a task that this package ships, or path of a YAML file. A file's relative `path` begins
-            at the file where it begins with a dot.
-        **overrides: Keys of the file with other values; those of `source` may be named alone, and a dot leads into a
-            mapping (`{"columns.references": "sentence"}`). Another `path` drops the `revision`, another `scorer` its
-            options and the judge's.
-
-    Returns:
-        The task, checked.
+        name_or_yaml: Name of a shipped task, or path of a YAML file. If `path` in a file begins with a dot, it is
+            relative to the file.
+        **overrides: Keys of the file with other values; keys of `source` may be given alone, and a dot leads into a
+            mapping (`{"columns.references": "sentence"}`). A new `path` drops the `revision`, a new `scorer` drops the
+            options of the scorer and the judge.
 
     Raises:
         FileNotFoundError: If there is no such task; names the nearest one.
-        ValueError: If the file, or an override, is not a task's.
+        ValueError: If the file or an override is not valid.
     """
     path = _task_file(name_or_yaml)
     document = _read(path, ())
     changes: dict[str, Any] = {}
     for key, value in overrides.items():
         _set(changes, f"source.{key}" if key.split(".", 1)[0] in _SOURCE_KEYS else key, value)
-    return _build(_lay_over(document, changes), path)
+    return _build(_override(document, changes), path)
 
 
 def find_tasks(names: str | Path | Iterable[str | Path], overrides: Mapping[str, Any]) -> dict[str, Task]:
@@ -88,14 +85,7 @@ def find_tasks(names: str | Path | Iterable[str | Path], overrides: Mapping[str,
 
 
 def is_task_key(key: str) -> bool:
-    """Whether `load_task` takes an override of this name.
-
-    Args:
-        key: Name of a key, or a path of names with dots between them.
-
-    Returns:
-        Whether its first name is a key of a task or of its source.
-    """
+    """Whether `load_task` takes this key, such as `scorer` or `columns.references`, as an override."""
     return key.split(".", 1)[0] in (*_TASK_KEYS, *_SOURCE_KEYS)
 
 
@@ -105,13 +95,7 @@ def preset_names() -> list[str]:
 
 
 def preset(name: str) -> list[str]:
-    """The tasks of a preset.
-
-    Args:
-        name: Its name, such as `tiny`.
-
-    Returns:
-        Names of tasks.
+    """Names of the tasks of a preset, such as `tiny`.
 
     Raises:
         ValueError: If there is no such preset.
@@ -158,16 +142,16 @@ def _task_file(name_or_yaml: str | Path) -> Path:
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """A task file, laid over its base."""
+    """Reads a task file and merges it into its base."""
     document = _read_task_file(path)
     if path in seen:
         raise ValueError(f"{path}: its base leads back to itself.")
-    _anchor(document, path)
+    _resolve_path(document, path)
     base = document.pop("base", None)
     if base is None:
         return {"source": {}, **document}
     file = path.parent / base if str(base).endswith((".yaml", ".yml")) else base
-    return _lay_over(_read(_task_file(file), (*seen, path)), document)
+    return _override(_read(_task_file(file), (*seen, path)), document)
 
 
 def _read_task_file(path: Path) -> dict[str, Any]:
@@ -177,15 +161,15 @@ def _read_task_file(path: Path) -> dict[str, Any]:
     return document
 
 
-def _anchor(document: dict[str, Any], file: Path) -> None:
-    """A path that begins with a dot begins at the task file, wherever the command is run."""
+def _resolve_path(document: dict[str, Any], file: Path) -> None:
+    """Makes a path that begins with a dot relative to the task file, wherever the command is run."""
     path = document.get("source", {}).get("path")
     if isinstance(path, str) and path.startswith("."):
         document["source"]["path"] = str((file.parent / path).resolve())
 
 
-def _lay_over(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A task with changes; what belongs to the data or the scorer that it had goes with them."""
+def _override(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges changes into a task. Keys that belong to the old data or the old scorer are dropped."""
     kept = dict(base)
     if "path" in (changes.get("source") or {}):
         kept["source"] = {key: value for key, value in base["source"].items() if key != "revision"}
@@ -216,15 +200,23 @@ def _set(document: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _build(document: dict[str, Any], file: Path) -> Task:
+    _check_document(document, file)
+    source = {("name" if key == "config" else key): value for key, value in document["source"].items()}
+    # Empty in tasks whose data the user has to provide; a `Path` from callers in Python.
+    source["path"] = str(source["path"] or "")
+    task = {"name": file.stem, **document, "source": DatasetSource(**source)}
+    return Task(**task)
+
+
+def _check_document(document: Mapping[str, Any], file: Path) -> None:
+    source = document["source"]
     _check_keys(document, _TASK_KEYS, file, "task")
-    _check_keys(document["source"], _SOURCE_KEYS, file, "source")
+    _check_keys(source, _SOURCE_KEYS, file, "source")
     missing = [key for key in _REQUIRED if key not in document]
-    missing += [f"source.{key}" for key in ("path", "columns") if key not in document["source"]]
+    missing += [f"source.{key}" for key in ("path", "columns") if key not in source]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}: a task needs them.")
-    source = {("name" if key == "config" else key): value for key, value in document["source"].items()}
-    for key in ("version", "expected"):
-        value = document.get(key, source.get(key))
+    for key, value in (("version", document["version"]), ("expected", source.get("expected"))):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{file}: {key} is a whole number from 1 on, not {value!r}.")
     _check_choice(file, "output", document["output"], OUTPUTS)
@@ -233,10 +225,6 @@ def _build(document: dict[str, Any], file: Path) -> Task:
     for key in ("scorer_options", "judge", "generation"):
         if not isinstance(document.get(key, {}), dict):
             raise ValueError(f"{file}: {key} is a mapping of names to values.")
-    # None where the user has to say it; a `Path` from those who call us.
-    source["path"] = str(source["path"] or "")
-    task = {"name": file.stem, **document, "source": DatasetSource(**source)}
-    return Task(**task)
 
 
 def _check_keys(document: Mapping[str, Any], known: Iterable[str], file: Path, what: str) -> None:

@@ -1,7 +1,7 @@
 """TtT as a model of lmms-eval, speech to text: `lmms-eval --model ttt --model_args pretrained=ttt-tiny --tasks ...`.
 
 lmms-eval finds `model_manifest` through the entry-point group `lmms_eval.models`, and the class through the manifest.
-Audio tasks give it recordings and an instruction. TtT has learned its tasks by their system prompts (`prompt=asr`,
+Its audio tasks provide recordings and an instruction. TtT was trained with a system prompt per task (`prompt=asr`,
 `chat`, `audio`), so the instruction is left out unless `instruct=True`.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...names import EMBEDDED_NAME
 from ..concepts import DatasetSource, Response, Sample, SpeechModel, Task
 
 
@@ -21,15 +22,12 @@ logger = logging.getLogger(__name__)
 
 MODEL_ID = "ttt"
 CLASS_NAME = "TtTForLmmsEval"
-# What lmms-eval's tasks say about decoding and we do in the same way; `num_beams` 1 and `temperature` 0 mean greedy.
+# Decoding settings of lmms-eval's tasks that `generate` takes; `num_beams` 1 and `temperature` 0 mean greedy.
 GENERATION_KEYS = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
 
 
 def model_manifest() -> Any:
-    """Names the class for lmms-eval's registry; the entry point.
-
-    Returns:
-        The manifest of the model `ttt`.
+    """Makes the manifest of the model `ttt` for lmms-eval's registry; the entry point.
 
     Raises:
         ModuleNotFoundError: lmms-eval is not installed.
@@ -42,7 +40,7 @@ def model_manifest() -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    # The class needs its base, which is there only where lmms-eval is.
+    # Made on first use: its base class exists only if lmms-eval is installed.
     if name == CLASS_NAME:
         return _make_class()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -56,19 +54,19 @@ def _make_class() -> type:
         """TtT behind lmms-eval's interface, in one process.
 
         Args:
-            pretrained: What `load_model` takes.
+            pretrained: Name of the model, as of `load_model`.
             prompt: Name of the system prompt.
             instruct: Whether the task's instruction follows the audio.
             batch_size: Samples generated together.
-            max_batch_size: Not used.
-            settings: Further settings of `load_model`.
+            max_batch_size: Ignored; lmms-eval passes it to every model.
+            **settings: Further settings of `load_model`.
         """
 
         is_simple = True
 
         def __init__(
             self,
-            pretrained: str = "ttt-tiny",
+            pretrained: str = EMBEDDED_NAME,
             prompt: str = "asr",
             instruct: bool = False,
             batch_size: int | str = 1,
@@ -84,18 +82,18 @@ def _make_class() -> type:
             self.batch_size = int(batch_size)
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
-            """Answers the requests, in order; one that fails with an empty text."""
+            """Answers the requests, in order; those that fail get an empty text."""
             arguments = [request.args for request in requests]
             return answer_requests(
                 self.speech_model, arguments, self.task_dict, self.prompt, self.instruct, self.batch_size
             )
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-            """Not supported: the tasks for speech ask for texts."""
+            """Not supported: speech tasks are generative."""
             raise NotImplementedError("ttt answers tasks of the output type generate_until only.")
 
         def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-            """Not supported: the tasks for speech have one round."""
+            """Not supported: speech tasks have one round."""
             raise NotImplementedError("ttt answers tasks of the output type generate_until only.")
 
     TtTForLmmsEval.__qualname__ = CLASS_NAME
@@ -113,15 +111,15 @@ def answer_requests(
     """Answers lmms-eval's requests of the type `generate_until`.
 
     Args:
-        model: Who answers.
+        model: The model.
         requests: `(context, generation settings, doc_to_visual, document, task, split)` of each.
         task_dict: Documents by task and split.
         prompt: Name of the system prompt.
         instruct: Whether the context follows the audio.
-        batch_size: Samples answered together, neighbours in length.
+        batch_size: Samples answered together, of similar length.
 
     Returns:
-        The answers, in order; "" for those that failed.
+        The texts, in order; "" for those that failed.
     """
     answers = [""] * len(requests)
     groups: dict[str, list[tuple[int, Sample, Task]]] = {}
@@ -130,7 +128,7 @@ def answer_requests(
         waveform, rate = _waveform(recordings[0]) if recordings else (None, Response.sampling_rate)
         task = _task(task_name, prompt, settings, context if instruct and recordings else "")
         sample = Sample(f"{task_name}/{split}/{document}", waveform, rate, "" if recordings else context, ())
-        # Only what is asked in the same way can be answered together.
+        # Only requests with the same settings can be in one batch.
         groups.setdefault(repr(task), []).append((number, sample, task))
     for group in groups.values():
         group.sort(key=lambda entry: 0 if entry[1].audio is None else len(entry[1].audio))
@@ -158,7 +156,7 @@ def _task(name: str, prompt: str, settings: Mapping[str, Any], instruction: str)
 
 
 def _waveform(recording: Any) -> tuple[np.ndarray, int]:
-    """Mono samples of what `datasets` makes of an audio column: a dictionary, or a decoder of torchcodec."""
+    """Mono samples of a cell of an audio column of `datasets`: a dictionary, or a decoder of torchcodec."""
     if hasattr(recording, "get_all_samples"):
         samples = recording.get_all_samples()
         return np.asarray(samples.data, dtype=np.float32).mean(axis=0), int(samples.sample_rate)

@@ -1,4 +1,4 @@
-"""Audio chat models behind an OpenAI-compatible API: a recording goes in as base64 WAV, text and speech come out."""
+"""Audio chat models behind an OpenAI-compatible API: recordings are sent as base64 WAV, text and speech come back."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from ..endpoint import Endpoint, RequestFailed
 from .failing import failed_response
 
 
-# What a task's generation settings are called there; its others are TtT's own.
+# A task's generation setting -> its name in the API. Its other settings are TtT's own and are not sent.
 TASK_KEYS = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p", "seed": "seed"}
 FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", None: "stop"}
 
 
 class OpenAIAudioModel:
-    """A chat model that hears, behind an API.
+    """An audio chat model behind an API.
 
-    A request that fails for reasons that pass (429, 5xx, timeouts) is sent again after growing pauses. One that still
-    fails, is refused, or whose answer cannot be read, gives an error reply of that sample.
+    Transient failures (429, 5xx, timeouts) are retried with exponential backoff. If a request still fails, is refused,
+    or its answer cannot be parsed, the sample gets a failed response.
 
     Args:
         endpoint: The server.
-        model: Name of the model there.
+        model: Name of the model on the server.
         voice: Voice for tasks with spoken replies.
-        concurrency: Requests under way at the same time.
-        request: Further fields of the request, such as `temperature`; they go before the task's. The temperature is 0
-            unless one of both says otherwise.
+        concurrency: Number of concurrent requests.
+        request: Further fields of the request, such as `temperature`; they override the task's. The default
+            temperature is 0.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class OpenAIAudioModel:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides the replies, as far as it is known: what a server runs behind the name may change."""
+        """All that is known of what the replies depend on: the server may change the model behind the name."""
         return {
             "kind": "openai",
             "name": self.model,
@@ -68,16 +68,16 @@ class OpenAIAudioModel:
         """Answers a batch.
 
         Args:
-            samples: Recordings, or questions in writing.
-            task: Its `prompt` chooses the system prompt, its `output` whether speech is asked for.
+            samples: Recordings or written questions.
+            task: `prompt` selects the system prompt, `output` whether speech is requested.
 
         Returns:
-            A reply to each, in order, with `forward_passes` 0: APIs do not tell.
+            One response per sample, in order, with `forward_passes` 0: unknown.
 
         Raises:
             ConnectionError: There is no server at the address.
-            PermissionError: It wants another key.
-            ValueError: It knows no such model, or there is no such prompt.
+            PermissionError: The key is missing or wrong.
+            ValueError: The server has no such model, or there is no such prompt.
         """
         if task.prompt not in SYSTEM_PROMPTS:
             raise ValueError(
@@ -88,7 +88,7 @@ class OpenAIAudioModel:
             try:
                 return list(pool.map(lambda sample: self._answer(sample, task), samples))
             except BaseException:
-                # Nobody waits for the others any more.
+                # The other requests need not be retried any more.
                 self.endpoint.stopped.set()
                 raise
 
@@ -122,16 +122,13 @@ def load_openai(
     concurrency: int = 8,
     **request: Any,
 ) -> OpenAIAudioModel:
-    """Makes a model of `URL#MODEL`.
+    """Makes a model of `URL#MODEL`. Nothing is sent yet.
 
     Args:
         name: Base address, `#`, name of the model: `http://localhost:8000/v1#name`.
         key_variable, timeout, tries, pause: As of `Endpoint`.
         voice, concurrency: As of `OpenAIAudioModel`.
-        request: Further fields of each request.
-
-    Returns:
-        The model; nothing has been sent yet.
+        **request: Further fields of each request.
 
     Raises:
         ValueError: The name is not of this form.
@@ -145,7 +142,7 @@ def load_openai(
 
 
 def _messages(sample: Sample, task: Task) -> list[dict[str, Any]]:
-    """System prompt and question; raises what is wrong with the question."""
+    """Makes the system and the user message; raises an error if the sample has no usable question."""
     content: list[dict[str, Any]] = []
     if sample.audio is not None:
         waveform, rate = read_audio(sample.audio, sample.sampling_rate)

@@ -1,7 +1,7 @@
-"""TtT models as they are evaluated: spoken or written questions to text, and speech where the task wants it.
+"""TtT models under evaluation: spoken or written questions to text, and to speech for tasks with spoken replies.
 
-A reply depends on its own sample alone: recordings are encoded one by one, rows are generated with a seed each, and
-padding is masked, so that any batch size gives the same predictions.
+A reply depends on its own sample only: recordings are encoded one by one, each row is generated with its own seed, and
+padding is masked, so that every batch size gives the same predictions.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import numpy as np
 import torch
 
 from ...loading import (
-    ADAPTER_CONFIG_FILE,
-    CODEC_FOLDER,
     OtherModelError,
     base_folder,
     find_checkpoint,
@@ -25,19 +23,20 @@ from ...loading import (
     load_checkpoint,
     read_json,
 )
+from ...names import ADAPTER_CONFIG_FILE, CODEC_FOLDER
 from ...processing import SYSTEM_PROMPTS
 from ..concepts import Response, Sample, Task
-from .checkpoints import identify, identify_loaded
+from ..identity import identify, identify_loaded
 from .failing import SAMPLE_ERRORS, answer_in_halves, failed_response
 
 
-# For checkpoints whose generation_config.json sets no limit; transformers' own default of 20 cuts every reply.
+# For checkpoints whose generation_config.json sets no limit; transformers' default of 20 would cut every reply.
 DEFAULT_MAX_NEW_TOKENS = 2048
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A sample that has become a prompt."""
+class _Prompt:
+    """The prompt of one sample, and the seconds that it took to make it."""
 
     ids: list[int]
     seconds: float
@@ -46,14 +45,14 @@ class _Row:
 class TtTModel:
     """A TtT checkpoint that answers samples.
 
-    For tasks with `output="text"` the model generates what it was trained to, speech between its words included, but
-    the speech is not decoded: a model that has learned to talk while it writes answers worse when it may not.
+    For tasks with `output="text"` the model may still interleave speech, which is not decoded: a model that was
+    trained to speak while it writes answers worse if that is suppressed.
 
     Args:
         model: The model, in evaluation mode.
-        processor: Its processor; without a codec it can only read and write.
-        identity: What says which model it is: name, revision, adapter, codec.
-        generation: Keyword arguments of `generate` that go before the task's and the checkpoint's own.
+        processor: Its processor; without a codec, tasks have to be in writing.
+        identity: Identifies the model in results: name, revision, adapter, codec.
+        generation: Keyword arguments of `generate`; they override the task's and the checkpoint's own.
 
     Raises:
         ValueError: A generation setting is unknown or out of range.
@@ -69,7 +68,7 @@ class TtTModel:
         self.model = model
         self.processor = processor
         self.identity = dict(identity)
-        # One seed for every row, so that a reply does not depend on the batch it was made in.
+        # The same seed for every row, so that a reply does not depend on its batch.
         self._defaults: dict[str, Any] = {"seed": 0}
         if model.generation_config.max_new_tokens is None:
             self._defaults["max_new_tokens"] = DEFAULT_MAX_NEW_TOKENS
@@ -79,7 +78,7 @@ class TtTModel:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides the replies: model, codec, generation settings, precision, versions."""
+        """All that the replies depend on: model, codec, generation settings, data type, versions."""
         import transformers
 
         from ... import __version__
@@ -103,33 +102,36 @@ class TtTModel:
         """Answers a batch.
 
         Args:
-            samples: Recordings, or questions in writing; of any lengths.
-            task: Its `prompt` chooses the system prompt, its `output` whether speech is decoded, its `generation` goes
-                before the checkpoint's settings.
+            samples: Recordings or written questions, of any lengths.
+            task: `prompt` selects the system prompt, `output` whether speech is decoded, and `generation` overrides
+                the checkpoint's settings.
 
         Returns:
-            A reply to each, in order. Those that cannot be answered (silence, too long, out of memory) have
-            `finish_reason="error"` and do not disturb the others.
+            One response per sample, in order. Samples that cannot be answered (silence, too long, out of memory) have
+            `finish_reason="error"` and do not affect the others.
 
         Raises:
-            ValueError: The task cannot be put to this model at all.
+            ValueError: The model cannot do the task at all.
         """
         settings = {**self._defaults, **task.generation, **self.generation}
         self._check_task(task)
         self._try_settings(settings)
-        replies: list[Response | None] = [None] * len(samples)
-        rows: list[tuple[int, _Row]] = []
-        for place, sample in enumerate(samples):
+        # Prompts are made one by one, so that a recording that cannot be encoded fails alone.
+        failed: dict[int, Response] = {}
+        prompts: dict[int, _Prompt] = {}
+        for index, sample in enumerate(samples):
             started = time.perf_counter()
             try:
-                rows.append((place, self._prompt(sample, task)))
+                prompts[index] = self._prompt(sample, task)
             except (*SAMPLE_ERRORS, TypeError) as error:
-                replies[place] = failed_response(error, time.perf_counter() - started)
+                failed[index] = failed_response(error, time.perf_counter() - started)
         speaks = task.output == "speech"
-        answers = answer_in_halves([row for _, row in rows], lambda batch: self._generate(batch, settings, speaks))
-        for (place, row), answer in zip(rows, answers):
-            replies[place] = replace(answer, seconds=answer.seconds + row.seconds)
-        return [reply for reply in replies if reply is not None]
+        responses = answer_in_halves(list(prompts.values()), lambda batch: self._generate(batch, settings, speaks))
+        answered = {
+            index: replace(response, seconds=response.seconds + prompt.seconds)
+            for (index, prompt), response in zip(prompts.items(), responses, strict=True)
+        }
+        return [answered.get(index) or failed[index] for index in range(len(samples))]
 
     def _check_task(self, task: Task) -> None:
         if task.prompt not in SYSTEM_PROMPTS:
@@ -144,15 +146,15 @@ class TtTModel:
             )
 
     def _try_settings(self, settings: dict[str, Any]) -> None:
-        """Generates one token, so that a wrong setting is an error of its own and not one of every sample."""
+        """Generates one token with new settings, so that wrong ones fail at once and not for every sample."""
         if settings not in self._tested:
             prompt = self.processor.apply_chat_template([{"role": "user", "content": "Hello."}], task="text")
             once = {**settings, "max_new_tokens": 1}
             self.model.generate(**prompt.to(self.model.device), return_dict_in_generate=True, **once)
             self._tested.append(settings)
 
-    def _prompt(self, sample: Sample, task: Task) -> _Row:
-        """Ids of one sample's prompt; raises what is wrong with it."""
+    def _prompt(self, sample: Sample, task: Task) -> _Prompt:
+        """Makes the prompt of one sample; raises an error of `SAMPLE_ERRORS` or a `TypeError` if it cannot."""
         started = time.perf_counter()
         content: list[dict[str, Any]]
         if sample.audio is not None:
@@ -170,30 +172,30 @@ class TtTModel:
             return_tensors=None,
         )
         ids = inputs["input_ids"][0]
-        room = self.model.config.get_text_config().max_position_embeddings
-        if len(ids) >= room:
-            raise ValueError(f"The question has {len(ids)} tokens, and the model reads less than {room}.")
-        return _Row(ids, time.perf_counter() - started)
+        limit = self.model.config.get_text_config().max_position_embeddings
+        if len(ids) >= limit:
+            raise ValueError(f"The question has {len(ids)} tokens, and the model reads less than {limit}.")
+        return _Prompt(ids, time.perf_counter() - started)
 
-    def _generate(self, rows: Sequence[_Row], settings: Mapping[str, Any], speaks: bool) -> list[Response]:
+    def _generate(self, prompts: Sequence[_Prompt], settings: Mapping[str, Any], speaks: bool) -> list[Response]:
         started = time.perf_counter()
         inputs = self.processor.tokenizer.pad(
-            {"input_ids": [row.ids for row in rows]}, padding_side="left", return_tensors="pt"
+            {"input_ids": [prompt.ids for prompt in prompts]}, padding_side="left", return_tensors="pt"
         )
         output = self.model.generate(**inputs.to(self.model.device), return_dict_in_generate=True, **settings)
         sequences = output.sequences.tolist()
-        if not speaks:
+        if not speaks:  # without audio segments, `decode_reply` decodes no speech
             output.segments = [[piece for piece in row if hasattr(piece, "token_ids")] for row in output.segments]
-        seconds = (time.perf_counter() - started) / len(rows)
+        seconds = (time.perf_counter() - started) / len(prompts)
         return [
-            self._decode(output, number, self._new_ids(sequences[number], len(row.ids)), seconds)
-            for number, row in enumerate(rows)
+            self._decode(output, row, self._new_ids(sequences[row], len(prompt.ids)), seconds)
+            for row, prompt in enumerate(prompts)
         ]
 
     def _new_ids(self, sequence: list[int], prompt_length: int) -> list[int]:
-        """What a row has generated, the end of sequence included and padding not."""
+        """The generated ids of a row: with the end of sequence, without padding."""
         new = sequence[prompt_length:]
-        ends = [place for place, token in enumerate(new) if token in self._eos_ids]
+        ends = [index for index, token in enumerate(new) if token in self._eos_ids]
         if ends:
             return new[: ends[0] + 1]
         length = len(new)
@@ -213,14 +215,14 @@ class TtTModel:
         except SAMPLE_ERRORS as error:
             return failed_response(error, seconds + time.perf_counter() - started)
         spans = [segment["codes"].tolist() for segment in decoded.segments if segment["type"] == "audio"]
-        is_whole = all(segment.get("complete", True) for segment in decoded.segments)
+        is_complete = all(segment.get("complete", True) for segment in decoded.segments)
         has_ended = bool(new_ids) and new_ids[-1] in self._eos_ids
         return Response(
             text=decoded.text,
             audio=np.asarray(decoded.audio, dtype=np.float32) if len(decoded.audio) else None,
             sampling_rate=decoded.sampling_rate or Response.sampling_rate,
             codes=tuple(code for codes in spans for code in codes),
-            finish_reason="stop" if has_ended and is_whole else "length",
+            finish_reason="stop" if has_ended and is_complete else "length",
             tokens=len(new_ids),
             forward_passes=int(output.num_forward_passes[row]),
             seconds=seconds + time.perf_counter() - started,
@@ -268,29 +270,20 @@ def load_ttt(
     Args:
         name: Folder or Hub id of a model or adapter, or `"ttt-tiny"`.
         revision: Branch, tag or commit on the Hub.
-        codec: Folder or Hub id of a codec, for checkpoints that come without.
-        device: Device; the GPU if there is one.
-        dtype: `float32`, `bfloat16` or `float16`; float32 on a CPU, the checkpoint's elsewhere.
-        generation: Keyword arguments of `generate`.
-
-    Returns:
-        The model.
+        codec: Folder or Hub id of a codec, for checkpoints that come without one.
+        device, dtype: As of `loading.load_checkpoint`.
+        **generation: Keyword arguments of `generate`.
 
     Raises:
         OSError: It cannot be found.
         ValueError: It is not a TtT model, is damaged, or a setting is wrong.
     """
-    weights_type = None
-    if dtype is not None:
-        weights_type = getattr(torch, dtype, None)
-        if weights_type not in (torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"dtype must be float32, bfloat16 or float16, not {dtype!r}.")
     try:
         folder = find_checkpoint(name, revision)
     except OtherModelError as error:
         raise ValueError(f"{error} Speech recognisers of transformers are named hf-asr:{name}.") from error
     codec_folder = find_codec(base_folder(folder), codec)
-    model, processor = load_checkpoint(folder, codec_folder, device, weights_type)
+    model, processor = load_checkpoint(folder, codec_folder, device, dtype)
     own_codec = base_folder(folder) / CODEC_FOLDER
     base = None
     if is_adapter(folder):

@@ -13,7 +13,7 @@ import torch
 from transformers import pipeline
 
 from ...processing.audio import resample
-from ..models.checkpoints import content_hash
+from ..identity import content_hash
 from .base import Recording, Transcriber
 
 

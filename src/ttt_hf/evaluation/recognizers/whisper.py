@@ -110,8 +110,8 @@ class WhisperTranscriber(Transcriber):
         """Raises a `ValueError` if the model is English-only and the language is another."""
         if not self._model.model.is_multilingual and self.language != "en":
             raise ValueError(
-                f"Whisper {self.name} transcribes English only, not {self.language!r}: name a multilingual model, such as "
-                "faster-whisper:large-v3."
+                f"Whisper {self.name} transcribes English only, not {self.language!r}: name a multilingual model, "
+                "such as faster-whisper:large-v3."
             )
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:

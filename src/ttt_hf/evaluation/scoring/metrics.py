@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -87,11 +87,7 @@ def word_errors(
         ValueError: There is no such unit or normaliser.
         ModuleNotFoundError: `jiwer` or the normaliser's package is not installed.
     """
-    try:
-        import jiwer
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Error rates need jiwer: pip install 'ttt-hf[eval]'.", name=error.name) from error
-
+    jiwer = require_jiwer()
     if unit not in get_args(Unit):
         raise ValueError(f"There is no unit {unit!r}: choose word, character or mixed.")
     normalize = get_normalizer(normalizer)
@@ -103,6 +99,19 @@ def word_errors(
     align = jiwer.process_characters if unit == "character" else jiwer.process_words
     counts = align(texts[0], texts[1])
     return WordErrors(counts.hits, counts.substitutions, counts.deletions, counts.insertions)
+
+
+def require_jiwer() -> Any:
+    """Imports the package that aligns words.
+
+    Raises:
+        ModuleNotFoundError: It is not installed; says how to install it.
+    """
+    try:
+        import jiwer
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Error rates need jiwer: pip install 'ttt-hf[eval]'.", name=error.name) from error
+    return jiwer
 
 
 def total_word_errors(

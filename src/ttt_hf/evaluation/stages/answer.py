@@ -117,7 +117,7 @@ def batches_by_length(samples: Samples, batch_size: int) -> list[list[int]]:
 
 
 def answer_batch(task: Task, model: SpeechModel, samples: Sequence[tuple[Sample, str | None]]) -> list[Response]:
-    """Has a model answer a batch. A sample whose recording cannot be read is a failed reply, and not given to the model.
+    """Has a model answer a batch. The model does not get samples whose recordings cannot be read: they fail.
 
     Args:
         task: The task.

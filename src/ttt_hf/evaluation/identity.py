@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...names import CODEC_FOLDER, EMBEDDED_NAME, EMBEDDED_NAMES
-from ..store import digest
+from ..names import CODEC_FOLDER, EMBEDDED_NAME, EMBEDDED_NAMES
+from .store import digest
 
 
 if TYPE_CHECKING:
     import torch
 
 
-# Files of a model's folder that decide what it says; scores, cards and states of trainers do not.
+# Files of a model's folder that its replies depend on; scores, cards and trainer states are left out.
 DECISIVE_PREFIXES = (
     "adapter",
     "added_tokens",
@@ -34,10 +34,10 @@ DECISIVE_PREFIXES = (
 
 @dataclass(frozen=True)
 class Identity:
-    """What a model is called in results.
+    """Identifies a model in results.
 
     Args:
-        name: Name without places of this machine: the Hub id, or the folder's own name.
+        name: The Hub id, or the name of the folder without its path.
         revision: Commit on the Hub, or a hash of the content.
     """
 
@@ -46,14 +46,11 @@ class Identity:
 
 
 def identify(folder: Path, name: str | None = None) -> Identity:
-    """Says which model a folder holds.
+    """Identifies the model in a folder, independently of the folder's path.
 
     Args:
         folder: The model's folder.
-        name: What the user called it: a folder, a Hub id or the embedded checkpoint.
-
-    Returns:
-        The same wherever the folder lies.
+        name: The name that it was found by: a folder, a Hub id or one of `EMBEDDED_NAMES`.
     """
     if name in EMBEDDED_NAMES:
         return Identity(EMBEDDED_NAME, content_hash(folder))
@@ -64,13 +61,10 @@ def identify(folder: Path, name: str | None = None) -> Identity:
 
 
 def content_hash(folder: Path) -> str:
-    """Hashes what decides a model's replies: weights, configurations, tokenizer, and the codec's.
-
-    Args:
-        folder: The model's folder.
+    """Hashes the files that a model's replies depend on: weights, configurations, tokenizer, and those of its codec.
 
     Returns:
-        `"sha256:"` and 16 hexadecimal digits; the same wherever the folder lies.
+        `"sha256:"` and 16 hexadecimal digits, independent of the folder's path.
     """
     digest = hashlib.sha256()
     for place in (folder, folder / CODEC_FOLDER):
