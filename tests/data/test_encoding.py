@@ -1,6 +1,7 @@
 """Audio to codes, once: shards that do not depend on how often the run was interrupted."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,65 @@ def test_no_space_left(tmp_path, make_source, codec_folder, limit_file_size):
         encode_source(source, codec_folder, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["encoding.json"]
     assert encode_source(source, codec_folder, tmp_path / "out").rows == 3
+
+
+def test_all_that_is_wrong_is_said_before_the_codec_is_loaded(tmp_path, make_audio):
+    """Empty transcripts, unknown columns, files that are missing or no audio: one list, under one limit."""
+    make_audio("good.wav")
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    names = ["good.wav", "missing.wav", "text.wav", "empty.wav", "good.wav"]
+    rows = [{"audio": name, "text": "Hi."} for name in names]
+    rows[-1]["text"] = " "
+    rows += [{"speech": "good.wav"}, {"audio": "good.wav", "text": "Hi.", "task": "sing"}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_rows(tmp_path / "data.jsonl")
+    with pytest.raises(ValueError, match="More rows cannot be used than the 2 allowed") as raised:
+        encode_source(source, tmp_path / "no codec", tmp_path / "out", max_broken=0.3)
+    told = str(raised.value)
+    assert "\n" not in told and "line 1: A row with 'audio' and 'text' needs a task" in told
+    source = open_rows(tmp_path / "data.jsonl", task="asr")
+    with pytest.raises(ValueError, match="More rows cannot be used than the 2 allowed") as raised:
+        encode_source(source, tmp_path / "no codec", tmp_path / "out", max_broken=0.3)
+    words = ["There is no audio file", ".*text.wav is not audio", ".*empty.wav is empty", ".*its text is empty",
+             "Task asr needs"]  # fmt: skip
+    for number, word in enumerate(words, start=2):
+        assert re.search(f"data.jsonl, line {number}: {word}", str(raised.value)), word
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_only_decoding_shows_counts_under_the_same_limit(tmp_path, make_source, codec_folder):
+    source = make_source(4, broken=(0,))
+    silent = tmp_path / "clips" / "1.wav"
+    soundfile.write(silent, np.zeros(8000), 16000)
+    with pytest.raises(ValueError, match=r"than the 1 allowed: .*line 1: .*not audio.*line 2: .*silent"):
+        encode_source(source, codec_folder, tmp_path / "out", max_broken=0.25)
+    report = encode_source(source, codec_folder, tmp_path / "out", max_broken=0.5)
+    assert [entry["row"] for entry in report.broken] == [1, 2]
+
+
+def test_audio_that_is_left_after_some_shards_is_encoded(tmp_path, make_source, codec_folder):
+    source = make_source(4)
+    encode_source(source, codec_folder, tmp_path / "out", shard_size=2)
+    (tmp_path / "out" / "shard-00001-of-00002.parquet").unlink()
+    (tmp_path / "clips" / "0.wav").unlink()  # its codes are there
+    assert encode_source(source, codec_folder, tmp_path / "out", shard_size=2, max_broken=0.0).rows == 4
+
+
+def test_encodings_of_older_versions_are_read(tmp_path, make_source, codec, codec_folder):
+    encode_source(make_source(2), codec_folder, tmp_path / "out")
+    (shard,) = (tmp_path / "out").glob("shard-*.parquet")
+    rows = list(load_source(tmp_path / "out"))
+    table = pq.read_table(shard)
+    plain = [
+        {**row, "messages": [{**message, "content": [{key: value for key, value in item.items() if key != "variants"}
+                                                     for item in message["content"]]} for message in row["messages"]]}
+        for row in table.to_pylist()
+    ]  # fmt: skip
+    pq.write_table(table.from_pylist(plain), shard)
+    for streaming in (False, True):
+        assert list(load_source(tmp_path / "out", streaming)) == rows
+    check_fingerprint(load_source(tmp_path / "out"), codec)
 
 
 def test_nothing_readable_at_all(tmp_path, make_source, codec_folder):

@@ -122,6 +122,39 @@ def test_rows_without_a_reference(tmp_path, make_audio, row, words):
         load_samples(local(path))
 
 
+def test_everything_that_is_wrong_with_rows_is_said_at_once(tmp_path, make_audio):
+    make_audio("a.wav")
+    rows = [{"id": "a", "text": "x"}, {"id": "a", "text": "x"}, {"id": "", "text": "x"}, {"id": "b"}]
+    rows.append({"id": True, "text": "x"})
+    path = write_jsonl(tmp_path / "data.jsonl", [{"audio": "a.wav", **row} for row in rows])
+    text = one_sentence(ValueError, local(path, **{"columns.id": "id"}))
+    words = [
+        "the id 'a', as has",
+        "an empty id",
+        "nothing in its column 'text'",
+        "no text in its column 'id', but True",
+    ]
+    assert [text.count(f"{path}, line {number} has {word}") for number, word in enumerate(words, start=2)] == [1] * 4
+
+
+def test_an_empty_cell_is_no_reference_where_there_is_no_other(tmp_path, make_audio):
+    make_audio("a.wav")
+    path = tmp_path / "data.csv"
+    path.write_text("audio,text,more\na.wav,x,\na.wav,,y\na.wav,,\n", encoding="utf-8")
+    text = one_sentence(ValueError, local(path, **{"columns.references": ["text", "more"]}))
+    assert text == f"{path}, line 4 has nothing in its column 'text': fill it in, or delete the row."
+    path.write_text("audio,text,more\na.wav,x,\na.wav,,y\n", encoding="utf-8")
+    samples = load_samples(local(path, **{"columns.references": ["text", "more"]}))
+    assert [entry[2] for entry in summary(samples)] == [("x",), ("y",)]
+
+
+def test_durations_of_a_table_are_numbers(tmp_path, make_audio):
+    make_audio("a.wav")
+    path = tmp_path / "data.csv"
+    path.write_text("audio,text,seconds\na.wav,x,7.5\na.wav,x,long\na.wav,x,\n", encoding="utf-8")
+    assert load_samples(local(path, **{"columns.seconds": "seconds"})).seconds == [7.5, 0.5, 0.5]
+
+
 def test_empty_reference_is_one(tmp_path, make_audio):
     make_audio("a.wav")
     path = write_jsonl(tmp_path / "data.jsonl", [{"audio": "a.wav", "text": ""}])

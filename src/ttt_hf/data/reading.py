@@ -71,7 +71,7 @@ class Table:
         else:
             (path,) = self.files
             with open_file(path) as file:
-                yield from (replace(row, folder=self.folder) for row in read_table(path, file))
+                yield from read_table(path, file, self.folder)
 
     def stored_row(self, cells: Mapping[str, Any], number: int) -> TableRow:
         """Names a row of the data set.

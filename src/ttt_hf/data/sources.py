@@ -29,6 +29,7 @@ MIN_BROKEN = 5
 DEFAULT_BROKEN_SHARE = 0.01
 # How far into a JSON file to look for what only the official data config has.
 _CONFIG_PROBE_BYTES = 65536
+ROW_COLUMNS = ("messages", "content", "task", "codec_fingerprint")
 
 Spec: TypeAlias = "str | os.PathLike[str] | Sequence[Mapping[str, Any]]"
 
@@ -68,14 +69,8 @@ def row_features() -> Any:
         "sampling_rate": Value("int32"),
     }
     message = {"role": Value("string"), "content": List(item), "interleaved": Value("bool")}
-    return Features(
-        {
-            "messages": List(message),
-            "content": List(item),
-            "task": Value("string"),
-            "codec_fingerprint": Value("string"),
-        }
-    )
+    types = (List(message), List(item), Value("string"), Value("string"))
+    return Features(dict(zip(ROW_COLUMNS, types, strict=True)))
 
 
 def checked_features() -> Any:
@@ -90,8 +85,7 @@ def checked_row(row: TableRow, task: str | None) -> Row:
 
     Errors are kept rather than raised, so that those of all rows can be listed at once.
     """
-    checked: Row = dict.fromkeys(checked_features())
-    checked |= {"origin": row.origin, "error": row.error}
+    checked: Row = {**dict.fromkeys(ROW_COLUMNS), "origin": row.origin, "error": row.error}
     if row.error is None:
         try:
             checked |= canonical_row(row.cells, task, row.folder)

@@ -31,7 +31,7 @@ class TableRow:
     Args:
         origin: File and line, from 1, as messages name it.
         folder: Folder that relative paths of audio start from; `None` where they start from the working directory.
-        cells: Column -> cell, text without leading and trailing blanks.
+        cells: Column -> cell, text without leading and trailing blanks; `None` for an empty cell of a CSV file.
         error: Why the row cannot be read; then it has no cells.
     """
 
@@ -41,12 +41,13 @@ class TableRow:
     error: str | None = None
 
 
-def read_table(path: Path, file: BinaryIO) -> Iterator[TableRow]:
+def read_table(path: Path, file: BinaryIO, folder: Path | None = None) -> Iterator[TableRow]:
     """Reads a text table.
 
     Args:
         path: Its path, whose suffix says which kind it is.
         file: Its content.
+        folder: Folder that relative paths of audio start from; by default that of the table.
 
     Yields:
         Its rows. Those that cannot be read carry an `error`, so that all of them can be listed at once.
@@ -56,7 +57,7 @@ def read_table(path: Path, file: BinaryIO) -> Iterator[TableRow]:
     """
     lines = text_lines(path, file)
     kinds = {".jsonl": _jsonl_rows, ".json": _json_rows}
-    yield from kinds.get(path.suffix.lower(), _csv_rows)(path, lines)
+    yield from kinds.get(path.suffix.lower(), _csv_rows)(path, lines, path.parent if folder is None else folder)
 
 
 def clean_cells(cells: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def resolve_path(path: str, folder: Path | None) -> str:
         return path
     path = os.path.expanduser(path)
     candidates = [path, path.replace("\\", "/")] if "\\" in path else [path]
-    resolved = [str(folder / candidate) if folder is not None else candidate for candidate in candidates]
+    resolved = [os.path.join(folder or "", candidate) for candidate in candidates]
     return next((candidate for candidate in resolved[:-1] if os.path.exists(candidate)), resolved[-1])
 
 
@@ -104,7 +105,7 @@ def list_problems(problems: Sequence[str]) -> str:
 # -- kinds of files ---------------------------------------------------------------------------------------------------
 
 
-def _jsonl_rows(path: Path, lines: Iterator[str]) -> Iterator[TableRow]:
+def _jsonl_rows(path: Path, lines: Iterator[str], folder: Path) -> Iterator[TableRow]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -112,12 +113,12 @@ def _jsonl_rows(path: Path, lines: Iterator[str]) -> Iterator[TableRow]:
         try:
             value = parse_json(line)
         except ValueError as error:
-            yield TableRow(origin, path.parent, error=str(error))
+            yield TableRow(origin, folder, error=str(error))
             continue
-        yield _object_row(origin, path.parent, value)
+        yield _object_row(origin, folder, value)
 
 
-def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[TableRow]:
+def _json_rows(path: Path, lines: Iterator[str], folder: Path) -> Iterator[TableRow]:
     text = "".join(lines)
     try:
         rows = parse_json(text)
@@ -126,7 +127,7 @@ def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[TableRow]:
     if not isinstance(rows, list):
         raise ValueError(f"{path} must hold a list of rows: put them into [ and ], or one a line into a .jsonl file.")
     for number, value in enumerate(rows, start=1):
-        yield _object_row(f"{path}, row {number}", path.parent, value)
+        yield _object_row(f"{path}, row {number}", folder, value)
 
 
 def parse_json(text: str) -> Any:
@@ -147,7 +148,7 @@ def _object_row(origin: str, folder: Path, value: Any) -> TableRow:
     return TableRow(origin, folder, clean_cells(value))
 
 
-def _csv_rows(path: Path, lines: Iterator[str]) -> Iterator[TableRow]:
+def _csv_rows(path: Path, lines: Iterator[str], folder: Path) -> Iterator[TableRow]:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
     head = []
     for line in lines:
@@ -167,10 +168,10 @@ def _csv_rows(path: Path, lines: Iterator[str]) -> Iterator[TableRow]:
             if not columns:
                 columns = _header(path, cells)
             elif len(cells) > len(columns):
-                yield TableRow(origin, path.parent, error=_too_many_cells(cells, columns, delimiter))
+                yield TableRow(origin, folder, error=_too_many_cells(cells, columns, delimiter))
             else:
-                named = {name: cell for name, cell in zip(columns, cells) if name}
-                yield TableRow(origin, path.parent, clean_cells(named))
+                named = {name: cell.strip() or None for name, cell in zip(columns, cells) if name}
+                yield TableRow(origin, folder, named)
     except csv.Error as error:
         raise ValueError(
             f"{path}, line {first_line}: the quotes of this row cannot be read ({error}): put quotes around a text "

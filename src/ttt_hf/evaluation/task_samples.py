@@ -353,9 +353,10 @@ def _entries(rows: Sequence[TableRow], columns: Mapping[str, list[Column]], sepa
 
 def _entry(row: TableRow, columns: Mapping[str, list[Column]], separator: str | None, number: int) -> _Entry:
     question = _cell(row.cells, columns["question"][0]) if "question" in columns else ""
-    references = [
-        reference for column in columns.get("references", ()) for reference in _references(row, column, separator)
-    ]
+    named = columns.get("references", ())
+    # Where references have several columns, a row need not fill all of them.
+    given = [column for column in named if _cell(row.cells, column) is not None] or named[:1]
+    references = [reference for column in given for reference in _references(row, column, separator)]
     # An empty reference is one only where there is no other: a list that ends in its separator names nothing more.
     filled = references if len(references) == 1 else [reference for reference in references if reference]
     return _Entry(
