@@ -24,6 +24,7 @@ from transformers import GenerationConfig
 
 from ttt_hf.atomic_files import atomic_folder
 from ttt_hf.codecs import load_codec
+from ttt_hf.loading import load_model_and_processor
 from ttt_hf.modeling import TtTForConditionalGeneration
 from ttt_hf.names import CODEC_FOLDER, EMBEDDED_NAME
 from ttt_hf.processing import TtTProcessor
@@ -100,7 +101,7 @@ def generation_config(settings: GenerationSettings, eos_token_id: int, pad_token
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Loads a checkpoint by plain `from_pretrained` and generates one reply.
+    """Loads a checkpoint with the data type of its config.json and generates one reply.
 
     Args:
         folder: The checkpoint.
@@ -109,8 +110,7 @@ def check_checkpoint(folder: Path) -> None:
         ValueError: The weights do not load as float32, a generation key got lost, or the reply has neither text nor
             audio.
     """
-    model = TtTForConditionalGeneration.from_pretrained(folder).eval()
-    processor = TtTProcessor.from_pretrained(folder)
+    model, processor = load_model_and_processor(str(folder), device="cpu", dtype="auto")
     for name, part in (("model", model), ("codec", processor.codec)):
         kinds = {parameter.dtype for parameter in part.parameters()}
         if kinds != {torch.float32}:

@@ -1,7 +1,7 @@
 """ttt-hf: one Transformer that listens and talks, text autoregressively and speech by block-wise masked diffusion.
 
-Importing the package registers TtT with transformers' Auto classes. Only what a checkpoint needs to talk is imported;
-training, evaluation and serving live in modules of their own.
+Importing the package registers TtT with transformers' Auto classes. It imports only what inference needs; training and
+evaluation have modules of their own.
 """
 
 import importlib
@@ -68,8 +68,8 @@ def _is_command_line() -> bool:
     return Path(sys.argv[0] if sys.argv else "").stem == "ttt-hf" or f"{__name__}.cli" in sys.orig_argv
 
 
-# The command line needs no Auto classes, and neither its help nor "there is no such file" should wait seconds for
-# torch: a verb imports what it needs when it needs it.
+# The command line needs no Auto classes, and its help and usage errors should not wait seconds for torch: each verb
+# imports what it needs when it runs.
 if not _is_command_line():
     _register()
 

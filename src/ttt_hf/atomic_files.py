@@ -176,7 +176,7 @@ def _clear_errors(path: Path, part: Path) -> Iterator[None]:
     except OSError as error:
         is_sentence = error.errno is None
         files = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        is_elsewhere = bool(files) and not any(name.startswith(str(part)) for name in files)
+        is_elsewhere = bool(files) and not any(name == str(path) or name.startswith(str(part)) for name in files)
         if is_sentence or is_elsewhere or isinstance(error, ConnectionError):
             raise
         raise _write_error(path, error.strerror) from error

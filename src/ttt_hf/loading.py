@@ -1,4 +1,8 @@
-"""Finding and loading a checkpoint, and saying in one sentence what is wrong with it."""
+"""The one loader: finds, checks and loads a model with its processor and codec, or an adapter with its base.
+
+Whatever is wrong with a checkpoint is said in one sentence, before weights are read if possible. Importing this module
+imports neither torch nor transformers, so that a wrong name is an error at once.
+"""
 
 from __future__ import annotations
 
@@ -28,28 +32,28 @@ if TYPE_CHECKING:
     from .processing.processing_ttt import TtTProcessor
 
 DTYPES = ("float32", "bfloat16", "float16")
-# What a checkpoint is made of. Pickled weights and code are never loaded, so there is no need to fetch them.
+# Files of a checkpoint that are downloaded. Pickled weights and code are never loaded, so they are not needed.
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.md"]
 
 
 class OtherModelError(ValueError):
-    """A model, but not a TtT model."""
+    """The checkpoint holds another kind of model."""
 
 
 def find_checkpoint(name: str | None, revision: str | None = None) -> Path:
-    """Finds the folder of a checkpoint, and checks it without loading it.
+    """Finds the folder of a checkpoint and checks its files without loading them.
 
     Args:
         name: Folder or Hub id; the embedded checkpoint by default.
         revision: Branch, tag or commit on the Hub.
 
     Returns:
-        A folder that holds a TtT model, or an adapter for one that can be found, too.
+        Folder of a TtT model, or of an adapter whose base can be found, too.
 
     Raises:
         OSError: If there is no such folder, or the Hub id cannot be fetched.
         OtherModelError: If the folder holds another kind of model.
-        ValueError: If the folder does not hold a model that can be read.
+        ValueError: If a file is damaged, or the base of an adapter cannot be used.
     """
     folder = find_folder(name, revision)
     if is_adapter(folder):
@@ -70,12 +74,12 @@ def find_codec(folder: Path, name: str | None = None) -> Path | None:
     """Finds the codec of a model.
 
     Args:
-        folder: The folder of a whole model.
-        name: A codec to take in the place of the model's own, as of `find_named_codec`.
+        folder: Folder of the model; of an adapter, that of its base.
+        name: A codec to use instead of the model's own, as of `find_named_codec`.
 
     Returns:
-        Folder of the named codec; or the model's sub-folder `codec`; or that of the codec which its
-        processor_config.json names; `None` if there is none of them.
+        Folder of the named codec, else the model's sub-folder `codec`, else the folder of the codec that
+        processor_config.json names, else `None`.
 
     Raises:
         OSError, ValueError: As of `find_named_codec`, if a codec is named.
@@ -88,17 +92,17 @@ def find_codec(folder: Path, name: str | None = None) -> Path | None:
 
 
 def find_named_codec(name: str) -> Path:
-    """Finds a codec by its name, or fetches it from the Hub, and checks it by its files' headers.
+    """Finds a codec by its name, downloads it if necessary, and checks its files without loading them.
 
     Args:
-        name: Folder, Hub id or short name: a key of `codecs.CODEC_IDS`, or the embedded checkpoint's.
+        name: Folder, Hub id or short name: a key of `codecs.CODEC_IDS`, or one of `EMBEDDED_NAMES`.
 
     Returns:
         Its folder.
 
     Raises:
-        OSError: If it cannot be found or fetched.
-        ValueError: If the folder does not hold a codec that can be read.
+        OSError: If it cannot be found or fetched, or a file is missing.
+        ValueError: If a file is damaged.
     """
     if name in EMBEDDED_NAMES:
         return find_folder(name) / CODEC_FOLDER
@@ -110,32 +114,24 @@ def find_named_codec(name: str) -> Path:
 
 
 def check_codec_folder(folder: Path) -> None:
-    """Checks that a folder holds a codec, by its files' headers.
-
-    Args:
-        folder: The codec.
-
-    Raises:
-        OSError: If a file is missing.
-        ValueError: If a file is damaged.
-    """
+    """Checks the files of a codec without loading them; raises like `find_named_codec`."""
     read_json(folder, "config.json")
     check_weights(folder)
 
 
 def find_folder(name: str | None, revision: str | None = None) -> Path:
-    """Finds a folder by its name, or fetches it from the Hub.
+    """Finds a folder by its name, or downloads it from the Hub.
 
     Args:
         name: Folder or Hub id; the embedded checkpoint by default.
         revision: Branch, tag or commit on the Hub.
 
     Returns:
-        The folder, of whatever it holds.
+        The folder, whose content is not checked.
 
     Raises:
         OSError: If there is no such folder, or the Hub id cannot be fetched.
-        ValueError: If the name is neither.
+        ValueError: If the name is neither a folder nor a Hub id.
     """
     if name is None or name in EMBEDDED_NAMES:
         folder = Path(embedded_checkpoint())
@@ -169,21 +165,21 @@ def embedded_checkpoint() -> str:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter of PEFT in the place of a whole model."""
+    """Whether a folder holds an adapter in PEFT's format."""
     return (folder / ADAPTER_CONFIG_FILE).is_file()
 
 
 def base_folder(folder: Path) -> Path:
-    """Finds the model that an adapter is for.
+    """Finds the base model of an adapter.
 
     Args:
-        folder: A folder that `find_checkpoint` or `find_folder` gave.
+        folder: Folder of a model or an adapter.
 
     Returns:
-        The folder of the model, where tokenizer and codec are, too; that of a whole model is its own.
+        Folder of the base model, which holds tokenizer and codec, too; `folder` itself if it is a model.
 
     Raises:
-        OSError, ValueError: As of `find_checkpoint`, if that model cannot be found or read.
+        ValueError: If the base is not named, cannot be found or cannot be used.
     """
     if not is_adapter(folder):
         return folder
@@ -205,16 +201,9 @@ def base_folder(folder: Path) -> Path:
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Reads a JSON file of a checkpoint.
 
-    Args:
-        folder: The checkpoint.
-        name: Name of the file in it.
-
-    Returns:
-        Its content.
-
     Raises:
-        OSError: If it is missing.
-        ValueError: If it is not JSON.
+        FileNotFoundError: If it is missing.
+        ValueError: If it does not hold a JSON object.
     """
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -231,7 +220,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, of one piece or of several; a missing one is in the list, too."""
+    """The safetensors files that a model or adapter consists of, missing ones included."""
     if is_adapter(folder):
         return [folder / ADAPTER_WEIGHTS_FILE]
     if (folder / WEIGHTS_INDEX_FILE).is_file():
@@ -241,7 +230,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Reads the shapes of the tensors in a safetensors file, by name, from its header."""
+    """Reads the shapes of the tensors in a safetensors file by name, from its header alone."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as tensors:
@@ -249,14 +238,11 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_weights(folder: Path) -> None:
-    """Checks that a model's weights are there and whole, by their headers.
-
-    Args:
-        folder: The model.
+    """Checks that the weights of a model are there and complete, by the headers of their files.
 
     Raises:
-        OSError: If a file is missing.
-        ValueError: If a file is damaged.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged or cut short.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -346,11 +332,12 @@ def load_checkpoint(
         raise ModuleNotFoundError(f"{folder} is an adapter, which needs PEFT: pip install 'ttt-hf[train]'.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _torch_dtype(dtype) or (torch.float32 if device == "cpu" else "auto")
+    compute_dtype = torch.bfloat16 if isinstance(dtype, str) else dtype
     settings: dict[str, Any] = {"dtype": dtype}
     if device_map is not None or device != "cpu":
         settings["device_map"] = device_map or {"": device}
     if bits is not None:
-        settings["quantization_config"] = quantization_config(bits, torch.bfloat16 if dtype == "auto" else dtype)
+        settings["quantization_config"] = quantization_config(bits, compute_dtype)
     if attn_implementation is not None:
         settings["attn_implementation"] = attn_implementation
     if base != folder and (folder / "config.json").is_file():  # as the adapter was trained
@@ -407,7 +394,7 @@ def quantization_config(bits: int, compute_dtype: torch.dtype) -> Any:
 
 
 def _torch_dtype(dtype: torch.dtype | str | None) -> Any:
-    """The data type of a name; what is no name, or `"auto"`, stays as it is."""
+    """The data type by its name; `"auto"`, `None` and data types pass unchanged."""
     import torch
 
     if not isinstance(dtype, str) or dtype == "auto":
@@ -418,7 +405,7 @@ def _torch_dtype(dtype: torch.dtype | str | None) -> Any:
 
 
 def _load_model(folder: Path, settings: dict[str, Any]) -> TtTForConditionalGeneration:
-    """The model of a folder, every one of whose tensors has to be used, and every one of whose weights has to be set.
+    """Loads a model whose tensors are exactly those that its configuration describes.
 
     transformers itself initialises missing weights at random and skips unknown tensors, with a warning.
     """
@@ -448,7 +435,7 @@ def _load_model(folder: Path, settings: dict[str, Any]) -> TtTForConditionalGene
 
 
 def _merge(model: TtTForConditionalGeneration, folder: Path, base: Path) -> TtTForConditionalGeneration:
-    """The model with the adapter merged into its weights."""
+    """Merges an adapter into the weights of a model."""
     from peft import PeftModel, get_peft_model_state_dict
     from transformers import GenerationConfig
 

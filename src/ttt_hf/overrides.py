@@ -1,4 +1,4 @@
-"""YAML files and the `key=value` strings that change them: how all recipes are read."""
+"""YAML files and the `key=value` strings that override their keys, for recipes and tasks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ import yaml
 def read_yaml(path: Path) -> Any:
     """Reads a YAML file.
 
-    Args:
-        path: The file.
-
-    Returns:
-        What it holds.
-
     Raises:
         FileNotFoundError: If the file is not there.
         ValueError: If it is not YAML.
@@ -32,12 +26,12 @@ def read_yaml(path: Path) -> Any:
 
 
 def split_override(override: str, form: str) -> tuple[str, Any]:
-    """Reads a `key=value` string.
+    """Splits a `key=value` string.
 
     Args:
-        override: The string; its value is read as YAML, so that numbers, lists, `true` and `null` mean what they do in
-            a file.
-        form: What one looks like, for the error.
+        override: The string; its value is parsed as YAML, so that numbers, lists, `true` and `null` mean the same as
+            in a file.
+        form: Example of such a string, for the error message.
 
     Returns:
         Key and value.
@@ -56,6 +50,6 @@ def split_override(override: str, form: str) -> tuple[str, Any]:
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint at the name that was probably meant: the nearest one, or else what `otherwise` says."""
+    """A hint at the most similar known name, or `otherwise` if none is similar."""
     match = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {match[0]}" if match else otherwise

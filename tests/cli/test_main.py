@@ -10,6 +10,7 @@ import pytest
 import ttt_hf
 from ttt_hf.cli import talk
 from ttt_hf.cli.errors import UsageError, one_line
+from ttt_hf.cli.main import build_parser
 
 
 def test_help_has_examples(run: Callable) -> None:
@@ -97,8 +98,21 @@ def test_interrupted(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["--help"], 0), (["talk", "--help"], 0), (["talk", "missing.wav"], 1)],
-    ids=["help", "verb-help", "missing-file"],
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["talk", "--help"], 0),
+        (["encode", "--help"], 0),
+        (["train", "--help"], 0),
+        (["info", "--help"], 0),
+        (["convert", "--help"], 0),
+        *((["convert", kind, "--help"], 0) for kind in ("official", "glm4voice", "from-text")),
+        (["talk"], 2),
+        (["talk", "missing.wav"], 1),
+        (["talk", "--text", "Hello", "--model", "./missing"], 1),
+        (["info", "./missing"], 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_nothing_heavy_is_imported_for_it(arguments: list[str], code: int, tmp_path: Path) -> None:
     program = (
@@ -106,12 +120,19 @@ def test_nothing_heavy_is_imported_for_it(arguments: list[str], code: int, tmp_p
         "from ttt_hf.cli.main import main\n"
         "try: code = main()\n"
         "except SystemExit as stop: code = stop.code or 0\n"
-        "heavy = {'torch', 'transformers', 'huggingface_hub', 'tokenizers'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'peft', 'huggingface_hub', 'tokenizers'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == code, result.stderr
     assert "imported" not in result.stderr
+
+
+def test_home_folder_in_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in (["talk", "--text", "Hello", "--out=~/a"], ["encode", "rows", "--out=~/a"]):
+        assert build_parser().parse_args(words).out == tmp_path / "a"
+    assert build_parser().parse_args(["convert", "official", "model", "~/a"]).out == tmp_path / "a"
 
 
 def test_module_is_the_command(tmp_path: Path) -> None:

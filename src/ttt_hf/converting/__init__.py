@@ -1,1 +1,1 @@
-"""Checkpoints and codecs of other projects as folders of this one."""
+"""Converts checkpoints and codecs of other projects into folders of this one."""

@@ -1,4 +1,4 @@
-"""The published files of the GLM-4-Voice tokenizer and decoder, converted into one codec of this package.
+"""Converts the published files of the GLM-4-Voice tokenizer and decoder into one codec of this package.
 
 Nothing in them is executed: YAML tags are read as plain data, pickles as tensors only.
 """
@@ -26,7 +26,7 @@ from .folders import check_new_folder
 
 TOKENIZER_FILES = ("config.json", "model.safetensors")
 DECODER_FILES = ("config.yaml", "flow.pt", "hift.pt")
-# Of use in training and to a decoder that was never published.
+# Used in training and by a decoder that was never published.
 UNUSED_TOKENIZER_KEYS = {"ema_count", "ema_weight", "embed_positions2.weight"}
 FLOW_NAMES = (
     (r"^spk_embed_affine_layer\.", "speaker."),
@@ -51,7 +51,7 @@ WEIGHT_NORM_NAMES = (
     (r"(^|\.)parametrizations\.weight\.original1$", r"\1weight_v"),
 )
 VOCODER_NAMES = ((r"^m_source\.l_linear\.", "source_linear."),)
-# Settings of the published configurations that our code has built in. Others were never published.
+# Settings of the published configurations for which our code has the published value alone.
 TOKENIZER_CONSTANTS = {
     "pooling_type": "avg",
     "quantize_encoder_only": True,
@@ -80,16 +80,16 @@ def convert_glm4voice(
     """Converts the published tokenizer and decoder.
 
     Args:
-        tokenizer_folder: folder with `config.json` and `model.safetensors`.
-        decoder_folder: folder with `config.yaml`, `flow.pt` and `hift.pt`.
-        target: folder for the codec, which must be empty or not there; it appears when it is complete.
+        tokenizer_folder: Folder with `config.json` and `model.safetensors`.
+        decoder_folder: Folder with `config.yaml`, `flow.pt` and `hift.pt`.
+        target: Folder for the codec, which must be empty or not there; it appears when it is complete.
 
     Returns:
         The configuration of the codec.
 
     Raises:
-        OSError: if a file is missing, or the target cannot be written.
-        ValueError: if a file is damaged, holds code, or does not fit its configuration.
+        OSError: If a file is missing, or the target cannot be written.
+        ValueError: If a file is damaged, holds code, or does not fit its configuration.
     """
     tokenizer_folder, decoder_folder, target = Path(tokenizer_folder), Path(decoder_folder), Path(target)
     _require_files(tokenizer_folder, TOKENIZER_FILES, "tokenizer")
@@ -148,11 +148,11 @@ def read_decoder_config(settings: Any, path: Path) -> Glm4VoiceDecoderConfig:
     """Turns the content of the published `config.yaml` into our configuration.
 
     Args:
-        settings: as `read_tagged_yaml` gives it.
-        path: where it is from.
+        settings: As `read_tagged_yaml` returns it.
+        path: The file, for errors.
 
     Raises:
-        ValueError: if settings are missing or describe another decoder.
+        ValueError: If settings are missing or describe another decoder.
     """
     top = _getter(settings, path, {})
     flow = _getter(top("flow"), path, FLOW_CONSTANTS)
@@ -161,7 +161,7 @@ def read_decoder_config(settings: Any, path: Path) -> Glm4VoiceDecoderConfig:
     if len(set(channels)) != 1:
         raise ValueError(f"{path} describes a U-Net of unequal channels {channels}, which this package does not know.")
     bins, hidden = flow("output_size"), flow("encoder.output_size")
-    # What the file says more than once has to agree: only the first of each is read.
+    # The file repeats some sizes, of which only the first is read: they have to agree.
     repeated = {"input_size": hidden, "encoder.input_size": hidden, "length_regulator.channels": bins}
     repeated |= {"decoder.estimator.in_channels": 4 * bins, "decoder.estimator.out_channels": bins}
     for name, size in repeated.items():
@@ -208,7 +208,7 @@ def read_decoder_config(settings: Any, path: Path) -> Glm4VoiceDecoderConfig:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads YAML and takes values with tags for what they are without."""
+    """Reads YAML and ignores the tags of values."""
 
 
 def _construct_untagged(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
@@ -225,14 +225,11 @@ _PlainLoader.add_constructor(None, _construct_untagged)
 def read_tagged_yaml(path: Path) -> Any:
     """Reads YAML with tags (`!new:`, `!name:`, `!apply:`, `!ref`) as plain data.
 
-    Args:
-        path: the file.
-
     Returns:
         Its content; `<name>`, a reference, becomes the value of that name at the top level.
 
     Raises:
-        ValueError: if it is not YAML.
+        ValueError: If it is not YAML.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
@@ -253,7 +250,7 @@ def read_tagged_yaml(path: Path) -> Any:
 
 
 def _getter(settings: Any, path: Path, constants: Mapping[str, Any]) -> Callable[[str], Any]:
-    """A function that looks up dotted names, after what has to have a certain value was checked."""
+    """Checks the settings that must have a certain value; returns a function that looks up dotted names."""
 
     def get(name: str) -> Any:
         value = settings
@@ -299,7 +296,7 @@ def convert_vocoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, direction in modern.items():
         base = name.removesuffix("_v")
         if name.endswith("weight_v") and f"{base}_g" in modern:
-            # The very operation of the original, so that the weights are bit for bit what they were.
+            # The same operation as in the original, so that the weights are bit-identical.
             merged[base] = torch._weight_norm(direction, modern[f"{base}_g"], 0)
     return _rename(merged, VOCODER_NAMES)
 
@@ -316,14 +313,11 @@ def _rename(weights: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]) -
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Reads a file of tensors, safetensors or a pickle that holds nothing else.
 
-    Args:
-        path: the file.
-
     Returns:
         Its tensors, by name.
 
     Raises:
-        ValueError: if it is damaged or holds anything but tensors, code above all.
+        ValueError: If it is damaged or holds anything but tensors, code above all.
     """
     damaged = f"{path} is damaged or cut short: fetch it again."
     if path.suffix == ".safetensors":
@@ -347,7 +341,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _load(module: torch.nn.Module, path: Path, convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Fills a module on the meta device; every name and every shape has to be right."""
+    """Loads weights into a module on the meta device; every name and shape has to match."""
     weights = {name: tensor.float() for name, tensor in convert(read_weights(path)).items()}
     expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
     shared = expected.keys() & weights.keys()

@@ -1,7 +1,7 @@
-"""Official TtT checkpoints in this package's own format.
+"""Converts official TtT checkpoints into this package's own format.
 
-They load unchanged, too; what a conversion adds is a folder that holds everything: the codec next to the model, ids
-and decoding defaults written down, the code for those who load it without this package.
+They load without conversion, too. A converted folder is self-contained: it has the codec, the token ids, the decoding
+defaults, and the code for users without this package.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from .folders import Converted, check_new_folder, codec_reference, save
 
 
 def convert_official(source: str, out: Path, codec: str | None = None) -> Converted:
-    """Writes an official checkpoint as a folder of this package. Weights stay as they are, bit for bit.
+    """Converts an official checkpoint; its weights stay bit-identical.
 
     Args:
         source: Folder or Hub id of the checkpoint: Qwen2 with `mask_token` and `audio_token_id_start` in its
             config.json (https://github.com/ai4ed/TtT), safetensors, and a tokenizer with the audio tokens.
         out: The new folder.
-        codec: Folder of the codec, which is copied into `out`, or its Hub id or short name, which `out` then refers
-            to.
+        codec: Folder of the codec, which is copied into `out`, or its Hub id or short name, which is stored as a
+            reference.
 
     Returns:
-        What was made.
+        A summary.
 
     Raises:
         OSError: If something is missing, `out` is not empty, or cannot be written.
@@ -44,7 +44,7 @@ def convert_official(source: str, out: Path, codec: str | None = None) -> Conver
             "becomes a TtT by `ttt-hf convert from-text`."
         )
     find_checkpoint(str(folder))
-    # From cheap to dear: tokens by their names, ids against the vocabulary, the codec, and then the weights.
+    # In order of cost: tokenizer, configuration, and then codec and weights.
     TtTProcessor.from_pretrained(folder)
     TtTConfig.from_pretrained(folder)
     model, processor = load_checkpoint(folder, find_codec(folder, codec), device="cpu", dtype="auto")

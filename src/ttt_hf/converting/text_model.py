@@ -1,4 +1,4 @@
-"""A TtT out of any decoder-only text model: audio tokens, processor, codec; the text behaviour stays as it is."""
+"""Grows a TtT from a decoder-only text model: adds audio tokens, processor and codec, keeps its text behaviour."""
 
 from __future__ import annotations
 
@@ -22,32 +22,30 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def convert_text_model(base: str, out: Path, codec: str, seed: int = 0, **config_kwargs: Any) -> Converted:
-    """Grows a TtT out of a text model and writes it as a folder. It answers in writing as before; speech it has to
-    learn.
+    """Grows a TtT from a text model and saves it. It answers in text as before; speech has to be trained.
 
     Args:
-        base: Folder or Hub id of a decoder-only text model, or a GGUF file, whose weights are unpacked to full
-            precision.
+        base: Folder or Hub id of a decoder-only text model, or a GGUF file, whose weights are dequantised.
         out: The new folder.
-        codec: Folder of the codec, which is copied into `out`, or its Hub id or short name, which `out` then refers
-            to. The model gets as many audio tokens as its codebook has codes.
-        seed: Seeds the rows of the new tokens.
-        config_kwargs: Further fields of `TtTConfig`, e.g. `audio_attention`.
+        codec: Folder of the codec, which is copied into `out`, or its Hub id or short name, which is stored as a
+            reference. The model gets one audio token per code of its codebook.
+        seed: Seed of the new tokens' embeddings.
+        **config_kwargs: Further fields of `TtTConfig`, e.g. `audio_attention`.
 
     Returns:
-        What was made.
+        A summary.
 
     Raises:
-        ImportError: If a GGUF file is to be read and the package gguf is not installed.
+        ImportError: If `base` is a GGUF file and the package gguf is not installed.
         OSError: If something is missing, `out` is not empty, or cannot be written.
-        ValueError: If the model is none that can become a TtT, or has become one already.
+        ValueError: If the model is not a decoder-only text model, or a TtT already.
     """
     check_new_folder(out)
     folder, gguf_file = _find_text_model(base)
     speech = load_codec(find_named_codec(codec))
-    place = {"local_files_only": True, **({"gguf_file": gguf_file} if gguf_file else {})}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **place)
-    text_model = _load_text_model(folder, **place)
+    location = {"local_files_only": True, **({"gguf_file": gguf_file} if gguf_file else {})}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **location)
+    text_model = _load_text_model(folder, **location)
     model = TtTForConditionalGeneration.from_text_model(
         text_model,
         codec=speech,
@@ -66,7 +64,7 @@ def convert_text_model(base: str, out: Path, codec: str, seed: int = 0, **config
 
 
 def _find_text_model(base: str) -> tuple[Path, str | None]:
-    """The folder of a text model, and the name of the GGUF file in it, if it is one; checked by its files' headers."""
+    """Finds the folder of a text model, and the name of the GGUF file in it if `base` is one; checks file headers."""
     path = Path(base).expanduser()
     if path.suffix == GGUF_SUFFIX:
         if not path.is_file():
@@ -84,9 +82,9 @@ def _find_text_model(base: str) -> tuple[Path, str | None]:
     return folder, None
 
 
-def _load_text_model(folder: Path, **place: Any) -> PreTrainedModel:
+def _load_text_model(folder: Path, **location: Any) -> PreTrainedModel:
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **place)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **location)
     except ValueError as error:
         # transformers lists every class it knows.
         raise ValueError(
@@ -95,9 +93,9 @@ def _load_text_model(folder: Path, **place: Any) -> PreTrainedModel:
 
 
 def _generation_config(text_model: Any, tokenizer: Any, config: TtTConfig) -> GenerationConfig:
-    """The text model's decoding, which now ends at the end of a turn, too.
+    """The text model's generation config, in which the end of a turn also ends generation.
 
-    A fresh configuration: one derived from a model's own would lose the audio keys when it is saved.
+    A new object: one derived from a model's own would lose the audio keys when it is saved.
     """
     own = text_model.generation_config.to_diff_dict()
     keys = {name: value for name, value in own.items() if not name.startswith("_") and name != "transformers_version"}
