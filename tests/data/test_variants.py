@@ -107,8 +107,8 @@ def test_a_cut_sample_keeps_the_variants_before_the_cut(builder, embedded_config
     assert second["start"] < len(kept["input_ids"])
     assert [entry["start"] for entry in kept["variants"]] == [first["start"], second["start"]]
     end = second["start"] - 1
-    assert fit_variants(whole["variants"], end, room=100) == [first]
-    assert fit_variants(whole["variants"], end, room=0) == [{**first, "input_ids": first["input_ids"][:1]}]
+    assert fit_variants(whole["variants"], end, spare=100) == [first]
+    assert fit_variants(whole["variants"], end, spare=0) == [{**first, "input_ids": first["input_ids"][:1]}]
 
 
 def test_packed_samples_are_drawn_as_they_would_be_alone(builder):

@@ -1,7 +1,7 @@
 """Waveform augmentation: speed, reverberation, noise, bandwidth and gain, all in numpy.
 
-`change_speed` alters when things are said, so it belongs to the clean signal as well; `degrade` keeps every word at
-its place, so that a model can learn to map its output to the clean signal.
+`change_speed` changes the timing, so the clean signal needs the same change; `degrade` keeps the timing, so that a
+model can learn to map its output to the clean signal.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ GAIN_DB = (-14.0, 6.0)
 
 
 def augment(waveform: np.ndarray, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Makes a question sound as if another person had asked it in another room.
+    """Makes speech sound like another speaker in another room.
 
     Args:
-        waveform: float32 (samples,).
-        sampling_rate: samples a second.
-        rng: source of all randomness.
+        waveform: Float32 of shape `(samples,)`.
+        sampling_rate: Its rate in Hz.
+        rng: Source of all randomness.
 
     Returns:
-        float32 (other number of samples,) in [-1, 1].
+        Float32 of shape `(other number of samples,)` in [-1, 1].
     """
     return degrade(change_speed(waveform, rng), sampling_rate, rng)
 
 
 def vary(waveform: np.ndarray, sampling_rate: int, samples_per_code: int, rng: np.random.Generator) -> np.ndarray:
-    """A recording said once more: at another speed, at another place in the grid of codes, every second time in
-    another room.
+    """Varies a recording as if it had been said once more: at another speed, at another offset to the frames of the
+    codec, every second time in another room.
 
     Args:
-        waveform: float32 (samples,).
-        sampling_rate: samples a second.
-        samples_per_code: samples that a codec makes one code of; silence of up to as many is put in front.
-        rng: source of all randomness.
+        waveform: Float32 of shape `(samples,)`.
+        sampling_rate: Its rate in Hz.
+        samples_per_code: Samples per code of the codec; fewer samples of silence are put in front.
+        rng: Source of all randomness.
 
     Returns:
-        float32 (other number of samples,).
+        Float32 of shape `(other number of samples,)`.
     """
     varied = change_speed(waveform, rng) if rng.random() < 0.5 else augment(waveform, sampling_rate, rng)
     return np.pad(varied, (int(rng.integers(samples_per_code)), 0))
@@ -52,24 +52,24 @@ def change_speed(
     """Plays a waveform faster or slower, pitch and timbre included, by a factor drawn from [slowest, fastest].
 
     Args:
-        waveform: float32 (samples,).
-        rng: source of the factor.
-        slowest: lower bound of the factor.
-        fastest: upper bound of the factor.
+        waveform: Float32 of shape `(samples,)`.
+        rng: Source of the factor.
+        slowest: Lower bound of the factor.
+        fastest: Upper bound of the factor.
 
     Returns:
-        float32 (samples / factor,).
+        Float32 of shape `(samples / factor,)`.
     """
     factor = rng.uniform(slowest, fastest)
     samples = max(1, round(len(waveform) / factor))
-    # Interpolation by zero-padding or cutting the spectrum: exact, and fast enough for clips of some seconds.
+    # Resampling by padding or cutting the spectrum: exact, and fast enough for clips of some seconds.
     spectrum = np.fft.rfft(waveform, _fast_length(len(waveform)))
     padded = _fast_length(len(waveform))
     target = _fast_length(round(padded / factor))
     resized = np.zeros(target // 2 + 1, dtype=spectrum.dtype)
     kept = min(len(resized), len(spectrum))
     resized[:kept] = spectrum[:kept]
-    # The true factor is padded / target, a little off the drawn one, because both are lengths that transform fast.
+    # The actual factor is padded / target, close to the drawn one: both are lengths with a fast transform.
     changed = np.fft.irfft(resized, target) * (target / padded)
     return _fit(changed, samples).astype(np.float32)
 
@@ -78,14 +78,15 @@ def degrade(waveform: np.ndarray, sampling_rate: int, rng: np.random.Generator) 
     """Adds reverberation, coloured noise, a narrower band and a gain, each with some probability.
 
     Args:
-        waveform: float32 (samples,).
-        sampling_rate: samples a second.
-        rng: source of all randomness.
+        waveform: Float32 of shape `(samples,)`.
+        sampling_rate: Its rate in Hz.
+        rng: Source of all randomness.
 
     Returns:
-        float32 (samples,) in [-1, 1], in time with the input.
+        Float32 of shape `(samples,)` in [-1, 1], in time with the input.
     """
     samples = len(waveform)
+    # Room and band are filters: both are applied to the spectrum, long enough for the reverberation to die away.
     length = _fast_length(samples + int(REVERBERATION_SECONDS[1] * sampling_rate))
     frequencies = np.fft.rfftfreq(length, 1.0 / sampling_rate)
     spectrum = np.fft.rfft(waveform, length)
@@ -99,6 +100,7 @@ def degrade(waveform: np.ndarray, sampling_rate: int, rng: np.random.Generator) 
         slope = rng.uniform(0.0, 2.0)
         colour = np.maximum(frequencies, 50.0) ** (-slope / 2)
         noise = np.fft.irfft(colour * np.exp(2j * np.pi * rng.random(len(frequencies))), length)[:samples]
+        # Relative to the level of speech: pauses would make the noise of a hesitant speaker weaker.
         active = signal[np.abs(signal) > 0.05 * np.abs(signal).max(initial=0.0)]
         level = np.sqrt(np.mean(active**2)) if len(active) else 0.0
         ratio = 10 ** (-rng.uniform(*SIGNAL_TO_NOISE_DB) / 20)
@@ -108,7 +110,7 @@ def degrade(waveform: np.ndarray, sampling_rate: int, rng: np.random.Generator) 
 
 
 def _impulse_response(sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """A direct sound followed by exponentially decaying noise, float (samples,)."""
+    """Impulse response of a room: direct sound and exponentially decaying noise, float of shape `(samples,)`."""
     seconds = rng.uniform(*REVERBERATION_SECONDS)
     time = np.arange(int(seconds * sampling_rate)) / sampling_rate
     # 60 dB of decay within the drawn time.
@@ -120,7 +122,7 @@ def _impulse_response(sampling_rate: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _equaliser(frequencies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A gain for each frequency: a random tilt, and at times the band of a telephone."""
+    """Gain at each frequency: a random tilt, and sometimes the band of a telephone."""
     tilt_db = rng.uniform(-3.0, 3.0) * np.log2(np.maximum(frequencies, 100.0) / 1000.0)
     gain = 10 ** (tilt_db / 20)
     if rng.random() < 0.3:

@@ -1,4 +1,4 @@
-"""The collator that draws the noise: it turns samples into padded batches that hold everything `forward` needs."""
+"""The collator: pads samples to batches and draws the diffusion noise, so that `forward` gets it as data."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ from .variants import draw_variants
 
 OBJECTIVES = ("two_stream", "paper", "ar", "nar")
 
-# A sample, or a row of the batch to be: a name and one number a position.
-Row = dict[str, np.ndarray]
+# A sample, or a row of the batch: arrays of one number per position, by the names that `forward` has for them.
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass
 class _Canvas:
-    """A noised copy of one span: what the model reads, what it should find, how much each position counts, and the
-    probability with which it was masked (0 where it was not, and at filler).
+    """A noised copy of one span.
+
+    Args:
+        ids: What the model reads.
+        targets: The original ids at masked positions, -100 elsewhere.
+        weights: Weight of each position in the loss.
+        levels: Masking probability at masked positions, 0 elsewhere and at filler.
+        block: Number of each position's block within the copy.
     """
 
     ids: np.ndarray
@@ -41,45 +47,44 @@ class TtTDataCollator:
 
     With `objective="two_stream"` a row is the clean sequence followed by noised copies of its response audio:
 
-        clean   <user> ... <assistant> text [ a a a a e ] text [ a a a e ]    text is learned here, behind clean audio
+        clean   <user> ... <assistant> text [ a a a a e ] text [ a a a e ]    text is learned here, after clean audio
         noised                              [ a _ a _ e ]      [ a a _ _ ]    audio is learned here
         position                            same as above      same as above
 
-    A copy sees the clean tokens before its span and itself: exactly what inference meets at that point. With
-    `block_canvas` it is also cut like inference's canvas: blocks before a random one are finished, that block is
-    noised, nothing is behind it, and places behind the end marker hold the end marker again. With `objective="paper"`
+    A copy sees the clean tokens before its span and itself: exactly what the model sees at inference. With
+    `block_canvas` it is also shaped like the canvas of inference: blocks before a random one are finished, that block
+    is noised, nothing follows it, and positions after the end marker repeat the end marker. With `objective="paper"`
     the one sequence is noised in place (arXiv 2509.20072, section 3; official `modeling_qwen_TtT.py`), with BANOM and
     PPM.
 
-    Two baselines of the paper's ablation are limits of the same picture. With `objective="ar"` a copy masks its whole
+    Two baselines of the paper's ablation are limits of the same scheme. With `objective="ar"` a copy masks its whole
     span, and blocks of one position (the model's `audio_attention` must be `"block_causal"`, its `audio_block_length`
-    1) see what lies before them: audio is autoregressive, too. With `objective="nar"` a copy holds a whole reply, text
+    1) see what lies before them: audio is autoregressive, too. With `objective="nar"` a copy holds a full reply, text
     and audio, and nothing is learned autoregressively.
 
-    The noise of a sample follows from `seed` and the number under `draw` in the sample, whatever the worker process,
-    and whether or not training was interrupted; [`NumberedDataset`] gives every draw of every epoch its own. Samples
-    without one are numbered as they come.
+    The noise of a sample depends only on `seed` and its number `draw`, not on worker processes or interruptions;
+    [`NumberedDataset`] gives every draw of every epoch its own number. Samples without one are numbered in order.
 
-    Where recordings that are only listened to have variants, each draw takes one of them, or the plain one.
+    Where recordings of the user have variants, each draw takes one of them, or the plain one.
 
     Several samples may share a row ([`pack_samples`]): they do not see each other, and each counts as one.
 
     Args:
         config: Names the audio ids, the kind of audio attention and the block length.
-        pad_token_id: Id that fills rows up; padding is hidden by the attention mask.
+        pad_token_id: Id of padding, which the attention mask hides.
         objective: `"two_stream"`, `"paper"`, `"ar"` or `"nar"`.
         noise_copies: Noised copies of each span (`two_stream`) or reply (`nar`); their noise levels are antithetic.
         complementary: Every second copy noises exactly what the copy before it left clean, so that each pair learns
             every position (needs an even number of copies).
-        noise_per: `"sample"` or `"span"`: what has one noise level.
+        noise_per: `"sample"` or `"span"`: whether all spans of a sample share one noise level.
         weighting: `"inverse"` weights a masked position by the inverse of the noise level, which makes the loss a
             bound of the likelihood; `"flat"` weights all the same.
-        block_canvas: Cut each copy like inference's canvas (`two_stream`, `nar`).
-        filler_weight: Weight of the repeated end markers behind a span's end.
+        block_canvas: Shape each copy like the canvas of inference (`two_stream`, `nar`).
+        filler_weight: Weight of the repeated end markers after the end of a span.
         clean_batch_probability: BANOM: share of batches left clean (`paper`).
         prefix_preservation: PPM: share of samples whose first spans stay clean (`paper`).
-        span_truncation: SST: share of samples whose last span is cut at a random place, anew at each draw, so that the
-            model does not learn that spans have typical lengths.
+        span_truncation: SST: share of samples whose last span is cut at a random position, anew in each draw, so that
+            the model does not learn typical lengths of spans.
         minimum_noise: Smallest probability of masking a position.
         seed: Seed of the noise; no other random state is read or touched.
     """
@@ -125,33 +130,36 @@ class TtTDataCollator:
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """
         Args:
-            features: Samples with `input_ids` and `labels` (equal lengths; -100 marks the prompt), and optionally
-                `draw` (`int`), the number that their noise follows from, and `variants` of their recordings; or rows
-                of several samples, whose lengths stand under `sample_lengths`.
+            features: Samples with `input_ids` and `labels` of equal length (-100 at the prompt), and optionally
+                `draw`, the number that decides their noise, and `variants` of their recordings; or rows of several
+                samples with their lengths in `sample_lengths`.
 
         Returns:
-            What `TtTForConditionalGeneration.forward` takes, all of shape `(batch, length)`, and for the log
+            Arguments of `TtTForConditionalGeneration.forward`, all of shape `(batch, length)`, and for logging
             `noise_levels` (float, of the same shape: the masking probability at masked positions, 0 elsewhere) and
-            `draws` (`(batch,)`).
+            `draws` of shape `(batch,)`.
 
         Raises:
             ValueError: If ids and labels, or the lengths of the samples in a row, do not agree.
         """
+        # 1. Every sample and variant has a generator of its own, seeded by its number.
         draws = [int(feature["draw"]) if "draw" in feature else next(self._numbers) for feature in features]
         drawn = [draw_variants(row, np.random.default_rng([self.seed, 2, n])) for row, n in zip(features, draws)]
         rows = [_samples_of(row) for row in drawn]
+        # 2. A batch shares BANOM and noise levels that cover [0, 1) evenly, which lowers the variance of the loss.
         batch_rng = np.random.default_rng([self.seed, 0, *draws])
-        clean = batch_rng.random() < self.clean_batch_probability  # BANOM: text is learned behind clean audio
+        clean = batch_rng.random() < self.clean_batch_probability  # BANOM: text is learned after clean audio
         total = sum(map(len, rows))
         copies = 1 if self.objective == "paper" else self.noise_copies
         levels = iter(_antithetic(total * copies, batch_rng).reshape(copies, total).T)
+        # 3. Samples are noised one by one and joined to rows.
         batch = []
         for draw, samples in zip(draws, rows):
             rng = np.random.default_rng([self.seed, 1, draw])
             batch.append(_concatenate([self._noise(sample, next(levels), clean, rng) for sample in samples]))
         return {**_pad(batch, self.pad_token_id), "draws": torch.tensor(draws)}
 
-    def _noise(self, sample: Row, levels: np.ndarray, clean: bool, rng: np.random.Generator) -> Row:
+    def _noise(self, sample: Arrays, levels: np.ndarray, clean: bool, rng: np.random.Generator) -> Arrays:
         if rng.random() < self.span_truncation:
             sample = self._truncate(sample, rng)
         if self.objective == "paper":
@@ -160,9 +168,10 @@ class TtTDataCollator:
 
     # -- two_stream ---------------------------------------------------------------------------------------------------
 
-    def _two_stream(self, sample: Row, levels: np.ndarray, rng: np.random.Generator) -> Row:
+    def _two_stream(self, sample: Arrays, levels: np.ndarray, rng: np.random.Generator) -> Arrays:
         ids, labels = sample["input_ids"], sample["labels"]
         spans = self._response_spans(labels)
+        # Audio of the clean sequence keeps its labels, but has no weight: `forward` counts only weighted audio.
         clean = self._clean(ids, np.full_like(labels, IGNORE) if self.objective == "nar" else labels)
         pieces = [clean]
         next_block = int(clean["block_ids"].max(initial=-1)) + 1
@@ -174,6 +183,7 @@ class TtTDataCollator:
                     {
                         "input_ids": canvas.ids,
                         "labels": canvas.targets,
+                        # The positions of the original, so that a copy is in the place of its span.
                         "position_ids": start + np.arange(size),
                         "block_ids": next_block + canvas.block,
                         "order_ids": np.full(size, NO_ORDER),
@@ -191,17 +201,17 @@ class TtTDataCollator:
     def _noisings(
         self, levels: np.ndarray, span_length: int, rng: np.random.Generator
     ) -> Iterator[tuple[int, float, np.ndarray]]:
-        """For each copy of a span: the block that is noised, the noise level, and a number in [0, 1) for each place,
-        which is masked when the number lies below the level.
+        """For each copy of a span: the block that is noised, the noise level, and a number in [0, 1) for each
+        position, which is masked if the number is below the level.
         """
         blocks = -(-span_length // self.config.audio_block_length)
         if self.objective == "ar":
             yield blocks - 1, 1.0, np.zeros(blocks)
             return
-        # Copies take different blocks as far as there are any. Block-causal blocks do not see each other's noise, so
-        # that one copy noises all of them.
-        whole = self._block_causal or not self.block_canvas
-        order = [blocks - 1] if whole else rng.permutation(blocks).tolist()
+        # Copies take different blocks while there are any. Block-causal blocks do not see each other's noise, so one
+        # copy noises all of them.
+        noises_all = self._block_causal or not self.block_canvas
+        order = [blocks - 1] if noises_all else rng.permutation(blocks).tolist()
         together = 2 if self.complementary else 1
         shift = rng.random() if self.noise_per == "span" else 0.0
         level, numbers = 0.0, np.zeros(0)
@@ -214,7 +224,7 @@ class TtTDataCollator:
             yield order[copy // together % len(order)], level, numbers
 
     def _draw_canvas(self, span: np.ndarray, block: int, level: float, numbers: np.ndarray) -> _Canvas:
-        """Noises one copy of `span` (codes, in a reply also text, and unless it was cut its end) at `level`."""
+        """Noises one copy of `span` (its codes and, unless it was cut, its end marker; for `nar` also text)."""
         size = self.config.audio_block_length
         targets = span
         filler = np.zeros(len(span), dtype=bool)
@@ -231,7 +241,7 @@ class TtTDataCollator:
         masked = noised & (numbers < level)
         counted = noised & ~filler
         if not (masked & counted).any():
-            # The place that was nearest to being masked: a copy in which nothing is learned is computed for nothing.
+            # The position closest to being masked: a copy in which nothing is learned would be wasted.
             masked[np.where(counted, numbers, np.inf).argmin()] = True
         # The mean over masked positions is the 1/t weighting without its variance: their number is about t * length.
         learned = (masked & counted).sum() if self.weighting == "inverse" else counted.sum()
@@ -245,7 +255,7 @@ class TtTDataCollator:
 
     # -- paper --------------------------------------------------------------------------------------------------------
 
-    def _paper(self, sample: Row, t: float, clean: bool, rng: np.random.Generator) -> Row:
+    def _paper(self, sample: Arrays, t: float, clean: bool, rng: np.random.Generator) -> Arrays:
         ids, labels = sample["input_ids"], sample["labels"]
         spans = self._response_spans(labels)
         # PPM: the spans before a random one stay clean.
@@ -274,8 +284,8 @@ class TtTDataCollator:
     def _masking_probability(self, t: float) -> float:
         return (1 - self.minimum_noise) * t + self.minimum_noise
 
-    def _clean(self, ids: np.ndarray, labels: np.ndarray) -> Row:
-        """What `forward` takes for the clean sequence."""
+    def _clean(self, ids: np.ndarray, labels: np.ndarray) -> Arrays:
+        """Arguments of `forward` for the clean sequence."""
         block_length = self.config.audio_block_length if self._block_causal else None
         blocks = audio_block_ids(torch.from_numpy(ids)[None], self.config.audio_token_start_id, block_length)
         index = np.arange(len(ids))
@@ -293,18 +303,18 @@ class TtTDataCollator:
 
     @property
     def _end_ids(self) -> list[int]:
-        """Ids that end a span or, where whole replies are noised, a reply."""
+        """Ids that end a span or, where full replies are noised, a reply."""
         if self.objective != "nar":
             return self.config.end_audio_token_ids or []
         eos = self.config.get_text_config().eos_token_id
         return eos if isinstance(eos, list) else [eos]
 
     def _response_spans(self, labels: np.ndarray) -> list[tuple[int, int]]:
-        """What is noised, as (start, end): see `diffused_runs`."""
+        """Start and end of what is noised: see `diffused_runs`."""
         return diffused_runs(labels, self.config, self.objective)
 
-    def _truncate(self, sample: Row, rng: np.random.Generator) -> Row:
-        """SST: cuts the last span of the sample, and all behind it, somewhere between 30 % and 90 % of its codes."""
+    def _truncate(self, sample: Arrays, rng: np.random.Generator) -> Arrays:
+        """SST: cuts the sample between 30 % and 90 % of the codes of its last span."""
         spans = self._response_spans(sample["labels"])
         if not spans:
             return sample
@@ -317,8 +327,7 @@ class TtTDataCollator:
 
 
 def diffused_runs(labels: Sequence[int] | np.ndarray, config: TtTConfig, objective: str) -> list[tuple[int, int]]:
-    """Finds what an objective noises: the spans of audio in the replies (codes and end marker), or whole replies
-    (`nar`).
+    """Finds what an objective noises: the spans of audio in replies (codes and end marker), or full replies (`nar`).
 
     Args:
         labels: Labels of a sample, -100 where nothing is learned.
@@ -337,8 +346,8 @@ def diffused_runs(labels: Sequence[int] | np.ndarray, config: TtTConfig, objecti
 _FILL = {"labels": IGNORE, "block_ids": -1, "order_ids": NO_ORDER}
 
 
-def _samples_of(feature: dict[str, Any]) -> list[Row]:
-    """The samples of a row: one, or as many as `sample_lengths` tells."""
+def _samples_of(feature: dict[str, Any]) -> list[Arrays]:
+    """The samples of a row: one, or those of `sample_lengths`."""
     row = {name: np.asarray(feature[name], dtype=np.int64) for name in ("input_ids", "labels")}
     lengths = feature.get("sample_lengths") or [len(row["input_ids"])]
     if not sum(lengths) == len(row["input_ids"]) == len(row["labels"]):
@@ -349,12 +358,12 @@ def _samples_of(feature: dict[str, Any]) -> list[Row]:
 
 
 def _antithetic(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Numbers that are spread evenly over [0, 1) with one common random shift, in random order."""
+    """Numbers spread evenly over [0, 1) with one common random shift, in random order."""
     return rng.permutation((rng.random() + np.arange(count) / max(count, 1)) % 1.0)
 
 
-def _concatenate(samples: list[Row]) -> Row:
-    """Joins samples to one row. Orders and blocks are counted by place in the row, so that they occur once."""
+def _concatenate(samples: list[Arrays]) -> Arrays:
+    """Joins samples to one row. Orders and blocks are shifted by the position in the row, so that they are unique."""
     start = 0
     for sample in samples:
         sample["order_ids"] = np.where(sample["order_ids"] == NO_ORDER, NO_ORDER, sample["order_ids"] + start)
@@ -365,8 +374,8 @@ def _concatenate(samples: list[Row]) -> Row:
     return {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
 
 
-def _pad(rows: list[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Right-pads rows to the longest; padding has no block, no order and no weight: nothing sees or counts it."""
+def _pad(rows: list[Arrays], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Right-pads rows to the longest; padding has no block, order or weight: nothing sees or counts it."""
     length = max(len(row["input_ids"]) for row in rows)
     batch: dict[str, torch.Tensor] = {}
     for name in rows[0]:

@@ -1,4 +1,4 @@
-"""The canonical row: the one form that rows of all kinds are brought into, and that everything behind reads.
+"""The canonical row: the one form that rows of all kinds are brought into before they are encoded or learned.
 
 A canonical row is a conversation, `{"messages": [{"role", "content": [items]}], "task"}`, or, for pre-training,
 content without roles, `{"content": [items], "task"}`. An item is `{"type": "text", "text"}` or `{"type": "audio"}`

@@ -1,4 +1,4 @@
-"""Samples that are longer than the model reads: cut or split where no span of audio is torn apart."""
+"""Samples that are too long: cut or split, never inside a span of audio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .variants import fit_variants
 
 @dataclass
 class Fitted:
-    """What became of a sample.
+    """A sample that was made to fit.
 
     Args:
         samples: None, one or several samples, none of them too long.
@@ -30,19 +30,16 @@ class Fitted:
 def fit_sample(sample: Mapping[str, Any], config: TtTConfig, max_length: int) -> Fitted:
     """Makes a sample fit a maximal length.
 
-    It is cut behind a closed span, before a span opens, or behind the end of a turn, never inside a span. A
-    conversation keeps its beginning, up to the last such place behind the first prompt; where there is none, it is
+    It may be cut after a closed span, before a span opens, or after the end of a turn, never inside a span. A
+    conversation keeps its beginning, up to the last such position after the first prompt; where there is none, it is
     dropped. A pre-training sample (all of it is learned) is split into several; text that is longer than a sample is
     split between tokens, and a span that is longer than a sample is left out.
 
     Args:
-        sample: A sample with `input_ids` and `labels`, and perhaps `variants` of its recordings, of which those are
-            kept with which it still fits.
+        sample: A sample with `input_ids` and `labels`, and perhaps `variants` of its recordings; those with which it
+            still fits are kept.
         config: Names the audio ids.
-        max_length: Tokens that a sample may have.
-
-    Returns:
-        The samples, and what was done.
+        max_length: Maximal number of tokens of a sample.
 
     Raises:
         ValueError: If the length is not positive.
@@ -53,13 +50,13 @@ def fit_sample(sample: Mapping[str, Any], config: TtTConfig, max_length: int) ->
     if len(ids) <= max_length:
         return Fitted([_with_variants(dict(sample), sample, max_length)], "kept", 0)
     if IGNORE in labels:
-        end = max((place for place in _places(ids, labels, config) if place <= max_length), default=0)
+        end = max((cut for cut in _cut_positions(ids, labels, config) if cut <= max_length), default=0)
         pieces = [(0, end)] if end else []
         outcome = "cut" if end else "dropped"
     else:
         pieces = _split(ids, labels, config, max_length)
         outcome = "split" if pieces else "dropped"
-    # What is split is all learned: it has no recordings that are only listened to, and so no variants.
+    # A sample that is split is all learned: it has no recordings of the user, and so no variants.
     samples = [_with_variants(_slice(ids, labels, start, end), sample, max_length) for start, end in pieces]
     return Fitted(samples, outcome, len(ids) - sum(sample["length"] for sample in samples))
 
@@ -72,8 +69,8 @@ def fit_samples(
     Args:
         samples: Samples with `input_ids` and `labels`.
         config: Names the audio ids.
-        max_length: Tokens that a sample may have.
-        counts: Gets the number of samples by outcome, and the number of tokens under `"lost_tokens"`.
+        max_length: Maximal number of tokens of a sample.
+        counts: Counter to which the numbers of samples by outcome are added, and the tokens lost as `"lost_tokens"`.
 
     Yields:
         Samples, none of them too long.
@@ -85,27 +82,27 @@ def fit_samples(
         yield from fitted.samples
 
 
-def _places(ids: Sequence[int], labels: Sequence[int], config: TtTConfig) -> Iterator[int]:
-    """Where a sample may end: behind something learned, and not inside a span."""
-    for place in range(1, len(ids)):
-        if labels[place - 1] == IGNORE:
+def _cut_positions(ids: Sequence[int], labels: Sequence[int], config: TtTConfig) -> Iterator[int]:
+    """Positions where a sample may end: after something learned, and not inside a span."""
+    for position in range(1, len(ids)):
+        if labels[position - 1] == IGNORE:
             continue
-        closes = ids[place - 1] in (config.end_audio_token_ids or ())
-        opens = ids[place] in (config.begin_audio_token_ids or ())
-        if closes or opens or labels[place] == IGNORE:
-            yield place
+        closes = ids[position - 1] in (config.end_audio_token_ids or ())
+        opens = ids[position] in (config.begin_audio_token_ids or ())
+        if closes or opens or labels[position] == IGNORE:
+            yield position
 
 
 def _split(ids: list[int], labels: list[int], config: TtTConfig, max_length: int) -> list[tuple[int, int]]:
-    """Pieces (start, end) of a sample that is all learned, as long as may be."""
+    """Pieces (start, end) of a sample that is all learned, each as long as possible."""
     pieces: list[tuple[int, int]] = []
     start = end = 0
-    for border in [*_places(ids, labels, config), len(ids)]:
+    for border in [*_cut_positions(ids, labels, config), len(ids)]:
         if border - start > max_length:
             if end > start:
                 pieces.append((start, end))
             start = end
-        if border - start > max_length:  # one stretch alone is too long
+        if border - start > max_length:  # too long between two cuts
             if ids[start] not in (config.begin_audio_token_ids or ()):
                 pieces += [(first, min(first + max_length, border)) for first in range(start, border, max_length)]
             start = border

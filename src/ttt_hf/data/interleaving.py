@@ -1,4 +1,4 @@
-"""The interleaved reply format: a little text, a span of audio, a little more text, and the rest of the audio."""
+"""The interleaved format of replies: pieces of text and spans of audio in turn, then the rest of the audio."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def interleave(
 ) -> list[int]:
     """Interleaves a reply's text with its audio in the format that TtT was trained on.
 
-    `text_per_span` text tokens are followed by a span of `audio_per_span` codes, again and again; behind the last text
-    comes the rest of the audio as one last span with markers of its own:
+    `text_per_span` text tokens are followed by a span of `audio_per_span` codes, repeatedly; after the last text the
+    rest of the audio follows as one last span with its own markers:
 
         text[:13] <begin_of_audio> codes[:26] <end_of_audio_new> text[13:] <begin_of_quad> codes[26:] <end_..._last>
 
@@ -26,8 +26,8 @@ def interleave(
 
     Args:
         text_ids: Ids of the reply's text, without special tokens.
-        codes: Audio codes of the spoken reply, each in `[0, config.audio_vocab_size)`; may be empty, which gives a
-            reply of text alone.
+        codes: Audio codes of the spoken reply, each in `[0, config.audio_vocab_size)`; empty for a reply of text
+            alone.
         config: Names the audio ids: `begin_audio_token_ids` and `end_audio_token_ids` hold the markers of a span in
             the middle first, those of the last span second.
         text_per_span: Text tokens before each span.
@@ -49,11 +49,10 @@ def interleave(
 def interleave_texts(
     texts: Sequence[Sequence[int]], codes: Sequence[int], config: TtTConfig, audio_per_span: int = 26
 ) -> list[int]:
-    """Interleaves pieces of text with audio: each piece stands before a span, the last one before the rest of the
-    audio.
+    """Interleaves pieces of text with audio: each piece is followed by a span, the last one by the rest of the audio.
 
     Args:
-        texts: Ids of the pieces; a piece may be empty. Pieces behind the end of the audio follow each other without
+        texts: Ids of the pieces; a piece may be empty. Pieces after the end of the audio follow each other without
             spans.
         codes: Audio codes, each in `[0, config.audio_vocab_size)`.
         config: Names the audio ids.
@@ -81,7 +80,7 @@ def interleave_texts(
 
 
 def span_ids(codes: Sequence[int], config: TtTConfig, is_last: bool = False) -> list[int]:
-    """One span of a reply.
+    """Writes one span of a reply.
 
     Args:
         codes: Its audio codes, each in `[0, config.audio_vocab_size)`.
@@ -112,18 +111,18 @@ def code_ids(codes: Sequence[int], config: TtTConfig) -> list[int]:
 
 
 def split_by_time(text: str, words: Sequence[Mapping[str, Any]], seconds_per_span: float, spans: int) -> list[str]:
-    """Cuts a text by the time stamps of its words: before each span of audio stand the words that begin before that
-    span ends, so that the text is never behind the speech.
+    """Cuts a text by the time stamps of its words: each span of audio follows the words that begin before it ends, so
+    that the text never lags behind the speech.
 
     Args:
-        text: The text; what stands between words (punctuation) stays with the word before it.
+        text: The text; characters between words (punctuation) stay with the word before them.
         words: Its words in order, each `{"text", "start"}` with `start` in seconds; an `end` is allowed and not
             needed.
-        seconds_per_span: Length of a span.
-        spans: Number of spans that the audio fills; words that begin later stand behind all of them.
+        seconds_per_span: Length of a span in seconds.
+        spans: Number of spans of the audio; words that begin later follow all of them.
 
     Returns:
-        At most `spans + 1` pieces; together they are the text. Empty where no word begins.
+        At most `spans + 1` pieces, which together are the text. A piece is empty where no word begins.
 
     Raises:
         ValueError: If a word is not in the text where it should be, or the times are not in order.
@@ -135,12 +134,12 @@ def split_by_time(text: str, words: Sequence[Mapping[str, Any]], seconds_per_spa
         name, start = str(word.get("text") or "").strip(), word.get("start")
         if start is None or not previous <= start < float("inf"):
             raise ValueError(f"The word {name!r} begins at {start}, but words must come with times in order.")
-        place = text.find(name, cursor)
-        if not name or place < 0:
+        position = text.find(name, cursor)
+        if not name or position < 0:
             raise ValueError(f"The time stamps name the word {name!r}, which the text does not hold at that place.")
         while len(pieces) < min(int(start // seconds_per_span), spans):
-            border = max(cut, len(text[:place].rstrip()))
+            border = max(cut, len(text[:position].rstrip()))
             pieces.append(text[cut:border])
             cut = border
-        cursor, previous = place + len(name), start
+        cursor, previous = position + len(name), start
     return [*pieces, text[cut:]]

@@ -150,12 +150,12 @@ def _walk(folder: Path) -> list[Path]:
     """All files below a folder but hidden ones, in order."""
     found: list[Path] = []
     seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True):
         # A link may lead back to a folder that contains it.
-        is_new = (real := os.path.realpath(place)) not in seen
+        is_new = (real := os.path.realpath(parent)) not in seen
         seen.add(real)
         folders[:] = [name for name in folders if is_new and not name.startswith(".")]
-        found += [Path(place, name) for name in names if is_new and not name.startswith(".")]
+        found += [Path(parent, name) for name in names if is_new and not name.startswith(".")]
     return sorted(found)
 
 

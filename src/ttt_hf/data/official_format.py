@@ -1,4 +1,4 @@
-"""The official strings: text in which audio is written out as names of tokens, read into typed content items."""
+"""The strings of the official data, in which audio is written as names of tokens, parsed into content items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..modeling.growing_ttt import END_TOKENS, TEXT_SIDE_TOKENS
 
 BEGIN, BEGIN_LAST, END_USER = TEXT_SIDE_TOKENS
 END, END_LAST = END_TOKENS
-# Which tokens enclose the codes: the user's audio, a span in the middle of a reply, a reply's last span.
+# Markers of the user's audio, of a span in the middle of a reply, and of a reply's last span.
 SPAN_MARKERS = {"user": (BEGIN, END_USER), "middle": (BEGIN, END), "last": (BEGIN_LAST, END_LAST)}
 _SPAN_OF_MARKERS = {markers: span for span, markers in SPAN_MARKERS.items()}
 
@@ -25,37 +25,37 @@ _AUDIO_TOKEN = re.compile(f"{_MARKER}|{_CODE}")
 
 
 def is_official(text: str) -> bool:
-    """Whether a string writes audio out: a token that opens a span, and a code right behind it."""
+    """Whether a string holds audio: a token that opens a span, directly followed by a code."""
     return _OPENED_SPAN.search(text) is not None
 
 
 def parse_official(text: str) -> list[dict[str, Any]]:
-    """Reads an official string.
+    """Parses an official string.
 
-    Source: sample data of the official code (`ai4ed/TtT`), which tokenizes such strings with their special tokens; the
-    items give the same ids.
+    Source: sample data of the official code (`ai4ed/TtT`), which tokenizes such strings including their special
+    tokens; the items give the same ids.
 
     Args:
         text: Text with spans such as `<|begin_of_audio|><|audio_12|><|audio_7|><|end_of_audio_new|>`.
 
     Returns:
-        Its pieces in order, `{"type": "text", "text"}` and `{"type": "audio", "codes", "span"}` with `span` one of
-        `"user"`, `"middle"` and `"last"`: which markers enclose the codes.
+        Its pieces in order, `{"type": "text", "text"}` and `{"type": "audio", "codes", "span"}` with the markers
+        `span`: `"user"`, `"middle"` or `"last"`.
 
     Raises:
         ValueError: If an audio token stands outside of a span, or a span's markers do not belong together.
     """
     items: list[dict[str, Any]] = []
-    place = 0
+    position = 0
     for hit in _SPAN.finditer(text):
-        _append_text(items, text[place : hit.start()])
+        _append_text(items, text[position : hit.start()])
         span = _SPAN_OF_MARKERS.get((hit["begin"], hit["end"]))
         if span is None:
             raise ValueError(f"A span of audio is opened by {hit['begin']} and closed by {hit['end']}: correct one.")
         codes = [int(code) for code in re.findall(_CODE, hit["codes"])]
         items.append({"type": "audio", "codes": codes, "span": span})
-        place = hit.end()
-    _append_text(items, text[place:])
+        position = hit.end()
+    _append_text(items, text[position:])
     return items
 
 

@@ -1,4 +1,4 @@
-"""Packing: several samples in one row, so that little is computed on padding."""
+"""Packing: several samples in one row, so that little computation is spent on padding."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from .variants import move_variants
 
 
 def training_length(labels: list[int], config: TtTConfig, noise_copies: int, objective: str = "two_stream") -> int:
-    """Positions that a sample takes in training, the noised copies of its speech included (at most): samples that are
-    batched together should be alike in this, or much is computed on padding.
+    """Maximal number of positions that a sample takes in training, including the noised copies of its speech.
+
+    Batches should hold samples that are similar in this length, not in their number of tokens.
 
     Args:
         labels: Labels of the sample.
         config: Names the audio ids and the block length.
         noise_copies: Copies of each span that the collator makes.
         objective: The collator's objective; `"paper"` makes no copies.
-
-    Returns:
-        The length.
     """
     if objective == "paper":
         return len(labels)
@@ -32,29 +30,30 @@ def training_length(labels: list[int], config: TtTConfig, noise_copies: int, obj
 
 
 def pack_samples(samples: dict[str, list[Any]], row_length: int) -> dict[str, list[Any]]:
-    """Packs samples into as few rows as best-fit decreasing finds: the longest first, each into the fullest row that
-    has room for it. Use it as `dataset.map(pack_samples, batched=True, batch_size=1000, fn_kwargs={"row_length":
-    4096}, remove_columns=dataset.column_names)`; it serves data sets that are streamed as well.
+    """Packs samples into rows by best-fit decreasing: the longest first, each into the fullest row that it fits into.
+
+    Use it as `dataset.map(pack_samples, batched=True, batch_size=1000, fn_kwargs={"row_length": 4096},
+    remove_columns=dataset.column_names)`, also on streamed data sets.
 
     Args:
         samples: Columns `input_ids`, `labels` and `length` (positions that the sample takes in training, see
             `training_length`), and perhaps `variants` of their recordings.
-        row_length: Positions of a row. A sample that is longer gets a row of its own.
+        row_length: Positions of a row. A longer sample gets a row of its own.
 
     Returns:
-        Columns `input_ids`, `labels`, `length` (positions taken in the row), `sample_lengths`, the numbers of tokens
-        by which the collator tells the samples of a row apart, and `variants` where there are any.
+        Columns `input_ids`, `labels`, `length` (positions used of the row), `sample_lengths` (tokens of each sample in
+        the row), and `variants` where there are any.
     """
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (positions left, row), sorted
+    free: list[tuple[int, int]] = []  # (free positions, row), sorted
     for index in sorted(range(len(samples["length"])), key=lambda index: -samples["length"][index]):
         length = samples["length"][index]
-        place = bisect_left(room, (length, 0))
-        left, row = room.pop(place) if place < len(room) else (row_length, len(rows))
+        fullest = bisect_left(free, (length, 0))
+        left, row = free.pop(fullest) if fullest < len(free) else (row_length, len(rows))
         if row == len(rows):
             rows.append([])
         rows[row].append(index)
-        insort(room, (left - length, row))
+        insort(free, (left - length, row))
     packed = {
         "input_ids": [[id_ for index in row for id_ in samples["input_ids"][index]] for row in rows],
         "labels": [[label for index in row for label in samples["labels"][index]] for row in rows],

@@ -1,4 +1,4 @@
-"""Training samples: prompts by the processor's own template, replies interleaved, labels on every reply."""
+"""Training samples: prompts by the processor's own template, interleaved replies, labels on every reply."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Sample = dict[str, Any]
 class SampleBuilder:
     """Turns canonical rows into training samples.
 
-    Every turn of the assistant is learned: its content and the token that ends it. What stands before a turn is what
-    `apply_chat_template` gives at inference for the same history, so that training meets what inference will. A row
-    without roles (pre-training) is learned as a whole.
+    Every turn of the assistant is learned: its content and the token that ends it. The tokens before a turn are those
+    of `apply_chat_template` for the same history, so that prompts are the same in training and at inference. All of a
+    row without roles (pre-training) is learned.
 
     Args:
-        processor: Its chat template writes what is not learned.
+        processor: Its chat template writes the prompts.
         config: Names the audio ids.
         text_per_span: Text tokens before each span of a spoken reply.
         audio_per_span: Codes in each span but the last.
-        frame_rate: Codes a second, for replies with time stamps; by default that of the processor's codec.
+        frame_rate: Codes per second, for replies with time stamps; by default that of the processor's codec.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class SampleBuilder:
             row: A canonical row whose audio is codes; see `canonical_row` and `encode_source`.
 
         Returns:
-            `input_ids`, `labels` (the same where the model should learn, -100 elsewhere), `length`; where recordings
-            that are only listened to have variants, `variants`, see `variants.draw_variants`.
+            `input_ids`, `labels` (the same ids where the model learns, -100 elsewhere), `length`, and `variants` where
+            recordings of the user have some (see `variants.draw_variants`).
 
         Raises:
             ValueError: If the row is malformed, has no turn of the assistant, holds audio that is not encoded, or
@@ -82,8 +82,8 @@ class SampleBuilder:
                     if item["type"] == "audio":
                         for codes in (_codes(item), *(item.get("variants") or ())):
                             code_ids(codes, self.config)  # checks them
-        # The template writes the frame, in which one code stands for each reply: text of the template's on both sides
-        # of it is then tokenized as at inference, whatever the reply is.
+        # The template is rendered with one code in place of each reply, so that its text on both sides of a reply is
+        # tokenized as at inference, whatever the reply is.
         stand_in = [{"type": "audio", "codes": [0]}]
         frame = [
             {"role": message["role"], "content": stand_in if message["role"] == "assistant" else message["content"]}
@@ -92,29 +92,29 @@ class SampleBuilder:
         rendered = self.processor.apply_chat_template(frame, task=task, return_tensors=None)["input_ids"][0]
         ids: list[int] = []
         labels: list[int] = []
-        place = 0
+        position = 0
         for (start, end), reply in zip(self._stand_ins(rendered, len(replies)), replies):
-            # The token behind a reply ends the turn.
+            # The token after a reply ends the turn.
             learned = reply + rendered[end : end + 1]
-            ids += rendered[place:start] + learned
-            labels += [IGNORE] * (start - place) + learned
-            place = end + 1
-        # Nothing is learned behind the last reply, and nothing is behind it at inference.
+            ids += rendered[position:start] + learned
+            labels += [IGNORE] * (start - position) + learned
+            position = end + 1
+        # Tokens after the last reply are left out: nothing of them is learned.
         sample = _sample(ids, labels)
-        listened = [item for message in messages if message["role"] != "assistant" for item in message["content"]]
-        if any(item.get("variants") for item in listened):
-            sample["variants"] = self._variants(listened, sample)
+        prompts = [item for message in messages if message["role"] != "assistant" for item in message["content"]]
+        if any(item.get("variants") for item in prompts):
+            sample["variants"] = self._variants(prompts, sample)
         return sample
 
     def _variants(self, items: Sequence[Item], sample: Sample) -> list[dict[str, Any]]:
-        """Where recordings that are only listened to stand in a sample, and what else may stand there."""
+        """Finds the recordings of the user in a sample, with the ids of their variants."""
         lowest = self.config.audio_code_offset
         ids, labels = np.asarray(sample["input_ids"]), np.asarray(sample["labels"])
-        is_listened = (ids >= lowest) & (ids < lowest + self.config.audio_vocab_size) & (labels == IGNORE)
-        edges = np.flatnonzero(np.diff(is_listened.astype(np.int8), prepend=0, append=0)).tolist()
+        is_prompt = (ids >= lowest) & (ids < lowest + self.config.audio_vocab_size) & (labels == IGNORE)
+        edges = np.flatnonzero(np.diff(is_prompt.astype(np.int8), prepend=0, append=0)).tolist()
         recordings = [item for item in items if item["type"] == "audio" and len(_codes(item))]
         found = []
-        # A recording behind the last reply is not part of the sample.
+        # A recording after the last reply is not part of the sample.
         for item, start, end in zip(recordings, edges[::2], edges[1::2]):
             if sample["input_ids"][start:end] != code_ids(_codes(item), self.config):
                 raise ValueError(
@@ -127,15 +127,16 @@ class SampleBuilder:
         return found
 
     def _stand_ins(self, rendered: list[int], count: int) -> list[tuple[int, int]]:
+        """Start and end of the codes that stand in for the replies."""
         stand_in = span_ids([0], self.config, is_last=True)
-        ends = [place + 1 for place, token in enumerate(rendered) if token == stand_in[-1]]
-        places = [(end - len(stand_in), end) for end in ends]
-        if len(places) != count or any(rendered[start:end] != stand_in for start, end in places):
+        ends = [index + 1 for index, token in enumerate(rendered) if token == stand_in[-1]]
+        found = [(end - len(stand_in), end) for end in ends]
+        if len(found) != count or any(rendered[start:end] != stand_in for start, end in found):
             raise ValueError(
                 "The chat template does not write the assistant's audio as <|begin_of_quad|>, codes, "
                 "<|end_of_audio_span_last|>: take the template of a TtT checkpoint."
             )
-        return places
+        return found
 
     def _reply(self, message: Mapping[str, Any]) -> list[int]:
         items = message["content"]
@@ -156,7 +157,7 @@ class SampleBuilder:
     # -- items --------------------------------------------------------------------------------------------------------
 
     def _in_order(self, items: Sequence[Item], last: Item | None) -> list[int]:
-        """Ids of items in the order given; `last` is the one that gets the markers of a last span by default."""
+        """Ids of items in the order given; `last` gets the markers of a last span unless it names others."""
         ids: list[int] = []
         for item in items:
             if item["type"] == "text":

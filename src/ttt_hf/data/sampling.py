@@ -1,4 +1,4 @@
-"""Batches of samples of similar length, in random order, every draw of every epoch with a number of its own."""
+"""Batches of samples of similar length, in random order; every draw of every epoch has its own number."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.utils.data import Dataset, Sampler
 
 
 class NumberedDataset(Dataset):
-    """Hands the number of a draw on to the collator, which makes the noise follow from it.
+    """Passes the number of a draw to the collator, which seeds the noise with it.
 
     Draw `epoch * len(dataset) + index` is the sample `index`, as [`LengthGroupedSampler`] counts them: the noise is
-    new in each epoch, the same whichever process draws it, and the same when training goes on after a break.
+    new in each epoch, and the same in every process and after an interruption.
 
     Args:
         dataset: Samples.
@@ -37,17 +37,17 @@ class NumberedDataset(Dataset):
 class LengthGroupedSampler(Sampler[int]):
     """Orders samples so that every batch holds similar lengths, which leaves little padding, and shuffles the batches.
 
-    Transformers' own length grouping goes through the batches of a group from the longest to the shortest, which turns
-    a mixture of tasks into a cycle of tasks; here neighbouring batches have nothing in common.
+    The length grouping of transformers goes through the batches of a group from the longest to the shortest, which
+    turns a mixture of tasks into a cycle of tasks; here the order of batches is random.
 
     It yields numbers of draws, `epoch * len(lengths) + index`, for a [`NumberedDataset`].
 
     Args:
         lengths: Length of each sample.
-        batch_size: Samples in a batch; the dataloader has to use the same.
+        batch_size: Samples per batch; the dataloader must use the same.
         seed: Seed of the order.
         group_batches: Batches whose samples are sorted together.
-        processes: Processes that take turns at the batches. Those that work at the same time get similar lengths, so
+        processes: Processes among which the batches are distributed in turn. In each step they get similar lengths, so
             that none waits for another.
     """
 
@@ -62,7 +62,7 @@ class LengthGroupedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the order that of the given epoch."""
+        """Selects the order of an epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -77,11 +77,11 @@ class LengthGroupedSampler(Sampler[int]):
             members = shuffled[start : start + group]
             members = members[np.argsort(self.lengths[members], kind="stable")]
             batches += [members[first : first + self.batch_size] for first in range(0, len(members), self.batch_size)]
-        # An incomplete batch has to stay last, or it would shift the boundaries of all batches behind it.
+        # An incomplete batch stays last, or it would shift the boundaries of all batches after it.
         *full, last = batches
         first_draw = self.epoch * len(self.lengths)
         together = [full[first : first + self.processes] for first in range(0, len(full), self.processes)]
-        # An incomplete turn has to stay last for the same reason.
+        # An incomplete turn of the processes stays last for the same reason.
         uneven = [together.pop()] if together and len(together[-1]) < self.processes else []
         for turn in [*(together[index] for index in rng.permutation(len(together))), *uneven]:
             for batch in turn:

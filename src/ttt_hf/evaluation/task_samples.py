@@ -285,9 +285,9 @@ def _named(task: Task) -> list[tuple[str, str]]:
 
 
 def _find(name: str, columns: Sequence[str]) -> Column | None:
-    whole = find_column(columns, name)
-    if whole is not None or "." not in name:
-        return None if whole is None else (whole,)
+    exact = find_column(columns, name)
+    if exact is not None or "." not in name:
+        return None if exact is None else (exact,)
     first, rest = name.split(".", 1)
     outer = find_column(columns, first)
     return None if outer is None else (outer, *rest.split("."))
