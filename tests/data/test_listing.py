@@ -10,6 +10,7 @@ import pytest
 from both_readers import READERS, Reader, evaluation_rows, train_rows
 
 from ttt_hf.data import load_source
+from ttt_hf.data.reading import open_table
 
 
 pytest.importorskip("datasets", reason="needs the extra train")
@@ -108,10 +109,27 @@ def test_folders_of_parquet(tmp_path: Path, make_audio: Callable[..., Path], rea
     names = ["train-00000-of-00001", "data/test-00000-of-00001", "data [1]/validation*"]
     for number, name in enumerate(names):
         file = tmp_path / "data" / f"{name}.parquet"
-        audio = make_audio(f"data/{name}.wav")
-        file.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.table({"audio": [str(audio)], "text": [f"row {number}"]}), file)
-    assert sorted(text for _, text in read(tmp_path / "data")) == ["row 0", "row 1", "row 2"]
+        make_audio(f"data/{name}.wav")
+        audio = f"{file.stem}.wav"  # beside its own table
+        pq.write_table(pa.table({"audio": [audio, audio], "text": [f"row {number}", "more"]}), file)
+    rows = read(tmp_path / "data")
+    assert sorted(text for _, text in rows) == ["more", "more", "more", "row 0", "row 1", "row 2"]
+    table = open_table(tmp_path / "data")
+    assert all(Path(row.folder, row.cells["audio"]).is_file() for row in table.rows())
+    pq.write_table(pa.table({"audio": ["a.wav", "b.wav"], "text": ["fine", None]}), tmp_path / "data" / "z.parquet")
+    with pytest.raises(ValueError, match=r"data/z.parquet, row 2"):
+        read(tmp_path / "data")
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_metadata_in_parquet(data: Callable[..., Path], read: Reader) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = data("more/a.wav", "b.wav")
+    pq.write_table(pa.table({"file_name": ["a.wav"], "text": ["a"]}), folder / "more" / "metadata.parquet")
+    assert read(folder) == [("a.wav", "a")]
+    assert [row.folder for row in open_table(folder).rows()] == [folder / "more"]
 
 
 @pytest.mark.parametrize("read", READERS)

@@ -19,7 +19,7 @@ from .tables import TEXT_TABLES, TableRow, clean_cells, find_column, read_table,
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-METADATA_FILES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
+METADATA_FILES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 # What libsndfile reads.
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
 TABLE_SUFFIXES = (*TEXT_TABLES, ".parquet")
@@ -172,13 +172,12 @@ def _classify(folder: Path, files: Sequence[Path]) -> FolderFiles:
         if len(kaldi) < 2:
             raise ValueError(f"{folder} has a wav.scp, but no transcripts beside it: {' or '.join(KALDI_TEXTS)}.")
         chosen = kaldi[:2]
-    elif metadata:
-        _check_metadata(metadata)
-        chosen = metadata
     else:
-        chosen = tables
-        kinds = {path.suffix.lower() for path in tables}
-        if len(kinds) > 1:
+        _check_metadata(metadata)
+        chosen = metadata or tables
+        kinds = {path.suffix.lower() for path in chosen}
+        # Metadata of subfolders may be text tables of several kinds.
+        if len(kinds) > 1 and (not metadata or ".parquet" in kinds):
             raise ValueError(f"{folder} holds files of several types ({', '.join(sorted(kinds))}): name one file.")
     if not chosen and not audio:
         raise ValueError(f"{folder} holds no data that can be read: {READABLE}.")
@@ -210,7 +209,7 @@ def _read_metadata(path: Path, rows: Iterator[TableRow]) -> Iterator[TableRow]:
         if row.error is None and not _names_audio(row):
             yield replace(row, cells={}, error=f"This row has no {FILE_NAME}: give it one.")
         else:
-            yield replace(row, cells={_audio_column(name): cell for name, cell in row.cells.items()})
+            yield replace(row, cells={audio_column(name): cell for name, cell in row.cells.items()})
     if is_empty:
         raise ValueError(f"{path} is empty: give it a row for each audio file, with its {FILE_NAME}.")
 
@@ -222,7 +221,8 @@ def _names_audio(row: TableRow) -> bool:
     return any("audio" in column.casefold() or column.casefold().endswith(f"_{FILE_NAME}") for column in row.cells)
 
 
-def _audio_column(name: str) -> str:
+def audio_column(name: str) -> str:
+    """The name of a column of metadata as other tables have it: `audio` for `file_name`."""
     folded = name.strip().casefold()
     if folded == FILE_NAME:
         return "audio"

@@ -7,14 +7,16 @@ Text tables and folders of audio are read here, row by row (`tables`, `listing`)
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from glob import escape
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .listing import READABLE, TABLE_SUFFIXES, FolderFiles, OpenFile, list_folder, read_folder
+from .listing import READABLE, TABLE_SUFFIXES, FolderFiles, OpenFile, audio_column, list_folder, read_folder
 from .tables import TableRow, clean_cells, read_table
 
 
@@ -30,9 +32,10 @@ class Table:
     Args:
         name: What messages call the data.
         files: Local files that decide the rows.
-        folder: Folder that relative paths of audio start from, where not each file has its own.
+        folder: Folder that relative paths of audio start from; by default that of each file.
         listing: The files of a folder of text tables or audio.
         dataset: A Parquet or Hub data set with undecoded audio.
+        starts: Number of its first row from each of the `files`, from 0; empty for a Hub data set.
         labels: Its columns that hold numbers of a closed set of names, as `datasets.ClassLabel`.
     """
 
@@ -41,6 +44,7 @@ class Table:
     folder: Path | None = None
     listing: FolderFiles | None = None
     dataset: Any = None
+    starts: tuple[int, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, columns: Sequence[str] | None = None, open_file: OpenFile = open_binary) -> Iterator[TableRow]:
@@ -84,7 +88,11 @@ class Table:
         for name, label in self.labels.items():
             if cells.get(name) is not None:
                 cells[name] = label.int2str(cells[name])
-        return TableRow(f"{self.name}, row {number + 1}", self.folder, clean_cells(cells))
+        if not self.starts:
+            return TableRow(f"{self.name}, row {number + 1}", self.folder, clean_cells(cells))
+        index = bisect_right(self.starts, number) - 1
+        path, folder = self.files[index], self.folder or self.files[index].parent
+        return TableRow(f"{path}, row {number - self.starts[index] + 1}", folder, clean_cells(cells))
 
 
 def open_table(
@@ -136,10 +144,9 @@ def open_table(
         raise ValueError(f"{path} is empty (0 bytes).")
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise ValueError(f"{path} is of an unknown type: {READABLE}.")
-    folder = path.parent if audio_folder is None else audio_folder
     if path.suffix.lower() == ".parquet":
-        return _open_parquet(str(path), (path,), folder, streaming)
-    return Table(str(path), (path,), folder)
+        return replace(_open_parquet(str(path), (path,), streaming), folder=audio_folder)
+    return Table(str(path), (path,), audio_folder)
 
 
 def local_path(spec: str | os.PathLike[str]) -> Path | None:
@@ -178,7 +185,11 @@ def _open_folder(folder: Path, config: str | None, split: str | None, streaming:
         return replace(_open_data_set(str(folder), config, split, None, streaming), files=files, folder=folder)
     listing = list_folder(folder, split, needs_split)
     if listing.is_parquet:
-        return replace(_open_parquet(str(folder), listing.tables, folder, streaming), listing=listing)
+        table = _open_parquet(str(folder), listing.tables, streaming)
+        if listing.has_metadata:
+            names = {name: audio_column(name) for name in table.dataset.column_names}
+            table = replace(table, dataset=table.dataset.rename_columns(names))
+        return replace(table, listing=listing)
     files = listing.tables or listing.audio
     return Table(str(folder), files, listing=listing)
 
@@ -201,15 +212,18 @@ def _declares_files(folder: Path) -> bool:
 # -- through `datasets` -----------------------------------------------------------------------------------------------
 
 
-def _open_parquet(name: str, files: Sequence[Path], folder: Path, streaming: bool) -> Table:
+def _open_parquet(name: str, files: Sequence[Path], streaming: bool) -> Table:
     require_datasets()
     from datasets import load_dataset
+    from pyarrow.parquet import read_metadata
 
     with read_errors(name):
         # A list of files is one split, whatever their names; escaped, because they are read as patterns.
         data_files = [escape(str(path)) for path in files]
         dataset = load_dataset("parquet", data_files=data_files, split="train", streaming=streaming)
-    return _stored_table(name, tuple(files), folder, dataset, streaming)
+        counts = [read_metadata(path).num_rows for path in files]
+    table = _stored_table(name, dataset, streaming)
+    return replace(table, files=tuple(files), starts=tuple(accumulate(counts[:-1], initial=0)))
 
 
 def _open_data_set(path: str, config: str | None, split: str | None, revision: str | None, streaming: bool) -> Table:
@@ -218,14 +232,14 @@ def _open_data_set(path: str, config: str | None, split: str | None, revision: s
 
     with read_errors(path):
         dataset = load_dataset(path, config, split=split or "train", revision=revision, streaming=streaming)
-    return _stored_table(path, (), None, dataset, streaming)
+    return _stored_table(path, dataset, streaming)
 
 
-def _stored_table(name: str, files: tuple[Path, ...], folder: Path | None, dataset: Any, streaming: bool) -> Table:
+def _stored_table(name: str, dataset: Any, streaming: bool) -> Table:
     from datasets import ClassLabel
 
     labels = {name: part for name, part in (dataset.features or {}).items() if isinstance(part, ClassLabel)}
-    return Table(name, files, folder, dataset=undecoded(dataset, streaming), labels=labels)
+    return Table(name, dataset=undecoded(dataset, streaming), labels=labels)
 
 
 def undecoded(dataset: Any, streaming: bool) -> Any:
