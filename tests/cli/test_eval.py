@@ -207,6 +207,7 @@ def test_a_task_of_ones_own_is_a_file(run: Run, checkpoint: Path, data: Path, tm
         (["run", "nonsense", "--out", "x"], "There is no task nonsense"),
         (["run", "tiny_asr", "--out", "x", "scorer=["], "is not valid YAML"),
         (["run", "tiny_asr", "--out", "x", "--judge-url", "http://x"], "needs both --judge-url and --judge-model"),
+        (["run", "tiny_asr", "--out", "x", "batch_size=2"], "batch_size is no key of a task or a model"),
         (["run", "tiny_asr"], "--out"),
         (["nonsense"], "invalid choice"),
         ([], "ACTION"),

@@ -1,4 +1,4 @@
-"""`ttt-hf eval`: score a model on benchmarks, and look at what came out."""
+"""`ttt-hf eval`: score a model on benchmarks, and show, compare and share the results."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ EXAMPLES = """examples:
   ttt-hf eval compare before after
 """
 KEYS = """KEY=VALUE is a key of the task file (path, columns.references, scorer, language, expected, ...), or else a
-setting of the model, such as a generation key (audio_steps_per_block=8). Killed at any moment, the same command goes
-on.
+setting of the model, such as a generation key (audio_steps_per_block=8). After an interruption, the same command
+continues the run.
 """
+# Arguments of `evaluate` that have options of their own, or cannot be given here.
+OPTIONS = ("model", "tasks", "out", "processor", "limit", "batch_size", "transcriber")
 
 
 def add_parser(verbs: Any) -> None:
@@ -36,7 +38,7 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "eval",
         help="score a model on benchmarks",
-        description="Scores models. Each stage goes on where it was interrupted and can be run again by itself.",
+        description="Scores models. Each stage continues where it was interrupted, and can be run on its own.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -53,9 +55,9 @@ def add_parser(verbs: Any) -> None:
         action.set_defaults(run=run)
         return action
 
-    action = add("run", run, "ask a model, and score what it says: all stages", EXAMPLES + KEYS)
+    action = add("run", run, "run a model on tasks and score it: all stages", EXAMPLES + KEYS)
     action.add_argument(
-        "tasks", nargs="+", metavar="TASK", help="tasks, presets or YAML files, see `eval tasks`; and KEY=VALUE"
+        "tasks", nargs="+", metavar="TASK", help="tasks, presets (see `eval tasks`) or YAML files; and KEY=VALUE"
     )
     action.add_argument(
         "--model",
@@ -64,14 +66,18 @@ def add_parser(verbs: Any) -> None:
         "(default: the embedded checkpoint)",
     )
     action.add_argument("--model-revision", metavar="REVISION", help="commit, branch or tag of the model on the Hub")
-    action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder with a folder for each task")
-    action.add_argument("--limit", type=int, metavar="N", help="the first N samples only, without a headline number")
-    action.add_argument("--batch-size", type=int, default=8, metavar="N", help="samples at a time (default: 8)")
+    action.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the run, with one folder per task"
+    )
+    action.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N samples of each task; no headline number"
+    )
+    action.add_argument("--batch-size", type=int, default=8, metavar="N", help="samples per batch (default: 8)")
     _add_transcriber(action)
     _add_judge(action, is_required=False)
     _add_json(action)
 
-    action = add("transcribe", transcribe, "write down the spoken replies of a run")
+    action = add("transcribe", transcribe, "transcribe the spoken replies of a run")
     _add_folder(action)
     _add_transcriber(action)
 
@@ -79,7 +85,7 @@ def add_parser(verbs: Any) -> None:
     _add_folder(action)
     _add_judge(action, is_required=True)
 
-    action = add("score", score, "score what is recorded; needs no model, no transcriber and no judge")
+    action = add("score", score, "score the records of a run; needs no model, no transcriber and no judge")
     _add_folder(action)
     action.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="another scorer, or scorer_options.NAME")
     _add_json(action)
@@ -87,7 +93,9 @@ def add_parser(verbs: Any) -> None:
     action = add("compare", compare, "compare two runs, sample by sample")
     action.add_argument("first", type=Path, metavar="A", help="folder of a run")
     action.add_argument("second", type=Path, metavar="B", help="folder of another run of the same tasks")
-    action.add_argument("--samples", type=int, default=10, metavar="N", help="changed samples to show (default: 10)")
+    action.add_argument(
+        "--samples", type=int, default=10, metavar="N", help="number of changed samples to show (default: 10)"
+    )
     _add_json(action)
 
     action = add("show", show, "print the results of a run")
@@ -96,15 +104,15 @@ def add_parser(verbs: Any) -> None:
 
     action = add("report", report, "write report.md and report.html")
     _add_folder(action)
-    action.add_argument("--card", type=Path, metavar="README.md", help="also put the scores into this model card")
+    action.add_argument("--card", type=Path, metavar="README.md", help="also write the scores into this model card")
 
     action = add("tasks", tasks, "list tasks and presets")
     _add_json(action)
 
-    action = add("push", push, "put the results of a run into a model's repository on the Hub")
+    action = add("push", push, "upload the results of a run to a model's repository on the Hub")
     _add_folder(action)
     action.add_argument("--repo", required=True, metavar="ID", help="the model's repository")
-    action.add_argument("--private", action="store_true", help="if the repository is new, make it a private one")
+    action.add_argument("--private", action="store_true", help="create the repository as a private one, if it is new")
     _add_json(action)
 
 
@@ -115,6 +123,9 @@ def run(args: argparse.Namespace) -> None:
     changes = _split_overrides([word for word in args.tasks if "=" in word])
     overrides = {key: value for key, value in changes.items() if is_task_key(key)}
     settings = {key: value for key, value in changes.items() if key not in overrides}
+    for key in settings:
+        if key in OPTIONS:
+            raise UsageError(f"{key} is no key of a task or a model: `ttt-hf eval run --help` lists the options.")
     names = [word for word in args.tasks if "=" not in word]
     if (args.judge_url is None) != (args.judge_model is None):
         raise UsageError("A judge needs both --judge-url and --judge-model.")
@@ -209,7 +220,7 @@ def report(args: argparse.Namespace) -> None:
 
 
 def tasks(args: argparse.Namespace) -> None:
-    """Lists what can be run."""
+    """Prints all tasks and presets."""
     from ..evaluation.tasks import load_task, preset, preset_names, task_names
 
     known = [load_task(name) for name in task_names()]
@@ -263,7 +274,7 @@ def _note_tasks_for_a_judge(tasks: Iterable[Task], out: Path) -> None:
 
 
 def _note(sentence: str) -> None:
-    """Tells the user something that is no result."""
+    """Prints a note for the user on stderr; stdout is for results."""
     print(f"ttt-hf: {sentence}", file=sys.stderr)
 
 
@@ -288,33 +299,34 @@ def _examples(name: str) -> list[str]:
 
 
 def _add_folder(parser: Any) -> None:
-    parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="what `eval run` wrote: a whole run, or one task's folder in it"
-    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a run, or of one task in it")
 
 
 def _add_transcriber(parser: Any) -> None:
     parser.add_argument(
         "--transcriber",
         metavar="NAME",
-        help="who writes spoken replies down: faster-whisper[:FOLDER], hf-asr:ID or funasr:ID "
+        help="transcriber of spoken replies: faster-whisper[:FOLDER], hf-asr:ID or funasr:ID "
         "(default: faster-whisper with the bundled tiny.en)",
     )
 
 
 def _add_judge(parser: Any, is_required: bool) -> None:
     parser.add_argument(
-        "--judge-url", metavar="URL", required=is_required, help="OpenAI-compatible API; key in OPENAI_API_KEY"
+        "--judge-url",
+        metavar="URL",
+        required=is_required,
+        help="OpenAI-compatible API of the judge; key in OPENAI_API_KEY",
     )
-    parser.add_argument("--judge-model", metavar="NAME", required=is_required, help="model that judges")
+    parser.add_argument("--judge-model", metavar="NAME", required=is_required, help="name of the judge model")
     parser.add_argument(
         "--judge-price",
         type=float,
         nargs=2,
         metavar=("READ", "WRITTEN"),
-        help="price of a million tokens that the judge reads and writes: what it cost is in the results",
+        help="price of a million tokens that the judge reads and writes; the results then contain the cost",
     )
 
 
 def _add_json(parser: Any) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON in place of text")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
