@@ -1,12 +1,12 @@
-"""Fine-tuning on real human speech: spoken digits before and after an adapter, and what the model could do before.
+"""Fine-tuning on recorded speech: scores on spoken digits and on the model's own domain, before and after.
 
     python benchmarks/fsdd.py --domain build/tiny/data --out build/fsdd
     python benchmarks/fsdd.py --domain build/tiny/data --out build/fsdd --readme README.md --json
 
 The digits are the Free Spoken Digit Dataset (six people, 8 kHz): 1,200 recordings to train on, 300 to test on. The
-embedded model has only heard synthetic voices. `ttt-hf train lora_asr` learns the digits from variants of the
-recordings, mixed with rows of the embedded model's own domain, so that it does not forget that; the recordings of the
-domain are those that `python -m recipes.tiny --stages data` makes. Minutes are those of all commands, encoding
+embedded model was trained on synthetic voices only. `ttt-hf train lora_asr` learns the digits from variants of the
+recordings, mixed with rows of the embedded model's own domain against forgetting; the recordings of the domain are
+those that `python -m recipes.tiny --stages data` makes. The reported minutes are those of all commands, encoding
 included.
 """
 
@@ -41,10 +41,10 @@ from recipes.tiny.tables import read_rows, write_rows
 BEGIN, END = "<!-- fsdd:begin -->", "<!-- fsdd:end -->"
 DIGITS = Path(__file__).resolve().parents[2] / "shared" / "data" / "fsdd"
 
-# What the shipped recipe is given besides the data. Nothing new is said, so that the rows of the audio tokens can stay
-# as they are: less is forgotten, and a larger rank fits into the adapter.
+# Keys besides the data. The model learns no new sounds to speak, so that the rows of the audio tokens stay frozen: less
+# is forgotten, and a larger rank fits into the adapter.
 KEYS = ("lora_audio_tokens=false", "lora_rank=16", "lora_alpha=32", "lora_dropout=0.05", "learning_rate=7e-4")
-# Weights of digits, of questions of the domain to write down, and of questions to answer.
+# Sampling weights of digits, of questions of the domain to transcribe, and of questions to answer.
 RATIOS = {"digits": 0.4, "asr": 0.2, "chat": 0.4}
 REPLAYED = {"asr": 900, "chat": 1800}
 BATCH_SIZE = 24
@@ -59,7 +59,7 @@ def digit_rows(data: Path, split: str) -> list[dict[str, Any]]:
 
 
 def replay_rows(domain: Path, counts: dict[str, int], seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the embedded model's own training data: questions to write down, and questions to answer."""
+    """Rows of the embedded model's own training data: questions to transcribe, and questions to answer."""
     utterances = {row["id"]: row for row in read_rows(domain / "utterances.jsonl")}
     items = [row for row in read_rows(domain / "items.jsonl") if row["split"] == "train" and row["question_audio"]]
     items.sort(key=lambda row: row["id"])
@@ -98,9 +98,7 @@ def prepare(data: Path, domain: Path, out: Path, counts: dict[str, int], seed: i
 
 
 def commands(out: Path, workers: int, keys: Sequence[str]) -> list[list[str]]:
-    """The commands of a user, from rows to an adapter. What is replayed has been learned before, and needs no
-    variants: it is encoded as it is.
-    """
+    """The commands of a user, from rows to an adapter; rows of the domain are known and encoded without variants."""
     encode = [
         ["encode", f"{out}/{task}.jsonl", "--task", task, "--out", f"{out}/{task}", "--workers", str(workers)]
         for task in REPLAYED
@@ -113,7 +111,7 @@ def commands(out: Path, workers: int, keys: Sequence[str]) -> list[list[str]]:
 
 @dataclass
 class Effort:
-    """What the commands took, in seconds: by the clock, and of all processors together."""
+    """Seconds of the commands: wall clock, and of all processors together."""
 
     clock: float
     processors: float
@@ -154,7 +152,7 @@ def score(model: str, data: Path, out: Path, digits: int | None, questions: int)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Scores, trains, and scores again."""
+    """Scores the model before training, trains, and scores the adapter."""
     prepare(args.data, args.domain, args.out, dict(zip(REPLAYED, args.replay)), args.seed)
     training = commands(args.out, args.workers, args.keys)
     before = score("ttt-tiny", args.data, args.out, args.limit, args.questions)
@@ -197,7 +195,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DIGITS, help="folder of the digits: train.jsonl and test.jsonl")
     parser.add_argument("--domain", type=Path, required=True, help="folder of the tiny recipe's stage data")
