@@ -41,8 +41,8 @@ from recipes.tiny.tables import read_rows, write_rows
 BEGIN, END = "<!-- fsdd:begin -->", "<!-- fsdd:end -->"
 DIGITS = Path(__file__).resolve().parents[2] / "shared" / "data" / "fsdd"
 
-# Keys besides the data. The model learns no new sounds to speak, so that the rows of the audio tokens stay frozen: less
-# is forgotten, and a larger rank fits into the adapter.
+# Keys besides the data. The model learns no new sounds, so the rows of the audio tokens stay frozen: it forgets less,
+# and a larger rank fits into the adapter.
 KEYS = ("lora_audio_tokens=false", "lora_rank=16", "lora_alpha=32", "lora_dropout=0.05", "learning_rate=7e-4")
 # Sampling weights of digits, of questions of the domain to transcribe, and of questions to answer.
 RATIOS = {"digits": 0.4, "asr": 0.2, "chat": 0.4}
