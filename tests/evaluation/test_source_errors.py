@@ -243,21 +243,22 @@ def hub(status: int, code: str, message: str) -> Iterator[str]:
         server.server_close()
 
 
-def load_from_hub(tasks: list[str], endpoint: str, home: Path) -> list[str]:
-    """What loading says, in a process of its own: where the Hub is, is read when its packages are imported."""
+def load_from_hub(names: list[str], endpoint: str, home: Path) -> list[str]:
+    """What loading tasks and training data says; its own process, because the Hub's address is read at import."""
     code = (
         "import sys\n"
+        "from ttt_hf.data import load_source\n"
         "from ttt_hf.evaluation.task_samples import load_samples\n"
         "from ttt_hf.evaluation.tasks import load_task\n"
-        "for task in sys.argv[1:]:\n"
+        "for name in sys.argv[1:]:\n"
         "    try:\n"
-        "        load_samples(load_task(task))\n"
+        "        load_source(name) if '/' in name else load_samples(load_task(name))\n"
         "    except Exception as error:\n"
         "        print(f'{type(error).__name__}: {error}')\n"
     )
     settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "*"}
     environment = {**os.environ, **settings, "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, "-c", code, *tasks]
+    command = [sys.executable, "-c", code, *names]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
@@ -278,7 +279,10 @@ FETCHED = ["librispeech_clean", "llama_questions_s2t"]
 )
 def test_data_sets_that_the_hub_does_not_give(tmp_path, status, code, error, words):
     with hub(status, code, "Access to this data set is restricted, or there is none.") as endpoint:
-        said = load_from_hub(FETCHED, endpoint, tmp_path)
+        *said, training = load_from_hub([*FETCHED, "organisation/dataset"], endpoint, tmp_path)
+    subject = "There is no file or folder organisation/dataset, and the data set of that name"
+    assert training.startswith(f"{error}: {subject} {words}")
+    assert training.endswith(", or check the name.")
     for task, sentence in zip(FETCHED, said, strict=True):
         assert sentence.startswith(f"{error}: The data set {load_task(task).source.path} of task {task} {words}")
         assert "give a local copy with path=FOLDER" in sentence
