@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import save_file
 
@@ -99,8 +100,12 @@ def test_an_error_leaves_everything_as_it_was(tmp_path, writer, error):
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize(
     "write",
-    [lambda path: path.write_text("x" * 2000), lambda path: save_file({"a": torch.zeros(1000)}, path)],
-    ids=["text", "safetensors"],
+    [
+        lambda path: path.write_text("x" * 2000),
+        lambda path: save_file({"a": torch.zeros(1000)}, path),
+        lambda path: soundfile.write(path, torch.rand(16000).numpy(), 16000, format="WAV"),
+    ],
+    ids=["text", "safetensors", "audio"],
 )
 def test_a_full_disk_is_one_sentence(tmp_path, writer, write, limit_file_size):
     target = tmp_path / "target"

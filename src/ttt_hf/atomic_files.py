@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from soundfile import LibsndfileError
 
 
 @contextmanager
@@ -171,7 +172,7 @@ def _clear_errors(path: Path, part: Path) -> Iterator[None]:
     """Turns errors of the system in writing `part` into one sentence about `path`; others pass unchanged."""
     try:
         yield
-    except SafetensorError as error:
+    except (SafetensorError, LibsndfileError) as error:
         raise _write_error(path, error) from error
     except OSError as error:
         is_sentence = error.errno is None
