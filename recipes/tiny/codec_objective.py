@@ -187,10 +187,10 @@ class CodecTrainer(nn.Module):
         learned = letter_loss(read, counts, texts, batch["text_lengths"][rows])
         # Detached weights: decoded speech trains the codec, not the listener.
         fixed = {name: weight.detach() for name, weight in self.listener.named_parameters()}
-        heard, heard_states = torch.func.functional_call(self.listener, fixed, (join_frames(mel[rows]),))
-        missed = letter_loss(heard, counts, texts, batch["text_lengths"][rows])
+        decoded, decoded_states = torch.func.functional_call(self.listener, fixed, (join_frames(mel[rows]),))
+        missed = letter_loss(decoded, counts, texts, batch["text_lengths"][rows])
         inside = torch.arange(states.shape[2], device=mel.device) < counts[:, None]
-        return learned, missed, (heard_states - states.detach())[:, inside].abs().mean()
+        return learned, missed, (decoded_states - states.detach())[:, inside].abs().mean()
 
 
 @dataclass(frozen=True)

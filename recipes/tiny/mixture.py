@@ -63,14 +63,14 @@ class TinyMixture:
         self.codes = codes
         self.domain = domain
         self.seed = seed
-        heard = [item for item in items if any(name in codes for name in item["question_audio"])]
+        spoken = [item for item in items if any(name in codes for name in item["question_audio"])]
         answered = [item for item in items if item["answer_audio"] in codes]
         facts = list({item["fact"]: item for item in items if item["fact"]}.values())
         sums = [item for item in facts if item["family"] == "arithmetic"]
         sums += [item for item in sums if item["fact"].startswith("minus-")] * (self.DIFFERENCE_WEIGHT - 1)
         self.pools = {
-            "asr": heard,
-            "chat_spoken": [item for item in heard if item["answer_audio"] in codes],
+            "asr": spoken,
+            "chat_spoken": [item for item in spoken if item["answer_audio"] in codes],
             "chat_written": list({item["fact"]: item for item in answered if item["fact"]}.values()),
             "tts": list({item["answer"]: item for item in answered}.values()),
             "text_written": [item for item in facts if item["family"] != "arithmetic"],
