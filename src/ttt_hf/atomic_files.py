@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-from soundfile import LibsndfileError
+
+# Errors of libraries whose writers do not raise an OSError, by name: importing them here would load numpy with every
+# command.
+WRITE_ERRORS = ("SafetensorError", "LibsndfileError")
 
 
 @contextmanager
@@ -172,8 +174,6 @@ def _clear_errors(path: Path, part: Path) -> Iterator[None]:
     """Turns errors of the system in writing `part` into one sentence about `path`; others pass unchanged."""
     try:
         yield
-    except (SafetensorError, LibsndfileError) as error:
-        raise _write_error(path, error) from error
     except OSError as error:
         is_sentence = error.errno is None
         files = [str(name) for name in (error.filename, error.filename2) if name is not None]
@@ -181,6 +181,10 @@ def _clear_errors(path: Path, part: Path) -> Iterator[None]:
         if is_sentence or is_elsewhere or isinstance(error, ConnectionError):
             raise
         raise _write_error(path, error.strerror) from error
+    except Exception as error:
+        if type(error).__name__ not in WRITE_ERRORS:
+            raise
+        raise _write_error(path, error) from error
 
 
 def _write_error(path: Path, reason: object) -> OSError:

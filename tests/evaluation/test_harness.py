@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,26 @@ def test_several_processes_need_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="Several processes need one folder for their records"):
         ttt_hf.evaluate(Unasked(), write_task(tmp_path))
+
+
+@pytest.mark.slow  # starts two interpreters
+def test_a_script_keeps_its_own_process_group(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import torch.distributed as dist, ttt_hf\n"
+        "from scripted import ScriptedModel\n"
+        "dist.init_process_group('gloo')\n"
+        "results = ttt_hf.evaluate(ScriptedModel(), sys.argv[2], out=sys.argv[3], batch_size=2)\n"
+        "dist.barrier()\n"
+        "with open(f'{sys.argv[3]}/{dist.get_rank()}.txt', 'w') as file:\n"
+        "    print({name: result['n_scored'] for name, result in results.items()}, file=file)\n"
+        "dist.destroy_process_group()\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [tmp_path / "script.py", Path(__file__).parent, write_task(tmp_path), tmp_path / "out"]
+    result = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert [(tmp_path / "out" / f"{rank}.txt").read_text() for rank in range(2)] == ["{'numbers': 10}\n", "{}\n"]
 
 
 def test_a_judge_is_asked_for_before_the_model_where_replies_would_be_lost(tmp_path: Path) -> None:

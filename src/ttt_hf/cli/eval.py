@@ -29,6 +29,8 @@ KEYS = """KEY=VALUE is a key of the task file (path, columns.references, scorer,
 setting of the model, such as a generation key (audio_steps_per_block=8). After an interruption, the same command
 continues the run.
 """
+AddAction = Callable[..., argparse.ArgumentParser]
+
 # Arguments of `evaluate` that have options of their own, or cannot be given here.
 OPTIONS = ("model", "tasks", "out", "processor", "limit", "batch_size", "transcriber")
 
@@ -44,8 +46,10 @@ def add_parser(verbs: Any) -> None:
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], help: str, epilog: str = "") -> Any:
-        action = actions.add_parser(
+    def add(
+        name: str, run: Callable[[argparse.Namespace], None], help: str, epilog: str = ""
+    ) -> argparse.ArgumentParser:
+        action: argparse.ArgumentParser = actions.add_parser(
             name,
             help=help,
             description=f"{help[0].upper()}{help[1:]}.",
@@ -55,6 +59,12 @@ def add_parser(verbs: Any) -> None:
         action.set_defaults(run=run)
         return action
 
+    _add_run(add)
+    _add_stages(add)
+    _add_results(add)
+
+
+def _add_run(add: AddAction) -> None:
     action = add("run", run, "run a model on tasks and score it: all stages", EXAMPLES + KEYS)
     action.add_argument(
         "tasks", nargs="+", metavar="TASK", help="tasks, presets (see `eval tasks`) or YAML files; and KEY=VALUE"
@@ -77,6 +87,8 @@ def add_parser(verbs: Any) -> None:
     _add_judge(action, is_required=False)
     _add_json(action)
 
+
+def _add_stages(add: AddAction) -> None:
     action = add("transcribe", transcribe, "transcribe the spoken replies of a run")
     _add_folder(action)
     _add_transcriber(action)
@@ -90,6 +102,8 @@ def add_parser(verbs: Any) -> None:
     action.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="another scorer, or scorer_options.NAME")
     _add_json(action)
 
+
+def _add_results(add: AddAction) -> None:
     action = add("compare", compare, "compare two runs, sample by sample")
     action.add_argument("first", type=Path, metavar="A", help="folder of a run")
     action.add_argument("second", type=Path, metavar="B", help="folder of another run of the same tasks")

@@ -67,11 +67,11 @@ def content_hash(folder: Path) -> str:
         `"sha256:"` and 16 hexadecimal digits, independent of the folder's path.
     """
     digest = hashlib.sha256()
-    for place in (folder, folder / CODEC_FOLDER):
-        files = sorted(place.iterdir()) if place.is_dir() else []
+    for part in (folder, folder / CODEC_FOLDER):
+        files = sorted(part.iterdir()) if part.is_dir() else []
         for path in files:
             if path.is_file() and path.name.startswith(DECISIVE_PREFIXES):
-                digest.update(f"{place.name if place != folder else ''}/{path.name}\0".encode())
+                digest.update(f"{part.name if part != folder else ''}/{path.name}\0".encode())
                 with path.open("rb") as file:
                     while block := file.read(1 << 20):
                         digest.update(block)
