@@ -107,8 +107,8 @@ def test_no_headline_where_samples_are_not_answered_yet(tmp_path: Path, folder: 
 
 
 def test_nothing_answered_is_said(tmp_path: Path, folder: TaskFolder) -> None:
+    path = tmp_path / "numbers.yaml"
     with pytest.raises(KeyboardInterrupt):
-        path = tmp_path / "numbers.yaml"
         answer_task(make_task(tmp_path), ScriptedModel(stop_after=0), folder, loaded_from=str(path))
     with pytest.raises(ValueError, match="has no replies yet"):
         score_task(folder, task_to_score(folder))
