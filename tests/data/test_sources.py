@@ -262,6 +262,18 @@ def test_folders_that_hold_nothing_to_read(tmp_path):
         load_source(tmp_path)
 
 
+def test_rows_that_cannot_be_used_are_left_out_up_to_a_share(tmp_path, caplog):
+    path = write_jsonl(tmp_path / "data.jsonl", [{"text": "a"}, {"text": " "}, {"text": "b"}, {"speech": "c"}])
+    assert texts_of(load_source(path, max_broken=0.5)) == ["a", "b"]
+    assert f"{path}: rows left out because they cannot be used: 2 ({path}, line 2: " in caplog.text
+    with pytest.raises(ValueError, match=r"More rows cannot be used than the 1 allowed: .*line 2.*line 4"):
+        load_source([{"path": path}], max_broken=0.25)
+    with pytest.raises(ValueError, match=r"None of the rows can be used: .*line 1"):
+        load_source(write_jsonl(tmp_path / "none.jsonl", [{"text": ""}]), max_broken=1.0)
+    with pytest.raises(ValueError, match="share of the rows, from 0 to 1, not 2"):
+        load_source(path, max_broken=2)
+
+
 @pytest.mark.parametrize("parts", [[], [{"path": "a.jsonl", "ratio": 0}], [{"ratio": 1}]])
 def test_mixtures_that_are_none(parts):
     with pytest.raises(ValueError, match="mixture"):

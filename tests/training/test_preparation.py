@@ -111,6 +111,24 @@ def test_streamed_data(dialogues, recordings, processor, config, tmp_path):
         prepare(json.dumps({"path": recordings, "task": "asr"}), processor, config, tmp_path, streaming=True)
 
 
+def test_rows_of_one_limit_with_and_without_audio(dialogues, processor, config, tmp_path, caplog):
+    """A row without audio first, so that all rows have to be looked at; those that are broken count alike."""
+    rows = [{"text": "Hello."}, {"audio": str(QUESTION)}, {"audio": "missing.wav"}, {"text": ""}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    statistics = []
+    samples = prepare_samples(
+        str(path), DataArguments(), ObjectiveArguments(), processor, config, tmp_path / "work", statistics
+    )
+    assert len(samples) == 2
+    assert statistics == [{"path": str(path), "rows": 2, "seconds": pytest.approx(2.0, abs=1.0)}]
+    assert "rows left out because they cannot be used: 2, see" in caplog.text
+    with pytest.raises(
+        ValueError, match=r"rows.jsonl, line 3: There is no audio file .*rows.jsonl, line 4: .* is empty"
+    ):
+        prepare(str(path), processor, config, tmp_path / "other", max_broken=0.25)
+
+
 def test_nothing_that_fits(dialogues, processor, config, tmp_path):
     with pytest.raises(ValueError, match="max_length"):
         prepare(dialogues, processor, config, tmp_path, max_length=8)

@@ -102,6 +102,7 @@ def load_source(
     split: str | None = None,
     name: str | None = None,
     seed: int = 0,
+    max_broken: float | None = 0.0,
 ) -> Any:
     """Opens data as canonical rows (see `canonical_row`).
 
@@ -116,6 +117,8 @@ def load_source(
             `train`.
         name: Configuration of a Hub data set.
         seed: Seed of the order of a mixture, and of the choice that a `sample_ratio` makes.
+        max_broken: Share of the rows that may be left out because they cannot be used; see `allowed_broken`. A stream
+            stops at the first one.
 
     Returns:
         `datasets.Dataset`, or `datasets.IterableDataset` when streaming, with the columns of `row_features()`.
@@ -123,12 +126,12 @@ def load_source(
     Raises:
         FileNotFoundError: If there is no such file, folder or data set.
         PermissionError: If a data set on the Hub is gated.
-        ValueError: If it is empty or of an unknown type, or rows have none of the accepted forms; lists them by file
+        ValueError: If it is empty or of an unknown type, or more rows cannot be used than allowed; lists them by file
             and line.
         ImportError: If `datasets` is not installed.
     """
     source = open_source(spec, streaming, task=task, split=split, name=name, seed=seed)
-    return usable_rows(source, max_broken=0.0).remove_columns(["origin", "error"])
+    return usable_rows(source, max_broken).remove_columns(["origin", "error"])
 
 
 def open_source(
@@ -208,7 +211,7 @@ def allowed_broken(rows: int, share: float | None) -> int:
         share: Share of them; by default 1 %, but at least 5 rows.
 
     Raises:
-        ValueError: If the share is none.
+        ValueError: If the share is not in [0, 1].
     """
     if share is None:
         return max(MIN_BROKEN, int(DEFAULT_BROKEN_SHARE * rows))
