@@ -71,6 +71,10 @@ TABLES = {
         {"one/metadata.csv": metadata("a.wav"), "test/metadata.jsonl": '{"file_name": "b.wav", "text": "b"}\n'
          '{"file_name": "more/c.wav", "text": "c"}\n'},
     ),
+    "headers in different cases": (
+        ["a/a.wav", "b/b.wav"],
+        {"a/metadata.csv": metadata("a.wav").replace("text", "Text"), "b/metadata.csv": metadata("b.wav")},
+    ),
     "metadata with tabs": (["a.wav", "b.wav"], {"metadata.tsv": metadata("a.wav", "b.wav", delimiter="\t")}),
     "names of splits": (
         ["a.wav", "b.wav", "c.wav"],

@@ -316,8 +316,10 @@ def _find_columns(task: Task, table: Table, rows: Sequence[TableRow]) -> dict[st
 
 
 def _cell(cells: Mapping[str, Any], column: Column) -> Any:
-    value: Any = cells
-    for name in column:
+    # The tables of a folder may write the name of a column in different cases.
+    outer = find_column(cells, column[0])
+    value: Any = None if outer is None else cells[outer]
+    for name in column[1:]:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
 
