@@ -112,7 +112,20 @@ def test_the_benchmark_runs(domain: Path, digits: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("<!-- fsdd:begin -->\n<!-- fsdd:end -->\n", encoding="utf-8")
     out = tmp_path / "out"
-    options = ["--data", digits, "--domain", domain, "--out", out, "--questions", "2", "--threads", "1", "--workers", "1"]
+    options = [
+        "--data",
+        digits,
+        "--domain",
+        domain,
+        "--out",
+        out,
+        "--questions",
+        "2",
+        "--threads",
+        "1",
+        "--workers",
+        "1",
+    ]
     options += ["--replay", "4", "4"]
     keys = ["max_steps=2", "per_device_train_batch_size=2", "audio_variants=1"]
     command = [sys.executable, ROOT / "benchmarks" / "fsdd.py", *options, *keys, "--readme", readme]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from recorded_run import Answer, write_recognition
 
+from ttt_hf.evaluation.report import write_markdown
 from ttt_hf.evaluation.store import write_json
 
 
@@ -134,6 +135,9 @@ def test_scores_go_into_the_card_and_results_beside_it(hub: Hub, folder: Path, t
     assert "model-index" in card and "33.3333" in card
     assert ("license: mit" in card and "# A model" in card) is has_card
     assert json.loads(hub.files["evaluation/speech/results.json"])["n_scored"] == 2
+    # What was said and what should have been said stay on this machine.
+    assert "bye" in write_markdown(folder).read_text(encoding="utf-8")
+    assert "bye" not in "".join(hub.files.values())
     assert "hf_of_this_test" not in "".join(hub.files.values())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .folder import task_folders
-from .report import read_results, update_model_card, write_markdown
+from .report import MARKDOWN_FILE, read_results, render_markdown, update_model_card
 
 
 # Folder in the repository. Replies and recordings are not uploaded: many benchmarks may not be redistributed.
@@ -17,7 +17,7 @@ HUB_FOLDER = "evaluation"
 
 def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, Any]:
     """Uploads results in one commit: the model card with the scores, `results.json` and `scores.jsonl` of each task,
-    and `report.md`.
+    and `report.md` without its examples.
 
     Args:
         folder: The folder of one task, or of a run with a folder for each task.
@@ -37,10 +37,10 @@ def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, An
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     results = read_results(folder)
-    report = write_markdown(folder)
     api = HfApi()
     with tempfile.TemporaryDirectory() as temporary:
-        card = Path(temporary) / "README.md"
+        card, report = Path(temporary) / "README.md", Path(temporary) / MARKDOWN_FILE
+        report.write_text(render_markdown(folder, with_replies=False), encoding="utf-8")
         try:
             api.create_repo(repo, private=private, exist_ok=True)
             if api.file_exists(repo, card.name):

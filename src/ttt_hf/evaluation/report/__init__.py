@@ -10,16 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from .markdown import write_markdown
+    from .markdown import MARKDOWN_FILE, render_markdown, write_markdown
     from .model_index import update_model_card
     from .page import write_html
     from .run_data import read_results
     from .terminal import terminal_table
 
-__all__ = ["read_results", "terminal_table", "update_model_card", "write_html", "write_markdown"]
+__all__ = [
+    "MARKDOWN_FILE",
+    "read_results",
+    "render_markdown",
+    "terminal_table",
+    "update_model_card",
+    "write_html",
+    "write_markdown",
+]
 
 _MODULE_OF = {
+    "MARKDOWN_FILE": "markdown",
     "read_results": "run_data",
+    "render_markdown": "markdown",
     "terminal_table": "terminal",
     "update_model_card": "model_index",
     "write_html": "page",

@@ -37,6 +37,21 @@ def write_markdown(folder: Path) -> Path:
         ValueError: The results cannot be read.
         OSError: The report cannot be written.
     """
+    atomic_write_text(folder / MARKDOWN_FILE, render_markdown(folder))
+    return folder / MARKDOWN_FILE
+
+
+def render_markdown(folder: Path, with_replies: bool = True) -> str:
+    """Renders the report.
+
+    Args:
+        folder: The folder of one task, or of a run with a folder for each task.
+        with_replies: Whether to quote the worst replies with their references.
+
+    Raises:
+        FileNotFoundError: There are no results.
+        ValueError: The results cannot be read.
+    """
     runs = read_runs(folder)
     results = [run.results for run in runs]
     rows = metric_rows(results)
@@ -44,17 +59,15 @@ def write_markdown(folder: Path) -> Path:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["plain"] = escape_markdown
-    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         models=model_names(results),
         version=__version__,
         rows=rows,
         has_notes=any(row.note for row in rows),
         notes=notes_of(results),
         errors=error_plot(runs),
-        tasks=[_task(run) for run in runs],
+        tasks=[_task(run, with_replies) for run in runs],
     )
-    atomic_write_text(folder / MARKDOWN_FILE, text)
-    return folder / MARKDOWN_FILE
 
 
 def escape_markdown(text: str) -> str:
@@ -62,8 +75,9 @@ def escape_markdown(text: str) -> str:
     return MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
-def _task(run: TaskRun) -> dict[str, Any]:
-    worst = [group.samples for group in choose_examples(run, count=5) if group.title == "Worst"]
+def _task(run: TaskRun, with_replies: bool) -> dict[str, Any]:
+    groups = choose_examples(run, count=5) if with_replies else []
+    worst = [group.samples for group in groups if group.title == "Worst"]
     return {
         "name": run.name,
         "results": run.results,
