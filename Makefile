@@ -19,9 +19,9 @@ help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 demo: $(VENV)/.core  ## ask the embedded model a spoken question; it answers in text and in speech (reply.wav)
-	@echo "Question: examples/question.wav. First the model writes down what it hears:"
+	@echo "Question: examples/question.wav. Its transcript:"
 	@$(BIN)/ttt-hf talk examples/question.wav --task asr
-	@echo "Then it answers:"
+	@echo "The answer:"
 	@$(BIN)/ttt-hf talk examples/question.wav --out reply.wav --seed 0
 
 test: $(VENV)/.dev  ## the quick tests

@@ -1,4 +1,4 @@
-"""ttt-hf: one Transformer that listens and talks, text autoregressively and speech by block-wise masked diffusion.
+"""ttt-hf: one Transformer that generates text autoregressively and speech by block-wise masked diffusion.
 
 Importing the package registers TtT with transformers' Auto classes. It imports only what inference needs; training and
 evaluation have modules of their own.

@@ -117,7 +117,7 @@ def test_weights_of_another_shape(ask: Callable, copied: Path) -> None:
 
 def test_missing_codec(ask: Callable, copied: Path, run: Callable) -> None:
     shutil.rmtree(copied / "codec")
-    ask(copied, "has no codec, so the model can neither hear nor speak")
+    ask(copied, "has no codec, so the model can neither take in nor generate audio")
     result = run("talk", "--text", "Hello", "--task", "text", "--model", copied, "--max-new-tokens", "2")
     assert (result.code, result.out) == (0, "Hi\n"), result.err
 

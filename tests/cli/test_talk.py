@@ -189,7 +189,7 @@ QUESTIONS = {
     "NaN": (float_wav(np.full(16000, np.nan)), "NaN"),
     "ten minutes": (
         wav_of(np.tile(tone(1.0, 16000), 600)),
-        "The question is too long: 600 s, of which the model hears",
+        "The question is too long: 600 s, and at most",
     ),
 }
 

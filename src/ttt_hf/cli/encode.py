@@ -48,9 +48,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--split", metavar="NAME", help="split of a Hub data set, or of a folder with the folders "
                         "train, validation, test (default: train)")  # fmt: skip
     parser.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
-    parser.add_argument("--variants", type=int, default=0, metavar="N", help="further encodings of each of the user's "
-                        "recordings, at another speed, with noise or in another room, of which training draws one "
-                        "(default: 0)")  # fmt: skip
+    parser.add_argument("--variants", type=int, default=0, metavar="N", help="augmented encodings of each "
+                        "recording of the user (speed, noise, room acoustics), of which each epoch of training draws "
+                        "one (default: 0)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the variants (default: 0)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each CPU)")
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="rows a shard (default: 1000)")

@@ -48,7 +48,7 @@ def build_parser() -> Parser:
     """Builds the parser of the command line."""
     parser = Parser(
         prog="ttt-hf",
-        description="Talk to TtT models: one Transformer that listens and talks.",
+        description="Talk to, train and evaluate TtT models (autoregressive text, diffused speech).",
         epilog="example: ttt-hf talk examples/question.wav --out reply.wav",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
     codec = find_codec(base, args.codec)
     if args.task != "text" and codec is None:
         raise FileNotFoundError(
-            f"{base} has no codec, so the model can neither hear nor speak: put the codec that it was trained with "
-            "into its sub-folder codec, name it with --codec, or use --task text."
+            f"{base} has no codec, so the model can neither take in nor generate audio: put the codec that it was "
+            "trained with into its sub-folder codec, name it with --codec, or use --task text."
         )
 
     seconds = {}
@@ -164,8 +164,8 @@ def _encode(
         rate = processor.codec.config.frame_rate
         if seconds * rate >= limit:
             raise ValueError(
-                f"The question is too long: {seconds:.0f} s, of which the model hears at most {limit / rate:.0f} s. "
-                "Cut it."
+                f"The question is too long: {seconds:.0f} s, and at most {limit / rate:.0f} s fit into the model's "
+                "context. Cut it."
             )
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": [content]}], task=task, add_generation_prompt=True

@@ -16,7 +16,7 @@ GAIN_DB = (-14.0, 6.0)
 
 
 def augment(waveform: np.ndarray, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Makes speech sound like another speaker in another room.
+    """Augments speech: another speed and pitch, reverberation, noise, bandwidth and gain.
 
     Args:
         waveform: Float32 of shape `(samples,)`.
@@ -30,8 +30,8 @@ def augment(waveform: np.ndarray, sampling_rate: int, rng: np.random.Generator) 
 
 
 def vary(waveform: np.ndarray, sampling_rate: int, samples_per_code: int, rng: np.random.Generator) -> np.ndarray:
-    """Varies a recording as if it had been said once more: at another speed, at another offset to the frames of the
-    codec, every second time in another room.
+    """Augments a recording at random: another speed, another offset to the frames of the codec, and every second time
+    reverberation, noise, bandwidth and gain, too.
 
     Args:
         waveform: Float32 of shape `(samples,)`.

@@ -139,8 +139,8 @@ def encode_source(
         codec_folder: Folder or Hub id of the codec.
         out: Folder of the shards; made if missing.
         name: Name of the data in `encoding.json`.
-        variants: Further encodings of each recording that the model listens to, at another speed, with noise or in
-            another room; training draws one of them, or the plain one, anew in each epoch.
+        variants: Augmented encodings of each recording of the user (speed, noise, room acoustics); each epoch of
+            training draws one of them, or the plain one.
         seed: Seed of the variants, which also depend on the number of the row.
         workers: Processes.
         shard_size: Source rows per shard.

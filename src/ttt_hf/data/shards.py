@@ -35,9 +35,8 @@ def encode_row(
 
     Args:
         row: A canonical row.
-        variants: Further encodings of each recording that the model listens to, as if it had been said once more (see
-            `augmentation.vary`); they are stored under `variants`, next to its `codes`. What the model learns to say
-            has none: it is learned as it is.
+        variants: Augmented encodings of each recording of the user (see `augmentation.vary`), stored under `variants`,
+            next to its `codes`. Speech of the assistant, a training target, has none.
         seed: Seed of the variants. A larger number of variants starts with the same ones.
 
     Returns:
@@ -91,7 +90,7 @@ class Shard:
         start: Number of its first row in the source, from 0.
         fingerprint: Fingerprint of the codec.
         allowed: Rows that may be left out because they cannot be used.
-        variants: Further encodings of each recording that the model listens to.
+        variants: Augmented encodings of each recording of the user.
         seed: Seed of the variants.
     """
 
