@@ -37,6 +37,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         with _clear_errors(path, part):
             yield part
+            # Within the block that rewords errors, as renaming can fail, too.
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -73,6 +74,7 @@ def atomic_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         else:
             if folder.is_dir():
+                # Fails if something has been written into it meanwhile: nothing is lost.
                 folder.rmdir()
             part.rename(folder)
 
@@ -93,6 +95,7 @@ def atomic_update(folder: Path) -> Iterator[Path]:
     with _temporary_folder(folder, folder) as part:
         yield part
         _use_default_permissions(part)
+        # A list, since moving files while rglob walks the folder could make it skip some.
         for path in [path for path in part.rglob("*") if path.is_file()]:
             target = folder / path.relative_to(part)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +137,7 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: name a folder.")
     try:
+        # The folder need not exist: its nearest existing parent decides.
         _try_writing(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
     except OSError as error:
         raise PermissionError(f"{folder} cannot be written ({error.strerror}): name another folder.") from error
@@ -146,6 +150,7 @@ def _try_writing(folder: Path) -> None:
 
 
 def _temporary_path(path: Path, folder: Path | None = None) -> Path:
+    # A random part, so that processes that write the same file do not disturb each other.
     return (folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
 
 
@@ -155,6 +160,7 @@ def _temporary_folder(folder: Path, parent: Path) -> Iterator[Path]:
     part = _temporary_path(folder, parent)
     try:
         with _clear_errors(folder, part):
+            # Here, not in the callers, so that errors in making it are reworded, too.
             part.mkdir(parents=True)
             yield part
     finally:
@@ -175,13 +181,16 @@ def _clear_errors(path: Path, part: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Raised with a message alone, like our own errors: it is clear already.
         is_sentence = error.errno is None
         files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        # About another file, such as one that is read within the block: it names that file.
         is_elsewhere = bool(files) and not any(name == str(path) or name.startswith(str(part)) for name in files)
         if is_sentence or is_elsewhere or isinstance(error, ConnectionError):
             raise
         raise _write_error(path, error.strerror) from error
     except Exception as error:
+        # Not from the system: errors of the caller's own code pass, whatever their type.
         if type(error).__name__ not in WRITE_ERRORS:
             raise
         raise _write_error(path, error) from error

@@ -1,7 +1,7 @@
 """The one loader: finds, checks and loads a model with its processor and codec, or an adapter with its base.
 
-Whatever is wrong with a checkpoint is said in one sentence, before weights are read if possible. Importing this module
-imports neither torch nor transformers, so that a wrong name is an error at once.
+Every fault of a checkpoint raises an error of one sentence, before weights are read if possible. Importing this module
+imports neither torch nor transformers, so that a wrong name fails at once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def find_checkpoint(name: str | None, revision: str | None = None) -> Path:
         revision: Branch, tag or commit on the Hub.
 
     Returns:
-        Folder of a TtT model, or of an adapter whose base can be found, too.
+        Folder of a TtT model, or of an adapter whose base has been found and checked.
 
     Raises:
         OSError: If there is no such folder, or the Hub id cannot be fetched.
@@ -58,9 +58,11 @@ def find_checkpoint(name: str | None, revision: str | None = None) -> Path:
     folder = find_folder(name, revision)
     if is_adapter(folder):
         check_weights(folder)
+        # Configuration, tokenizer and codec are those of the base, which is checked in turn.
         base_folder(folder)
         return folder
     config = read_json(folder, "config.json")
+    # Official checkpoints call themselves qwen2: only `mask_token` tells them from a text model.
     if config.get("model_type") != "ttt" and "mask_token" not in config:
         raise OtherModelError(f"{folder} holds a {config.get('model_type', 'different')} model, not a TtT model.")
     read_json(folder, "tokenizer_config.json")
@@ -140,6 +142,7 @@ def find_folder(name: str | None, revision: str | None = None) -> Path:
         if folder.is_file():
             raise NotADirectoryError(f"{name} is a file: name the folder of a model, or a Hub id.")
         if not folder.is_dir():
+            # A Hub id has at most one slash: anything that can only be a path fails without a request.
             if name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name:
                 raise FileNotFoundError(f"There is no folder {name}: name the folder of a model, or a Hub id.")
             folder = _download(name, revision)
@@ -186,6 +189,7 @@ def base_folder(folder: Path) -> Path:
     config = read_json(folder, ADAPTER_CONFIG_FILE)
     try:
         if not config.get("base_model_name_or_path"):
+            # Raised within the try, so that the error below adds the adapter's name and the remedy.
             raise ValueError("It is not named.")
         base = find_folder(config["base_model_name_or_path"], config.get("revision"))
         if is_adapter(base):
@@ -233,6 +237,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Reads the shapes of the tensors in a safetensors file by name, from its header alone."""
     from safetensors import safe_open
 
+    # Not framework="pt", which would import torch.
     with safe_open(path, framework="numpy") as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
@@ -253,6 +258,7 @@ def check_weights(folder: Path) -> None:
                 "again."
             )
         try:
+            # Opening parses the header and compares the sizes in it with the file's; it reads no tensor.
             with safe_open(path, framework="numpy"):
                 pass
         except SafetensorError as error:
@@ -265,8 +271,7 @@ def load_model_and_processor(
     """Finds a checkpoint by its name and loads it: the one way from a name to a model.
 
     Args:
-        name: Folder or Hub id of a model or of an adapter, or one of `EMBEDDED_NAMES`; the embedded checkpoint by
-            default.
+        name: Folder or Hub id of a model or adapter, or an embedded name; the embedded checkpoint by default.
         revision: Branch, tag or commit on the Hub.
         codec: Codec to use instead of the checkpoint's own, as of `find_named_codec`.
         settings: Keyword arguments of `load_checkpoint`.
@@ -300,7 +305,7 @@ def load_checkpoint(
     Args:
         folder: As `find_checkpoint` returns it.
         codec: Folder of a codec to use instead of the checkpoint's own.
-        device: Device of model and codec; the GPU if there is one.
+        device: Device of model and codec; the GPU if there is one, else the CPU.
         dtype: Data type of the weights or its name, `"auto"` for the checkpoint's own; by default float32 on a CPU,
             the checkpoint's elsewhere.
         device_map: Spreads the model over devices, instead of `device`, see `PreTrainedModel.from_pretrained`:
@@ -308,8 +313,7 @@ def load_checkpoint(
         bits: 8 or 4, to quantise the weights (bitsandbytes on a GPU).
         attn_implementation: `"sdpa"`, `"eager"` or `"flex_attention"`; transformers' choice by default.
         audio_attention: `"span"` or `"block_causal"`; as in the checkpoint by default.
-        audio_block_length: Positions of a denoising block, in training and in generation; as in the checkpoint by
-            default.
+        audio_block_length: Positions per denoising block, in training and generation; as in the checkpoint by default.
 
     Returns:
         The model, in evaluation mode, and the processor, whose codec may be missing.
@@ -331,7 +335,9 @@ def load_checkpoint(
     if base != folder and find_spec("peft") is None:
         raise ModuleNotFoundError(f"{folder} is an adapter, which needs PEFT: pip install 'ttt-hf[train]'.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # 1. Collect the arguments of from_pretrained.
     dtype = _torch_dtype(dtype) or (torch.float32 if device == "cpu" else "auto")
+    # bitsandbytes computes in a data type that has to be named, which "auto" is not.
     compute_dtype = torch.bfloat16 if isinstance(dtype, str) else dtype
     settings: dict[str, Any] = {"dtype": dtype}
     if device_map is not None or device != "cpu":
@@ -344,18 +350,23 @@ def load_checkpoint(
         config = read_json(folder, "config.json")
         settings |= {name: config[name] for name in ("audio_attention", "audio_block_length") if name in config}
     given = {"audio_attention": audio_attention, "audio_block_length": audio_block_length}
+    # Given by the caller, so they replace those that the adapter was trained with.
     settings |= {name: value for name, value in given.items() if value is not None}
 
+    # 2. Load processor and model; those of an adapter are its base's.
     codec = codec or find_codec(base)
     processor = TtTProcessor.from_pretrained(base, codec=codec and str(codec), local_files_only=True)
     model = _load_model(base, settings)
+    # 3. Check that they fit together: other ids would not fail anywhere, but decode to the wrong codes.
     fields = {name: getattr(model.config, name) for name in processor.token_ids.config_fields()}
     if fields != processor.token_ids.config_fields():
         raise ValueError(
             f"Tokenizer and model in {folder} number the audio tokens differently: fetch the checkpoint again."
         )
     if base != folder:
+        # 4. Merge the adapter, which also brings the generation config that it was trained with.
         model = _merge(model, folder, base)
+    # Only now, since merging replaces the generation config.
     if audio_block_length is not None:
         model.generation_config.audio_block_length = audio_block_length
     if processor.codec is not None:
@@ -418,6 +429,7 @@ def _load_model(folder: Path, settings: dict[str, Any]) -> TtTForConditionalGene
             folder, local_files_only=True, output_loading_info=True, **settings
         )
     except torch.OutOfMemoryError:
+        # A RuntimeError, too, but not the fault of the checkpoint.
         raise
     except RuntimeError as error:
         # transformers raises it for weights of a wrong shape, with a table of all of them.
@@ -443,6 +455,7 @@ def _merge(model: TtTForConditionalGeneration, folder: Path, base: Path) -> TtTF
         adapted = PeftModel.from_pretrained(model, str(folder))
         # PEFT only warns of weights that it does not find, and skips those for which there is no layer.
         stored = read_shapes(folder / ADAPTER_WEIGHTS_FILE).keys()
+        # An adapter need not hold embeddings: they are allowed, but not required.
         missing = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - stored
         unknown = stored - get_peft_model_state_dict(adapted, save_embedding_layers=True).keys()
         if missing or unknown:
@@ -472,6 +485,7 @@ def _download(name: str, revision: str | None) -> Path:
     except HFValidationError:
         raise ValueError(f"{name} is neither a folder nor a Hub id (organisation/name).") from None
     except RepositoryNotFoundError as error:
+        # A subclass of HfHubHTTPError, which is why that one comes last. Gated models raise it, too.
         raise FileNotFoundError(
             f"There is no folder {name}, and no such model on the Hub, or it is private: check the name, or log in "
             "with `hf auth login`."

@@ -18,6 +18,7 @@ def read_yaml(path: Path) -> Any:
         ValueError: If it is not YAML.
     """
     try:
+        # safe_load builds plain data only, so that a recipe cannot run code.
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no recipe file {path}: give the path of a YAML file.") from None
@@ -39,6 +40,7 @@ def split_override(override: str, form: str) -> tuple[str, Any]:
     Raises:
         ValueError: If there is no key, or the value is not YAML.
     """
+    # At the first equals sign, since the value may contain others.
     key, equals, text = override.partition("=")
     key = key.strip()
     if not (equals and key):
@@ -50,6 +52,6 @@ def split_override(override: str, form: str) -> tuple[str, Any]:
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint at the most similar known name, or `otherwise` if none is similar."""
+    """Suggests the most similar known name; returns `otherwise` if none is similar."""
     match = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {match[0]}" if match else otherwise
