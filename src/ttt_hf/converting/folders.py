@@ -71,6 +71,7 @@ def save(model: TtTForConditionalGeneration, processor: TtTProcessor, out: Path)
         processor.save_pretrained(part)
     return Converted(
         out=str(out),
+        # parameters() yields tied weights once.
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=str(model.dtype).removeprefix("torch."),
         vocabulary=model.config.get_text_config().vocab_size,
@@ -81,6 +82,7 @@ def save(model: TtTForConditionalGeneration, processor: TtTProcessor, out: Path)
 
 def codec_reference(codec: str | None) -> str | None:
     """The Hub id by which a checkpoint refers to a codec; `None` for one in a folder, which is copied."""
+    # The embedded codec has no Hub id that a checkpoint could refer to.
     if codec is None or codec in EMBEDDED_NAMES or Path(codec).expanduser().is_dir():
         return None
     return CODEC_IDS.get(codec, codec)

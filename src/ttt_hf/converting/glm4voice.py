@@ -28,6 +28,7 @@ TOKENIZER_FILES = ("config.json", "model.safetensors")
 DECODER_FILES = ("config.yaml", "flow.pt", "hift.pt")
 # Used in training and by a decoder that was never published.
 UNUSED_TOKENIZER_KEYS = {"ema_count", "ema_weight", "embed_positions2.weight"}
+# Published name -> ours. Applied in order: later rules see the names that earlier ones made.
 FLOW_NAMES = (
     (r"^spk_embed_affine_layer\.", "speaker."),
     (r"^encoder\.embed\.out\.", "encoder.embed."),
@@ -92,9 +93,11 @@ def convert_glm4voice(
         ValueError: If a file is damaged, holds code, or does not fit its configuration.
     """
     tokenizer_folder, decoder_folder, target = Path(tokenizer_folder), Path(decoder_folder), Path(target)
+    # 1. Check files and target before anything is read.
     _require_files(tokenizer_folder, TOKENIZER_FILES, "tokenizer")
     _require_files(decoder_folder, DECODER_FILES, "decoder")
     check_new_folder(target)
+    # 2. Build the configuration, whose classes check types and ranges themselves.
     settings = read_tagged_yaml(decoder_folder / "config.yaml")
     try:
         config = Glm4VoiceCodecConfig(
@@ -106,14 +109,17 @@ def convert_glm4voice(
         raise ValueError(
             f"The configurations in {tokenizer_folder} and {decoder_folder} are not those of GLM-4-Voice: {reason}"
         ) from error
+    # 3. Build an empty codec: on the meta device it takes neither memory nor time for an initialisation.
     with torch.device("meta"):
         codec = Glm4VoiceCodec(config)
+    # 4. Load the parts into it, one file at a time.
     for module, path, convert in (
         (codec.tokenizer, tokenizer_folder / "model.safetensors", convert_tokenizer),
         (codec.decoder.flow, decoder_folder / "flow.pt", convert_flow),
         (codec.decoder.vocoder, decoder_folder / "hift.pt", convert_vocoder),
     ):
         _load(module, path, convert)
+    # 5. Save it, now that all parts have been found to fit.
     with atomic_folder(target) as part:
         codec.save_pretrained(part)
     return config
@@ -132,6 +138,7 @@ def read_tokenizer_config(path: Path) -> Glm4VoiceTokenizerConfig:
     return Glm4VoiceTokenizerConfig(
         num_mel_bins=get("num_mel_bins"),
         d_model=get("d_model"),
+        # The quantiser follows this layer, and quantize_encoder_only leaves out the later ones.
         encoder_layers=get("quantize_position"),
         encoder_attention_heads=get("encoder_attention_heads"),
         encoder_ffn_dim=get("encoder_ffn_dim"),
@@ -158,11 +165,13 @@ def read_decoder_config(settings: Any, path: Path) -> Glm4VoiceDecoderConfig:
     flow = _getter(top("flow"), path, FLOW_CONSTANTS)
     hift = _getter(top("hift"), path, {})
     channels = flow("decoder.estimator.channels")
+    # Our U-Net has one width for all levels.
     if len(set(channels)) != 1:
         raise ValueError(f"{path} describes a U-Net of unequal channels {channels}, which this package does not know.")
     bins, hidden = flow("output_size"), flow("encoder.output_size")
     # The file repeats some sizes, of which only the first is read: they have to agree.
     repeated = {"input_size": hidden, "encoder.input_size": hidden, "length_regulator.channels": bins}
+    # The U-Net gets noisy mel, mean, speaker and known frames, stacked as channels.
     repeated |= {"decoder.estimator.in_channels": 4 * bins, "decoder.estimator.out_channels": bins}
     for name, size in repeated.items():
         if flow(name) != size:
@@ -208,7 +217,7 @@ def read_decoder_config(settings: Any, path: Path) -> Glm4VoiceDecoderConfig:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads YAML and ignores the tags of values."""
+    """Reads YAML and ignores tags, which would name Python classes to create."""
 
 
 def _construct_untagged(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
@@ -219,6 +228,7 @@ def _construct_untagged(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     return loader.construct_scalar(node)
 
 
+# None stands for all tags that have no constructor of their own.
 _PlainLoader.add_constructor(None, _construct_untagged)
 
 
@@ -264,6 +274,7 @@ def _getter(settings: Any, path: Path, constants: Mapping[str, Any]) -> Callable
         return value
 
     for name, expected in constants.items():
+        # Another value would need code that this package lacks.
         if get(name) != expected:
             raise ValueError(
                 f"{path} has {name}: {get(name)!r}, and this package knows GLM-4-Voice with {expected!r} only."
@@ -291,8 +302,10 @@ def convert_vocoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Salimans and Kingma, "Weight Normalization", 2016: a weight is g v / |v|, the norm taken over all but the first
     dimension.
     """
+    # 1. Bring the names to one spelling; weights without normalisation stay as they are.
     modern = _rename(weights, WEIGHT_NORM_NAMES)
     merged = {name: tensor for name, tensor in modern.items() if not name.endswith(("weight_g", "weight_v"))}
+    # 2. Multiply each pair of magnitude g and direction v out to one weight.
     for name, direction in modern.items():
         base = name.removesuffix("_v")
         if name.endswith("weight_v") and f"{base}_g" in modern:
@@ -304,6 +317,7 @@ def convert_vocoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _rename(weights: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in weights.items():
+        # All rules, not the first that matches: one name may need several.
         for pattern, replacement in rules:
             name = re.sub(pattern, replacement, name)
         renamed[name] = tensor
@@ -328,12 +342,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # torch's word for classes and functions that weights_only does not allow.
         if "Unsupported" in str(error):
             raise ValueError(
                 f"{path} holds more than tensors, it may be code: it is refused, fetch the published file."
             ) from error
         raise ValueError(damaged) from error
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, struct.error) as error:
+        # What torch raises for damaged files depends on where the damage is, and on the format.
         raise ValueError(damaged) from error
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise ValueError(f"{path} does not hold tensors by name: fetch the published file.")
@@ -356,6 +372,7 @@ def _load(module: torch.nn.Module, path: Path, convert: Callable[[Mapping[str, T
                 f"{path} does not fit its configuration: of the {len(expected)} tensors that this describes, it "
                 f"{problem} {len(names)}, such as {first}; take both from the same model."
             )
+    # assign=True: parameters on the meta device have no memory to copy into.
     module.load_state_dict(weights, assign=True)
 
 
@@ -365,6 +382,7 @@ def _load(module: torch.nn.Module, path: Path, convert: Callable[[Mapping[str, T
 def _require_files(folder: Path, names: tuple[str, ...], what: str) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: name that of the published {what}.")
+    # All missing files in one message, so that they can be fetched at once.
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(

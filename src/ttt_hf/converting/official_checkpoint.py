@@ -43,10 +43,12 @@ def convert_official(source: str, out: Path, codec: str | None = None) -> Conver
             f"'{config.get('model_type', 'different')}' model, not Qwen2 with {OFFICIAL_MASK_KEY}. A text model "
             "becomes a TtT by `ttt-hf convert from-text`."
         )
+    # Raises if a file is missing or cut short.
     find_checkpoint(str(folder))
     # In order of cost: tokenizer, configuration, and then codec and weights.
     TtTProcessor.from_pretrained(folder)
     TtTConfig.from_pretrained(folder)
+    # On the CPU in the stored data type, so that the weights stay bit-identical.
     model, processor = load_checkpoint(folder, find_codec(folder, codec), device="cpu", dtype="auto")
     processor.codec_reference = codec_reference(codec)
     return save(model, processor, out)

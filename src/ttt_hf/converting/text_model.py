@@ -42,7 +42,9 @@ def convert_text_model(base: str, out: Path, codec: str, seed: int = 0, **config
     """
     check_new_folder(out)
     folder, gguf_file = _find_text_model(base)
+    # The codec first, so that a wrong name fails before the text model is loaded.
     speech = load_codec(find_named_codec(codec))
+    # All files are here by now: transformers need not ask the Hub for newer ones.
     location = {"local_files_only": True, **({"gguf_file": gguf_file} if gguf_file else {})}
     tokenizer = AutoTokenizer.from_pretrained(folder, **location)
     text_model = _load_text_model(folder, **location)
@@ -54,8 +56,11 @@ def convert_text_model(base: str, out: Path, codec: str, seed: int = 0, **config
         text_tokens=(TURN_START_TOKEN, TURN_END_TOKEN),
         **config_kwargs,
     )
+    # Only now: from_text_model has added the end of a turn to the tokenizer, which gives it an id.
     model.generation_config = _generation_config(text_model, tokenizer, model.config)
+    # The new model is a copy: the old one would only take memory while it is saved.
     del text_model
+    # Batches need padding, and some text models name no token for it.
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or TURN_END_TOKEN
     processor = TtTProcessor(tokenizer, speech)
@@ -98,8 +103,10 @@ def _generation_config(text_model: Any, tokenizer: Any, config: TtTConfig) -> Ge
     A new object: one derived from a model's own would lose the audio keys when it is saved.
     """
     own = text_model.generation_config.to_diff_dict()
+    # Underscored keys and the version are transformers' own bookkeeping.
     keys = {name: value for name, value in own.items() if not name.startswith("_") and name != "transformers_version"}
     previous = keys.pop("eos_token_id", None)
+    # The field may hold one id, several, or none.
     previous = previous if isinstance(previous, list) else [previous]
     ends = [tokenizer.convert_tokens_to_ids(TURN_END_TOKEN), *previous]
     keys["eos_token_id"] = list(dict.fromkeys(token_id for token_id in ends if token_id is not None))
