@@ -30,6 +30,8 @@ def wav_writer(path: Path, sampling_rate: int) -> Iterator[Callable[[np.ndarray]
     with atomic_write(path) as part:
         try:
             with soundfile.SoundFile(part, "w", sampling_rate, 1, subtype="PCM_16", format="WAV") as file:
+                # The header's length is corrected on closing, so that the number of pieces need not be known.
                 yield lambda samples: file.write(np.clip(samples, -1.0, 1.0))
         except soundfile.LibsndfileError as error:
+            # With an error number, atomic_write takes it for an error of the system and names the file.
             raise OSError(errno.EIO, error.error_string.rstrip(".").lower()) from error

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
         UsageError: If the seed is negative.
         ImportError, OSError, ValueError: If the model, the codec or the output cannot be used.
     """
+    # Before the imports below, which take seconds.
     if args.seed < 0:
         raise UsageError(f"--seed must not be negative, not {args.seed}.")
     from .quiet import silence, silence_transformers

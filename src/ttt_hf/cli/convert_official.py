@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
     from .quiet import silence, silence_transformers
 
     with silence():
+        # Imported within the block, as some libraries warn when they are imported.
         from ..converting.official_checkpoint import convert_official
 
         silence_transformers()

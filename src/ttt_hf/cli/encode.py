@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     from .quiet import silence, silence_transformers
 
     with silence():
+        # In order of cost: packages and names are checked before the data are read.
         require_datasets()
         folder = base_folder(find_checkpoint(args.model))
         codec = find_codec(folder, args.codec)
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
         from ..data.encoding import BROKEN_FILE, encode_source
         from ..data.sources import open_source
 
+        # encode_source shows a progress bar of its own.
         datasets.disable_progress_bars()
         silence_transformers()
         source = open_source(args.source, task=args.task, split=args.split, name=args.config)
@@ -100,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
             name=args.source,
             variants=args.variants,
             seed=args.seed,
+            # os.cpu_count() is None where the system does not tell.
             workers=args.workers or os.cpu_count() or 1,
             shard_size=args.shard_size,
             max_broken=args.max_broken,
@@ -107,6 +110,7 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.json:
         summary = dataclasses.asdict(report)
+        # These rows are listed in a file; the summary counts them as skipped.
         del summary["broken"]
         if not args.variants:
             del summary["variants"]
@@ -117,6 +121,7 @@ def run(args: argparse.Namespace) -> None:
             f"{report.rows:,} rows, {report.seconds:,.1f} s of audio, {variants}shards: {report.shards:,}, "
             f"in {args.out}"
         )
+    # On stderr, so that stdout holds nothing but the summary.
     if report.skipped:
         print(
             f"ttt-hf: rows left out because they cannot be used: {report.skipped}, see {args.out / BROKEN_FILE}",
@@ -132,5 +137,6 @@ def _check_arguments(args: argparse.Namespace) -> None:
             raise UsageError(f"{name} must not be negative, not {value}.")
     if args.shard_size < 1:
         raise UsageError(f"--shard-size must be at least 1, not {args.shard_size}.")
+    # Written so that NaN is refused, too.
     if args.max_broken is not None and not 0 <= args.max_broken <= 1:
         raise UsageError(f"--max-broken is a share from 0 to 1, not {args.max_broken}.")

@@ -134,13 +134,16 @@ def run(args: argparse.Namespace) -> None:
     """Runs all stages of `args.tasks`."""
     from ..evaluation.tasks import find_tasks, is_task_key
 
+    # 1. Sort the words: names of tasks, keys of tasks, and settings of the model.
     changes = _split_overrides([word for word in args.tasks if "=" in word])
     overrides = {key: value for key, value in changes.items() if is_task_key(key)}
     settings = {key: value for key, value in changes.items() if key not in overrides}
     for key in settings:
+        # evaluate() would take it for its own argument, as settings are passed by keyword.
         if key in OPTIONS:
             raise UsageError(f"{key} is no key of a task or a model: `ttt-hf eval run --help` lists the options.")
     names = [word for word in args.tasks if "=" not in word]
+    # 2. Check them before a model is loaded, so that a typing error is reported at once.
     if (args.judge_url is None) != (args.judge_model is None):
         raise UsageError("A judge needs both --judge-url and --judge-model.")
     try:
@@ -148,8 +151,10 @@ def run(args: argparse.Namespace) -> None:
     except (FileNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
     if args.judge_url is None:
+        # Not an error: the replies can be judged later.
         _note_tasks_for_a_judge(tasks.values(), args.out)
 
+    # 3. Run all stages.
     from ..evaluation.harness import evaluate
     from .quiet import silence, silence_transformers
 
@@ -167,6 +172,7 @@ def run(args: argparse.Namespace) -> None:
             judge=_judge_server(args),
             **settings,
         )
+    # Empty in all processes but the first, which reports.
     if results:
         _note(f"{args.out / 'report.html'} shows plots and examples")
         _print_results(args, list(results.values()))
@@ -217,6 +223,7 @@ def show(args: argparse.Namespace) -> None:
 
     results = read_results(args.folder)
     for task in task_folders(args.folder):
+        # Not an error: the tasks that are scored are shown.
         if not task.results.is_file():
             _note(f"{task.path} is not scored yet, see `ttt-hf eval score {task.path}`")
     _print_results(args, results)
@@ -275,6 +282,7 @@ def _judge_server(args: argparse.Namespace) -> Any:
 
     if args.judge_url is None:
         return None
+    # argparse gives a list of two prices, or None.
     return JudgeServer(args.judge_url, args.judge_model, args.judge_price and tuple(args.judge_price))
 
 
@@ -282,6 +290,7 @@ def _note_tasks_for_a_judge(tasks: Iterable[Task], out: Path) -> None:
     from ..evaluation.scoring.scorers import SCORERS
 
     for task in tasks:
+        # A task file may name a scorer that does not exist: it is refused later.
         scorer = SCORERS.get(str(task.scorer))
         if scorer is not None and scorer.needs_judge:
             _note(f"{task.name} needs a judge (--judge-url): its replies are kept for `ttt-hf eval judge {out}`")
@@ -308,6 +317,7 @@ def _split_overrides(words: list[str]) -> dict[str, Any]:
 
 
 def _examples(name: str) -> list[str]:
+    # Examples of all actions are in one text, which `ttt-hf eval --help` prints.
     found = [line for line in EXAMPLES.splitlines() if f" eval {name} " in line]
     return found or [f"  ttt-hf eval {name}{'' if name == 'tasks' else ' scores'}"]
 

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from .quiet import silence
 
     with silence():
+        # An adapter is described by its base, as it has no architecture of its own.
         folder = find_checkpoint(args.model)
         base = base_folder(folder)
         description = describe(base)
@@ -95,6 +96,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "attention": {"audio": config.audio_attention, "block_length": config.audio_block_length},
         "codec": _describe_codec(folder),
         "generation": _generation_defaults(folder),
+        # The codec in its sub-folder included.
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "card": str(card) if card.is_file() else None,
         "versions": {
@@ -112,6 +114,7 @@ def _count_parameters(folder: Path) -> tuple[int, list[str]]:
 
     count, dtypes = 0, set()
     for path in weight_files(folder):
+        # From the header alone. Tied weights are stored, and so counted, once.
         with safe_open(path, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118, it is no mapping
                 part = tensors.get_slice(name)
@@ -141,9 +144,11 @@ def _describe_codec(folder: Path) -> dict[str, Any] | None:
 def _generation_defaults(folder: Path) -> dict[str, Any]:
     from ..loading import read_json
 
+    # Optional, unlike the files that read_json requires: without it, the defaults of transformers apply.
     if not (folder / "generation_config.json").is_file():
         return {}
     defaults = read_json(folder, "generation_config.json")
+    # Underscored keys and the version are transformers' own bookkeeping.
     return {name: value for name, value in defaults.items() if name != "transformers_version" and name[0] != "_"}
 
 
@@ -154,4 +159,5 @@ def _in_words(name: str, value: Any) -> str:
         return ", ".join(f"{key.replace('_', ' ')} {_in_words(key, part)}" for key, part in value.items()) or "none"
     if value is None:
         return "none"
+    # Only amounts get separators, not ids such as that of the mask token.
     return f"{value:,}" if name in ("parameters", "vocabulary", "codes") else str(value)

@@ -31,6 +31,7 @@ class Parser(argparse.ArgumentParser):
         self.register("type", Path, lambda text: Path(text).expanduser())
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # argparse itself ends a list of words at the first option: `eval run tiny --out scores path=data` would fail.
         has_list = any(action.nargs in ("+", "*") for action in self._get_positional_actions())
         if self._is_intermixing or not has_list:
             return super().parse_known_args(args, namespace)
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         args.run(args)
+        # Within the try: a closed pipe or a full disk may show only when the buffer is written.
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("ttt-hf: interrupted", file=sys.stderr)

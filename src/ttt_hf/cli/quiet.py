@@ -50,5 +50,6 @@ def _no_garbage() -> Iterator[None]:
     try:
         yield
     finally:
+        # Before the collector is on again, or its next run would scan all of them.
         gc.freeze()
         gc.enable()

@@ -32,6 +32,7 @@ class AnswerStreamer(TtTStreamer):
     """
 
     def __init__(self, processor: TtTProcessor, files: ExitStack, path: Path | None, output: TextIO | None) -> None:
+        # Checked before the model generates for minutes.
         if processor.codec is not None and not hasattr(processor.codec, "decode_stream"):
             raise ValueError(f"{type(processor.codec).__name__} cannot decode piece by piece: leave out --stream.")
         self.processor = processor
@@ -55,6 +56,7 @@ class AnswerStreamer(TtTStreamer):
         if self._decoder is not None:
             first = self.processor.token_ids.audio_code_offset
             codes = torch.tensor(token_ids, dtype=torch.long) - first
+            # The last block of a span also holds the end marker, which is no code.
             codes = codes[(codes >= 0) & (codes < self.processor.token_ids.audio_vocab_size)]
             self._write_audio(self._decoder.push(codes))
 
@@ -69,6 +71,7 @@ class AnswerStreamer(TtTStreamer):
     def _print_text(self, is_last: bool) -> None:
         if self.output is None:
             return
+        # All ids again: what a token decodes to can depend on the ones before it.
         text = self.processor.tokenizer.decode(self._text_ids, skip_special_tokens=True)
         if not is_last:
             # The bytes of a character may be spread over several tokens: wait for the last one.
@@ -77,12 +80,14 @@ class AnswerStreamer(TtTStreamer):
         self._printed = max(self._printed, len(text))
 
     def _write_audio(self, samples: torch.Tensor) -> None:
+        # A codec that looks ahead holds samples back until later codes arrive.
         if len(samples) == 0:
             return
         if not self._has_audio:
             self._has_audio = True
             print(f"ttt-hf: first audio after {time.perf_counter() - self.start:.2f} s", file=sys.stderr, flush=True)
         if self.path is not None:
+            # Opened with the first samples, so that an answer without speech leaves no file.
             if self._write is None:
                 rate = output_sampling_rate(self.processor.codec.config)
                 self._write = self.files.enter_context(wav_writer(self.path, rate))

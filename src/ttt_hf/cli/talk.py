@@ -108,11 +108,13 @@ def run(args: argparse.Namespace) -> None:
         inputs = _encode(content, args.task, model, processor)
         seconds["encode"] = time.perf_counter() - start
 
+        # On leaving, it closes the WAV file, which gets its final name only if nothing has failed.
         with ExitStack() as files:
             streamer = None
             if args.stream:
                 from .streaming import AnswerStreamer
 
+                # With --json, stdout is for the object alone.
                 streamer = AnswerStreamer(processor, files, args.out, None if args.json else sys.stdout)
             start = time.perf_counter()
             out = model.generate(
@@ -124,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
             seconds["generate"] = time.perf_counter() - start
 
             start = time.perf_counter()
+            # When streaming, too: the report needs the segments and the length of the audio.
             reply = processor.decode_reply(out)
             seconds["decode"] = time.perf_counter() - start
             if streamer is None and args.out is not None and len(reply.audio):
@@ -132,6 +135,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
+    # Both are given, or neither.
     if (args.question is None) == (args.text is None):
         raise UsageError("Give either QUESTION, an audio file, or --text.")
     if args.text is not None and not args.text.strip():
@@ -144,6 +148,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UsageError(f"--out writes WAV: {args.out} must end in .wav.")
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens must be at least 1, not {args.max_new_tokens}.")
+    # Written so that NaN is refused, too.
     if args.temperature is not None and not 0 <= args.temperature < float("inf"):
         raise UsageError(f"--temperature must be 0 or more, not {args.temperature}.")
     if args.seed is not None and not 0 <= args.seed < 2**63:
@@ -162,6 +167,7 @@ def _encode(
         # Before the codec runs, which would take long on an input that is refused anyway.
         seconds = len(content["audio"]) / content["sampling_rate"]
         rate = processor.codec.config.frame_rate
+        # Each frame is one token.
         if seconds * rate >= limit:
             raise ValueError(
                 f"The question is too long: {seconds:.0f} s, and at most {limit / rate:.0f} s fit into the model's "
@@ -171,6 +177,7 @@ def _encode(
         [{"role": "user", "content": [content]}], task=task, add_generation_prompt=True
     )
     length = inputs["input_ids"].shape[1]
+    # Only now is the number of tokens known, with those of the template.
     if length >= limit:
         raise ValueError(
             f"The question is too long: {length} tokens, and the model reads less than {limit}. Shorten it."
@@ -179,12 +186,14 @@ def _encode(
 
 
 def _generation_arguments(args: argparse.Namespace, model: TtTForConditionalGeneration, length: int) -> dict[str, Any]:
+    # Positions that are left for the answer; whatever was asked for, it cannot be longer.
     limit = model.config.get_text_config().max_position_embeddings - length
     wanted = args.max_new_tokens or model.generation_config.max_new_tokens or limit
     arguments: dict[str, Any] = {"max_new_tokens": min(wanted, limit)}
     if args.seed is not None:
         arguments["seed"] = args.seed
     if args.temperature is not None:
+        # Greedy decoding is do_sample=False; sampling needs a temperature above 0.
         arguments["do_sample"] = args.temperature > 0
         if args.temperature > 0:
             arguments["temperature"] = args.temperature
@@ -196,7 +205,9 @@ def _report(args: argparse.Namespace, reply: Reply, num_forward_passes: int, sec
     if args.json:
         written = args.out is not None and len(reply.audio) > 0
         segments = [
-            {key: _rounded(value) for key, value in segment.items() if key != "codes"} for segment in reply.segments
+            # Codes are a tensor, which JSON cannot hold.
+            {key: _rounded(value) for key, value in segment.items() if key != "codes"}
+            for segment in reply.segments
         ]
         answer = {
             "text": reply.text,
@@ -210,6 +221,7 @@ def _report(args: argparse.Namespace, reply: Reply, num_forward_passes: int, sec
         print(json.dumps(answer, ensure_ascii=False))
     elif not args.stream:
         print(reply.text)
+    # Notes about the audio go to stderr: stdout is for the answer.
     if args.out is not None and not len(reply.audio):
         print(f"ttt-hf: the answer has no speech, {args.out} was not written", file=sys.stderr)
     elif args.out is not None:

@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         except ModuleNotFoundError as error:
             raise ImportError(f"Training needs {error.name}: pip install 'ttt-hf[train]'.") from error
         try:
+            # Apart from the training: only errors in the recipe are errors of usage.
             recipe = load_recipe(args.recipe, args.overrides)
         except (FileNotFoundError, ValueError) as error:
             raise UsageError(str(error)) from error
