@@ -56,6 +56,7 @@ class RaggedLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocates the layer at its first update, when dtype, device and head sizes are known."""
         batch_size, heads = key_states.shape[:2]
+        # One slot more than the capacity, for padding.
         length = self.table.capacity + 1
         # Zeros, not uninitialised memory: attention multiplies hidden values by 0, and 0 * NaN is NaN.
         self.keys = key_states.new_zeros(batch_size, heads, length, key_states.shape[-1])
@@ -79,9 +80,11 @@ class RaggedLayer(CacheLayerMixin):
         # One scatter for all rows, each at its own offset; padding goes to the spare slot at index `capacity`.
         slots = self.table.slots.to(self.keys.device)
         rows = torch.arange(slots.shape[0], device=slots.device)[:, None]
+        # A slice between two index tensors puts their dimensions first: (batch, length, heads, head size).
         self.keys[rows, :, slots] = key_states.transpose(1, 2)
         self.values[rows, :, slots] = value_states.transpose(1, 2)
         key_length = self.table.key_length
+        # Views, not copies: the slots after the longest row are left out.
         return self.keys[:, :, :key_length], self.values[:, :, :key_length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -154,7 +157,9 @@ class RaggedCache(Cache):
         index = torch.arange(max(counts), device=device)
         starts = torch.tensor(self.lengths, device=device)[:, None]
         is_token = index < torch.tensor(list(counts), device=device)[:, None]
+        # (batch, max(counts))
         self.table.slots = torch.where(is_token, starts + index, capacity)
+        # Rounded up, but never to the spare slot of padding at index `capacity`.
         self.table.key_length = min(-(-longest // KEY_LENGTH_MULTIPLE) * KEY_LENGTH_MULTIPLE, capacity)
         return self.table.slots
 
@@ -178,6 +183,7 @@ class RaggedCache(Cache):
             indices: Rows to keep, `torch.long` of shape `(kept,)`.
         """
         super().batch_select_indices(indices)
+        # The layers select their keys, but share one table, so its lengths are selected here.
         self.table.lengths = [self.lengths[index] for index in indices.tolist()]
 
 

@@ -70,12 +70,15 @@ class TtTConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        # The begin markers do not follow from the other ids; `generate` raises if they are missing.
         if self.begin_audio_token_ids is None:
             self.begin_audio_token_ids = []
+        # The official vocabulary has the end markers right after the mask token.
         if self.end_audio_token_ids is None:
             self.end_audio_token_ids = [self.mask_token_id + 1, self.mask_token_id + 2]
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        # Kept equal in both configs, whichever of them is read.
         self.text_config.tie_word_embeddings = self.tie_word_embeddings
         self._check_audio_tokens()
 
@@ -95,7 +98,9 @@ class TtTConfig(PreTrainedConfig):
             )
         if not self.end_audio_token_ids:
             raise ValueError("end_audio_token_ids must hold at least one id: without it no span of audio can end.")
+        # `<|audio|>` at `start` is included: end markers must not coincide with it either.
         codes = range(start, self.audio_code_offset + self.audio_vocab_size)
+        # The highest ids are among these: begin markers and codes lie below the mask token.
         for name, ids in (("mask_token_id", [mask]), ("end_audio_token_ids", self.end_audio_token_ids)):
             if max(ids) >= vocab_size:
                 raise ValueError(
@@ -121,7 +126,7 @@ class TtTConfig(PreTrainedConfig):
 
     @property
     def attention_block_length(self) -> int | None:
-        """Length in tokens of the groups that see each other inside a span; `None` when all of the span does."""
+        """Length in tokens of the groups that see each other inside a span; `None` if the full span does."""
         return self.audio_block_length if self.audio_attention == "block_causal" else None
 
     @classmethod
@@ -132,9 +137,11 @@ class TtTConfig(PreTrainedConfig):
 
         The flat format lacks the ids that open and end a span; they are looked up by name in the tokenizer, if any.
         """
+        # `super()` returns the arguments without those of the Hub, which the tokenizer's files need, too.
         hub_kwargs = dict(kwargs)
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            # The flat format has the model type of the backbone.
             marker_ids = official_marker_ids(added_token_ids(pretrained_model_name_or_path, **hub_kwargs), config_dict)
             config_dict = {**_from_flat_config(config_dict, kwargs), **marker_ids}
         return config_dict, kwargs
@@ -154,6 +161,7 @@ class TtTConfig(PreTrainedConfig):
             ValueError: If the dictionary is that of a text model and the audio ids are not given.
         """
         if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            # A dictionary that did not come through `get_config_dict`.
             config_dict = _from_flat_config(config_dict, kwargs)
         # Before construction rather than after it, so that the checks see the final values.
         given = {name: kwargs.pop(name) for name in AUDIO_FIELDS if name in kwargs}
@@ -176,14 +184,17 @@ def _from_flat_config(config_dict: dict[str, Any], overrides: dict[str, Any]) ->
         )
     start = text_config.pop(OFFICIAL_START_KEY, OFFICIAL_AUDIO_TOKEN_START_ID)
     start = overrides.get("audio_token_start_id", start)
+    # The rest is the backbone's config, apart from keys that describe training or the class.
     for key in (*OFFICIAL_TRAINING_KEYS, "architectures", "auto_map", "transformers_version"):
         text_config.pop(key, None)
     return {
         "model_type": TtTConfig.model_type,
         "text_config": text_config,
         "audio_token_start_id": start,
+        # The codes fill the ids between `<|audio|>` and the mask token.
         "audio_vocab_size": mask - start - 1,
         "mask_token_id": mask,
+        # Older versions of transformers write `torch_dtype`.
         "dtype": text_config.get("dtype", text_config.get("torch_dtype")),
     }
 

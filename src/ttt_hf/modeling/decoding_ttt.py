@@ -85,13 +85,12 @@ class DecodingContext:
         """Collects the settings and the ids that a span may hold.
 
         Args:
-            settings: The audio settings.
-            config: The model's configuration.
             generation_config: Generation config as prepared by `generate()`.
             width: Length of the longest prompt.
             device: Device of ids and logits.
         """
         begin_ids, end_ids = config.begin_audio_token_ids or [], config.end_audio_token_ids or []
+        # `generate()` has turned the special ids of its config into tensors.
         eos_ids = generation_config._eos_token_tensor.tolist()
         allowed = torch.zeros(config.get_text_config().vocab_size, dtype=torch.bool, device=device)
         if settings.is_official:
@@ -201,6 +200,7 @@ class DecodingRow:
         if (block_length := self.context.config.attention_block_length) is not None:
             start += (len(self.ids) - start) // block_length * block_length
         self.final_length = start
+        # The canvas comes last, where the logits are taken.
         return self.ids[committed:] + self.canvas
 
     def accept(self, logits: torch.Tensor) -> None:
@@ -222,7 +222,7 @@ class DecodingRow:
         self.is_finished = True
 
     def _accept_token(self, logits: torch.Tensor) -> None:
-        """Chooses one text token and follows its consequences: text, a begin marker or the end of the row."""
+        """Chooses one token, which is text, opens a span or ends the row."""
         context, config = self.context, self.context.config
         # Text positions hold text only; the official code leaves audio ids in.
         if not context.settings.is_official:
@@ -235,7 +235,7 @@ class DecodingRow:
         if token < config.audio_token_start_id:
             # A text token ends the audio run before it, and this forward has seen that run completely.
             self.final_length = len(self.ids)
-        # The token enters the ids whatever it is; only text tokens enter a segment, without markers.
+        # Every token enters the ids; only text tokens, without markers, enter a segment.
         self._append([token])
         self._texts_before_eos = max(0, self._texts_before_eos - 1)
         if token in context.eos_ids:
@@ -252,6 +252,7 @@ class DecodingRow:
 
     def _add_text(self, token: int) -> None:
         segment = self.segments[-1] if self.segments else None
+        # Text after a span starts a new segment; consecutive text tokens share one.
         if not isinstance(segment, TextSegment):
             segment = TextSegment([])
             self.segments.append(segment)
@@ -263,12 +264,14 @@ class DecodingRow:
         self._opener_index = self.context.begin_ids.index(opener)
         self._span_length = 0
         self._codes = []
+        # A minimum of text after the previous span no longer applies: more audio follows it.
         self._texts_before_eos = 0
 
     def _start_block(self) -> None:
         settings = self.context.settings
         length, steps = settings.audio_block_length, settings.audio_steps_per_block
-        # The last block of a span or of the row is shortened to its limit; the official code lets it run over.
+        # The last block of a span or of the row is shortened to its limit; the official code lets it run over. With
+        # more steps than positions the last ones would commit nothing.
         if not settings.is_official:
             length = min(length, settings.audio_max_span_length - self._span_length, self.length_limit - len(self.ids))
             steps = min(steps, length)
@@ -280,12 +283,14 @@ class DecodingRow:
         settings, mask = self.context.settings, self.context.config.mask_token_id
         candidates = self.context.span_candidates
         # Only candidates take part in the softmax, so confidences are relative to what the span may hold.
+        # (block, candidates); choices are indices into the candidates.
         choices, probabilities = propose_tokens(logits[:, candidates], settings.audio_temperature, self.generator)
         scores = remasking_scores(probabilities, choices, settings.audio_remasking, self.generator).tolist()
         confidences = proposal_confidences(probabilities, choices).tolist()
         proposals = candidates[choices].tolist()
         # Committed positions keep their tokens; the others stay masked until a later step.
         masked = [position for position, token in enumerate(self.canvas) if token == mask]
+        # The schedule sets how many, the ranking of masked positions which.
         count = self._schedule.pop(0)
         for position in select_positions(scores, confidences, masked, count, settings.audio_confidence_threshold):
             self.canvas[position] = proposals[position]
@@ -299,11 +304,12 @@ class DecodingRow:
         """Moves the canvas to the ids, up to the first end marker, then ends the span or starts its next block."""
         context, settings, config = self.context, self.context.settings, self.context.config
         block, self.canvas = self.canvas, []
-        # The block is denoised as a whole, so tokens after its first end marker have no meaning.
+        # All positions of a block are denoised together, so tokens after its first end marker have no meaning.
         ends = [position for position, token in enumerate(block) if token in context.end_ids]
         if ends:
             block = block[: ends[0] + 1]
         self._span_length += len(block)
+        # A multiple rather than the limit itself: official spans may exceed it.
         is_full = self._span_length % settings.audio_max_span_length == 0
         if is_full and not ends and not settings.is_official:
             # A span at its length limit is closed with the end marker that belongs to its begin marker.
@@ -326,6 +332,7 @@ class DecodingRow:
 
     def _close_span(self, complete: bool) -> None:
         self._is_in_span = False
+        # Counted down by `_accept_token`, which excludes the end of sequence until then.
         self._texts_before_eos = self.context.settings.min_text_tokens_after_audio
         self.segments.append(AudioSegment(torch.tensor(self._codes, dtype=torch.long), complete))
         self.streamer.end_span(complete)

@@ -113,6 +113,7 @@ class TtTGenerationMixin(GenerationMixin):
         )
         name, own = pretrained_model_name_or_path, self.generation_config
         has_audio_keys = any(getattr(own, key, None) is not None for key in AUDIO_GENERATION_KEYS)
+        # What the caller or the checkpoint has set for audio is kept.
         if generation_config is not None or name is None or has_audio_keys or not is_official(name, **kwargs):
             return
         ids = added_token_ids(name, **kwargs)
@@ -127,6 +128,7 @@ class TtTGenerationMixin(GenerationMixin):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, value in audio_keys.items():
             setattr(generation_config, name, value)
+        # Only for its checks, before any forward; `_sample` creates the settings again.
         AudioGenerationSettings.from_generation_config(generation_config, self.config)
         for name, neutral in UNSUPPORTED_GENERATION_KEYS.items():
             value = getattr(generation_config, name, None)
@@ -153,7 +155,7 @@ class TtTGenerationMixin(GenerationMixin):
             raise ValueError("assistant_model is not supported: TtT decodes greedily or by sampling; leave it out.")
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        """Rejects arguments that the loop would ignore: it creates positions, masks and caches itself."""
+        """Rejects arguments that the loop would ignore, since it creates positions, masks and caches itself."""
         super()._validate_model_kwargs(model_kwargs)
         unused = [
             name
@@ -235,7 +237,6 @@ class TtTGenerationMixin(GenerationMixin):
         """Creates a list of processors per row, since rows have different lengths when they need them.
 
         Args:
-            generation_config: The prepared generation config.
             encoder_input_ids: The prompts, before they are repeated for `num_return_sequences`.
             prefix_allowed_tokens_fn: Called with the index of the row in the batch and its ids.
             model_kwargs: Holds the `attention_mask` of all rows.
@@ -285,13 +286,9 @@ class TtTGenerationMixin(GenerationMixin):
             logits_processor: One list per row, see `_get_logits_processor`.
             stopping_criteria: Checked for every row after every forward, also within a block. Length limits are
                 enforced per row.
-            generation_config: The prepared generation config.
             synced_gpus: Not supported.
             streamer: Receives the tokens of a single row; a `TtTStreamer` receives typed events.
             **model_kwargs: `attention_mask` of the prompts.
-
-        Returns:
-            `TtTGenerateOutput` with `return_dict_in_generate`, otherwise its `sequences`.
 
         Raises:
             ValueError: If there is a streamer for several rows, or `synced_gpus` is set.
@@ -321,7 +318,7 @@ class TtTGenerationMixin(GenerationMixin):
                 for row, row_logits in zip(active, logits):
                     # 2.e A text token or a denoising step
                     row.accept(row_logits)
-                # 2.f Final keys are not computed again
+                # 2.f Final keys are not computed again; without `use_cache` every forward starts at the first token
                 if generation_config.use_cache:
                     cache.commit([row.final_length for row in active])
                 # 2.g Rows that a criterion stops or that are finished leave the batch
@@ -349,7 +346,7 @@ class TtTGenerationMixin(GenerationMixin):
     ) -> list[DecodingRow]:
         """Creates the decoding state of every row (step 1.a)."""
         width, device = input_ids.shape[1], input_ids.device
-        # What the rows share
+        # Shared by the rows
         context = DecodingContext.create(settings, self.config, generation_config, width, device)
         if streamer is None:
             streamer = TtTStreamer()
@@ -362,7 +359,7 @@ class TtTGenerationMixin(GenerationMixin):
             seed = int(torch.randint(2**62, (1,))) if draws else 0
         copies = generation_config.num_return_sequences or 1
 
-        # What is a row's own: prompt, limit, processors, random generator
+        # Per row: prompt, limit, processors, random generator
         max_length = min(item.max_length for item in stopping_criteria if isinstance(item, MaxLengthCriteria))
         longest = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         rows = []
@@ -390,6 +387,7 @@ class TtTGenerationMixin(GenerationMixin):
         # 2.b One forward for all rows
         hidden_states = self._hidden_states(parts, cache)
         counts = [max(1, len(row.canvas)) for row in rows]
+        # (positions, hidden) per row: the last id in text, the canvas in a span
         states = [state[len(part) - count : len(part)] for state, part, count in zip(hidden_states, parts, counts)]
         # 2.c Unconditional forward of classifier-free guidance
         guided = [index for index, row in enumerate(rows) if row.canvas and cfg_scale > 0]
@@ -404,6 +402,7 @@ class TtTGenerationMixin(GenerationMixin):
         # 2.d The output layer runs once, at the needed positions of all rows
         logits = list(self.lm_head(torch.cat(states)).to(device=device, dtype=torch.float32).split(counts))
         for index, unconditional in zip(guided, logits[len(rows) :]):
+            # A scale of 0 would give the conditional logits; larger ones move away from the unconditional ones.
             logits[index] = unconditional + (cfg_scale + 1) * (logits[index] - unconditional)
         return logits[: len(rows)]
 
@@ -418,6 +417,7 @@ class TtTGenerationMixin(GenerationMixin):
             Last hidden states, of shape `(batch, longest part, hidden)`; undefined after the end of a part.
         """
         device = self.device
+        # Everything per position has the shape (batch, width); the slot of a token is its index in the row.
         slots = cache.reserve([len(part) for part in parts], device)
         width, key_length = slots.shape[1], cache.key_length
         is_token = slots < cache.capacity
@@ -444,6 +444,7 @@ class TtTGenerationMixin(GenerationMixin):
         outputs = self.model(
             inputs_embeds=inputs_embeds,
             attention_mask=build_attention_mask(self.model.config, queries, keys, dtype=inputs_embeds.dtype),
+            # The index of each token in its row; 0 for padding.
             position_ids=horizon - 1,
             past_key_values=cache,
             use_cache=True,

@@ -69,6 +69,7 @@ def place_audio_tokens(
             )
         tokens = [token for token in text_tokens if token not in tokenizer.get_vocab()] + tokens
         first = _add_tokens(tokenizer, tokens)
+    # Tokens of `text_tokens` that were missing come before those of audio.
     begin = first + tokens.index(TEXT_SIDE_TOKENS[0])
     start = begin + len(TEXT_SIDE_TOKENS)
     mask = start + 1 + audio_vocab_size
@@ -121,6 +122,8 @@ def grow_rows(weight: torch.Tensor, first_new_row: int, rows: int, generator: to
     # With fewer rows than dimensions the covariance is singular; the jitter makes the factorisation exist.
     jitter = 1e-6 * covariance.diagonal().mean().clamp(min=1e-12)
     factor = torch.linalg.cholesky(covariance + jitter * torch.eye(hidden, dtype=torch.float64, device=old.device))
+    # Drawn on the CPU, so that a seed gives the same rows on every device.
     noise = torch.randn(rows - first_new_row, hidden, dtype=torch.float64, generator=generator).to(old.device)
+    # (new rows, hidden), with the covariance COVARIANCE_SHARE * factor @ factor.T
     new = mean + COVARIANCE_SHARE**0.5 * noise @ factor.T
     return torch.cat([old, new.to(old.dtype)])

@@ -49,6 +49,7 @@ def sample_ids(order_ids: torch.Tensor, start_ids: torch.Tensor) -> tuple[torch.
         samples.
     """
     is_first = order_ids == start_ids
+    # The count of first tokens so far; noised copies follow the clean tokens of their own sample.
     return (is_first.flatten().cumsum(0) - 1).view_as(order_ids), int(is_first.sum())
 
 
@@ -74,6 +75,7 @@ def token_losses(
     """
 
     def losses_of(states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # (targets of this part, vocabulary)
         logits = head(states)
         losses = functional.cross_entropy(logits.float(), targets, reduction="none")
         return losses, logits.detach().argmax(dim=-1) == targets
@@ -116,4 +118,5 @@ def audio_loss(losses: torch.Tensor, weights: torch.Tensor, num_samples: int) ->
     Returns:
         The loss, a `torch.float32` scalar.
     """
+    # Not divided by the number of masked positions: the weights average over them.
     return (losses * weights.float()).sum() / num_samples

@@ -93,6 +93,7 @@ def audio_block_ids(
     run_start = torch.where(is_start, index, 0).cummax(dim=-1).values
     group_start = run_start
     if block_length is not None:
+        # The offset in the run, rounded down to full groups.
         group_start = run_start + (index - run_start) // block_length * block_length
     return torch.where(is_audio, group_start, -1)
 
@@ -139,9 +140,11 @@ def hybrid_mask_function(
     def mask_function(
         batch_idx: torch.Tensor, head_idx: torch.Tensor, q_idx: torch.Tensor, kv_idx: torch.Tensor
     ) -> torch.Tensor:
+        # The index tensors broadcast to (batch, heads, queries, keys), or are scalars under `vmap`.
         order = keys.order[batch_idx, kv_idx]
         by_order = (order >= lowest[batch_idx, q_idx]) & (order < queries.horizon[batch_idx, q_idx])
         block = queries.block_ids[batch_idx, q_idx]
+        # Text has block id -1 everywhere, which is no common block.
         return by_order | ((block >= 0) & (block == keys.block_ids[batch_idx, kv_idx]))
 
     return mask_function
@@ -160,6 +163,7 @@ def attention_windows(text_config: PreTrainedConfig) -> dict[str, int | None]:
     window = getattr(text_config, "sliding_window", None)
     layer_types = getattr(text_config, "layer_types", None)
     if layer_types is None:
+        # Without a list all layers are alike.
         layer_types = ["full_attention" if window is None else "sliding_attention"]
     windows = {"full_attention": None, "sliding_attention": window}
     unknown = sorted(set(layer_types) - set(windows))

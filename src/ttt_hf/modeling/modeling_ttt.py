@@ -90,11 +90,13 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
 
     def __init__(self, config: TtTConfig) -> None:
         super().__init__(config)
+        # Raises for a backbone that cannot express the hybrid mask, before weights are allocated.
         attention_windows(config.text_config)
         # The backbone gets the dtype in which this model is being built, not the one saved in its own config.
         backbone: PreTrainedModel = AutoModel.from_config(config.text_config, dtype=torch.get_default_dtype())
         self.model = backbone
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # The name of the embedding depends on the backbone, so the tied weights are known only now.
         embeddings = backbone.get_input_embeddings()
         source = next(name for name, module in backbone.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"model.{source}.weight"}
@@ -138,6 +140,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         if not isinstance(text_model, PreTrainedModel):
             text_model = AutoModelForCausalLM.from_pretrained(text_model)
         backbone, head = text_model.base_model, text_model.get_output_embeddings()
+        # Our output layer has no bias, and a config with a text part belongs to a model of several modalities.
         if head is None or head.bias is not None or text_model.config.get_text_config() is not text_model.config:
             raise ValueError(
                 f"{type(text_model).__name__} is no plain decoder-only language model with an output layer without "
@@ -158,6 +161,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             end_audio_token_ids=tokens.end_audio_token_ids,
             **config_kwargs,
         )
+        # Flash attention is not taken over, as it cannot express the hybrid mask.
         if text_model.config._attn_implementation in ATTENTION_IMPLEMENTATIONS:
             config._attn_implementation = text_model.config._attn_implementation
         # 2. Build the model. Its parameters are overwritten below; drawing them must not advance the global generator.
@@ -168,9 +172,11 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         generator = torch.Generator().manual_seed(seed)
         new_rows = grow_rows(old_rows, tokens.first_new_id, tokens.vocab_size, generator)
         state[model._tied_weights_keys["lm_head.weight"]] = new_rows
+        # Each matrix has its own mean; tied layers share the rows.
         if not config.tie_word_embeddings:
             new_rows = grow_rows(head.weight, tokens.first_new_id, tokens.vocab_size, generator)
         state["lm_head.weight"] = new_rows
+        # Strict: an unknown or missing parameter raises instead of keeping random values.
         model.load_state_dict(state)
         model.generation_config = copy.deepcopy(text_model.generation_config)
         return model.to(text_model.device).eval()
@@ -257,6 +263,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             position_ids = self._default_position_ids(inputs_embeds, padding_mask, past_key_values)
         if order_ids is None:
             order_ids = self._default_order_ids(inputs_embeds, past_key_values)
+        # Before the default is filled in: given starts mean that rows may hold several samples.
         packed = start_ids is not None
         if start_ids is None:
             start_ids = torch.zeros_like(order_ids[:, -length:])
@@ -303,10 +310,13 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         packed: bool,
     ) -> dict[str, Any]:
         """Losses, counts and accuracies; logits are computed at targets only."""
+        # Losses concern the new positions, while orders cover cached ones as well.
         order_ids = order_ids[:, -labels.shape[1] :]
+        # (batch, length - 1): index i stands for the target at i + 1.
         text_mask = text_target_mask(labels, self.config.audio_token_start_id, order_ids, start_ids, NO_ORDER)
         text_rows, text_index = text_mask.nonzero(as_tuple=True)
         # Text is predicted from the position before it, audio at its own (masked) position.
+        # (targets, hidden) and (targets,), text first.
         states, targets = [hidden_states[text_rows, text_index]], [labels[text_rows, text_index + 1]]
         if audio_loss_weights is not None:
             audio_rows, audio_index = ((audio_loss_weights != 0) & (labels != -100)).nonzero(as_tuple=True)
@@ -349,6 +359,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         """Positions of the new tokens, shape `(batch, length)`; padding is not counted, so it has no effect."""
         if padding_mask is None:
             return self._default_order_ids(inputs_embeds, past_key_values)[:, -inputs_embeds.shape[1] :]
+        # The number of tokens before each position; clamped for padding before the first token.
         positions = (padding_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
         return positions[:, -inputs_embeds.shape[1] :].to(inputs_embeds.device)
 
@@ -397,7 +408,9 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         if order_ids.shape[1] == length and any(attention_windows(self.config.text_config).values()):
             # A sliding window needs the index among the clean tokens. That of a noised copy is its original's, which
             # follows from its position id, counted from the first token of its document.
+            # Without a cache a start, an order, is also the index in the row of the document's first token.
             position = start_ids + position_ids - position_ids.expand_as(start_ids).gather(1, start_ids)
+        # Keys cover cached and new positions, queries the new ones only.
         queries = AttentionQueries(start_ids, horizon_ids, block_ids[:, -length:], position)
         if past_key_values is not None:
             if any(past_key_values.is_sliding):

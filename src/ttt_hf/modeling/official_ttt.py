@@ -54,6 +54,7 @@ def added_token_ids(name_or_path: str | os.PathLike, **kwargs: Any) -> dict[str,
     Returns:
         Ids by token; empty if there is no tokenizer.
     """
+    # Configs can also be loaded from the file itself; the tokenizer's files lie next to it.
     if os.path.isfile(name_or_path):
         name_or_path = os.path.dirname(os.path.abspath(name_or_path))
     ids: dict[str, int] = {}
@@ -100,6 +101,7 @@ def official_marker_ids(ids: dict[str, int], config_dict: dict[str, Any]) -> dic
             )
     if MASK_TOKEN not in ids:  # not a tokenizer of TtT
         return {}
+    # The third text-side token ends the user's audio and opens no span.
     fields = {"begin_audio_token_ids": TEXT_SIDE_TOKENS[:2], "end_audio_token_ids": END_TOKENS}
     return {field: [ids[name] for name in names] for field, names in fields.items() if ids.keys() >= set(names)}
 

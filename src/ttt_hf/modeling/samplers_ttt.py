@@ -102,6 +102,7 @@ def remasking_scores(
     if remasking == "random":
         return torch.rand(choices.shape, device=choices.device, generator=generator)
     if remasking == "entropy":
+        # `entr` is -p log p, and 0 at p = 0, where the product would be NaN.
         return torch.special.entr(probabilities).sum(dim=-1).neg()
     if remasking == "margin":
         # With a single candidate there is no second one to subtract.
@@ -132,6 +133,7 @@ def select_positions(
     # `sorted` is stable, so equal scores keep their order from left to right.
     ranked = sorted(masked, key=lambda position: -scores[position])
     selected = ranked[:count]
+    # The threshold is a probability, so it is compared with confidences, whatever the scores are.
     if threshold is not None:
         selected += [position for position in ranked[count:] if confidences[position] > threshold]
     return selected

@@ -12,7 +12,8 @@ from .samplers_ttt import REMASKING_STRATEGIES
 
 AUDIO_VOCABULARIES = ("modality", "official")
 
-# Keys of transformers that select another decoding loop, and the values of each that leave it off.
+# Keys of transformers that need another decoding loop or outputs that TtT's does not collect, and the values of each
+# that leave it off.
 UNSUPPORTED_GENERATION_KEYS: dict[str, tuple[Any, ...]] = {
     "num_beams": (None, 1),
     "num_beam_groups": (None, 1),
@@ -83,6 +84,7 @@ class AudioGenerationSettings:
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        # The official code tests the limit between full blocks, so they must add up to it.
         if self.is_official and self.audio_max_span_length % self.audio_block_length:
             raise ValueError(
                 f"audio_vocabulary='official' needs an audio_max_span_length that is a multiple of audio_block_length "
@@ -114,6 +116,7 @@ class AudioGenerationSettings:
             if value is not None:
                 values[name] = value
         settings = cls(**values)
+        # With block-causal attention, blocks of another length would be masked differently than in training.
         if config.audio_attention == "block_causal" and settings.audio_block_length != config.audio_block_length:
             raise ValueError(
                 f"audio_block_length must stay {config.audio_block_length}, the block length of this model's "
@@ -126,6 +129,7 @@ AUDIO_GENERATION_KEYS = tuple(setting.name for setting in fields(AudioGeneration
 
 
 def _check_integer(name: str, value: Any, lowest: int = 0) -> None:
+    # `bool` is a subclass of `int`, but True is no number of steps.
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
         raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}.")
 

@@ -112,6 +112,7 @@ class TtTIteratorStreamer(TtTStreamer):
     def __init__(self, drafts: bool = True, timeout: float | None = None) -> None:
         self.drafts = drafts
         self.timeout = timeout
+        # Unbounded: a slow reader does not hold up the generation. `None` ends the iteration, an error is raised.
         self._queue: Queue[StreamEvent | BaseException | None] = Queue()
 
     def put_text(self, token_ids: list[int]) -> None:
