@@ -82,6 +82,7 @@ def load_codec(path: str | PathLike[str], **kwargs: Any) -> PreTrainedAudioToken
             path, output_loading_info=True, **kwargs
         )
     except torch.OutOfMemoryError:
+        # A RuntimeError, too, but not one about the weights.
         raise
     except RuntimeError as error:
         # transformers raises it for weights of the wrong shape, with a table of all of them.

@@ -67,6 +67,7 @@ class Glm4VoiceTokenizerConfig(PreTrainedConfig):
                 f"pooling_position must lie between 1 and encoder_layers ({self.encoder_layers}), not "
                 f"{self.pooling_position}."
             )
+        # Pooling must not average frames of different blocks.
         if self.block_size % self.pooling_kernel_size:
             raise ValueError(
                 f"block_size ({self.block_size}) must be a multiple of pooling_kernel_size "
@@ -171,6 +172,7 @@ class Glm4VoiceDecoderConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must have {stages} entries, one for each of upsample_rates.")
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilations):
             raise ValueError("resblock_dilations must have one entry for each of resblock_kernel_sizes.")
+        # Even, since position encodings are pairs of sine and cosine.
         if self.hidden_size % self.num_attention_heads or self.hidden_size % 2:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be even and a multiple of num_attention_heads "
@@ -189,6 +191,7 @@ class Glm4VoiceDecoderConfig(PreTrainedConfig):
 
     def num_frames(self, codes: int) -> int:
         """Number of mel frames for a number of codes."""
+        # Rounded down, as in the published code.
         return int(codes * self.frames_per_code)
 
 
@@ -208,6 +211,7 @@ class Glm4VoiceCodecConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         for name, config_class in self.sub_configs.items():
             value = getattr(self, name)
+            # From a config.json the parts come as dictionaries.
             if value is None or isinstance(value, dict):
                 setattr(self, name, config_class(**(value or {})))
         super().__post_init__(**kwargs)

@@ -76,8 +76,10 @@ class TtTTinyCodecConfig(PreTrainedConfig):
         """Checks the sizes; called by the strict validation of transformers."""
         if not self.fsq_levels or any(level < 3 or level % 2 == 0 for level in self.fsq_levels):
             raise ValueError(f"fsq_levels must be odd numbers of at least 3, not {list(self.fsq_levels)}.")
+        # Odd, so that the encoder's convolutions can be centred.
         if self.kernel_size < 3 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be an odd number of at least 3, not {self.kernel_size}.")
+        # A window extends beyond its hop by the same number of samples on both sides.
         if self.n_fft < self.hop_length or (self.n_fft - self.hop_length) % 2:
             raise ValueError(
                 f"n_fft ({self.n_fft}) must be at least hop_length ({self.hop_length}) and differ from it by an even "

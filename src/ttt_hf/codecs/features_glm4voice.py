@@ -23,12 +23,14 @@ def mel_spectrogram(waveform: Tensor, sampling_rate: int, hop_length: int, num_m
     Returns:
         Float of shape `(samples // hop_length, num_mel_bins)`, at least one frame.
     """
+    # Less than a hop still gives one frame.
     padded = F.pad(waveform, (0, max(0, hop_length - len(waveform))))
     # A frame's window is centred on its hop. Reflection padding needs more samples than it adds.
     margin = (N_FFT - hop_length) // 2
     mode = "reflect" if len(padded) > margin else "constant"
     padded = F.pad(padded[None], (margin, margin), mode=mode)
     window = torch.hann_window(N_FFT, device=waveform.device)
+    # (n_fft // 2 + 1, frames)
     spectrum = torch.stft(padded, N_FFT, hop_length, window=window, center=False, return_complex=True)[0].abs()
     filters = mel_filter_bank(
         N_FFT // 2 + 1, num_mel_bins, 0.0, MAX_FREQUENCY, sampling_rate, norm="slaney", mel_scale="slaney"

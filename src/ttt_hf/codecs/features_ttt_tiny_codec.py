@@ -30,6 +30,7 @@ def mel_filters(sampling_rate: int, n_fft: int, num_mel_bins: int) -> Tensor:
     bin_width = sampling_rate / n_fft
     rising = (corners[1:-1] - corners[:-2]).clamp(min=bin_width)
     falling = (corners[2:] - corners[1:-1]).clamp(min=bin_width)
+    # Each filter rises to 1 at its centre and falls again: (n_fft // 2 + 1, num_mel_bins).
     weights = torch.minimum(
         1 - (corners[1:-1] - frequencies) / rising, 1 - (frequencies - corners[1:-1]) / falling
     ).clamp(min=0.0)
@@ -52,6 +53,7 @@ def normalise_level(waveform: Tensor, reference_level: float, minimum_level: flo
     """
     padded = F.pad(waveform, (0, -waveform.shape[-1] % frame_length))
     power = padded.reshape(-1, frame_length).square().mean(-1)
+    # A hundredth of the power is 20 dB less.
     level = power[power >= 0.01 * power.max()].mean().sqrt()
     return waveform * (reference_level / level.clamp(min=minimum_level))
 
@@ -76,6 +78,7 @@ def log_mel(
     margin = (n_fft - hop_length) // 2
     window = torch.hann_window(n_fft, device=waveform.device, dtype=waveform.dtype)
     frames = F.pad(waveform, (margin, margin)).unfold(-1, n_fft, hop_length)
+    # A sine of amplitude one has a peak of half the window's sum, hence the factor of two.
     magnitude = torch.fft.rfft(frames * (window * (2.0 / window.sum()))).abs()
     filters = mel_filters(sampling_rate, n_fft, num_mel_bins).to(waveform)
     return (magnitude @ filters).clamp(min=floor).log()
@@ -93,15 +96,18 @@ def overlap_add(spectrum: Tensor, n_fft: int, hop_length: int) -> Tensor:
         Float of shape `(batch, frames * hop_length)`.
     """
     window = torch.hann_window(n_fft, device=spectrum.device, dtype=spectrum.real.dtype)
+    # (batch, frames, n_fft)
     frames = torch.fft.irfft(spectrum, n=n_fft) * window
     length = frames.shape[1] * hop_length
     margin = (n_fft - hop_length) // 2
 
     def fold(values: Tensor) -> Tensor:
+        # `fold` sums overlapping columns: (batch, n_fft, frames) to (batch, 1, 1, size).
         size = (1, length + 2 * margin)
         folded = F.fold(values.transpose(1, 2), size, kernel_size=(1, n_fft), stride=(1, hop_length))
         return folded.flatten(1)[:, margin : margin + length]
 
-    # Overlapping squared windows do not sum to one at the edges, so the sum is divided out.
+    # Overlapping squared windows do not sum to one at the edges, so the sum is divided out. Its lower
+    # bound is for windows that hardly overlap, whose ends are almost zero.
     envelope = fold(window.square().expand(1, frames.shape[1], n_fft))
     return fold(frames) / envelope.clamp(min=1e-3)

@@ -1,4 +1,4 @@
-"""Mimi's semantic codebook as a codec of TtT: 12.5 codes per second out of 2,048, at 24 kHz.
+"""Mimi's semantic codebook as a codec of TtT: 12.5 codes per second from a codebook of 2,048, at 24 kHz.
 
 The acoustic codebooks are left out: the codes carry the content of speech, but little of voice and detail, and decoded
 audio sounds accordingly.
@@ -47,7 +47,7 @@ class MimiCodec(RowwiseCodec, MimiModel):
 
     @property
     def look_behind(self) -> int:
-        """Past codes that the samples of a code depend on, by the window of each layer and the convolutions."""
+        """Past codes that the samples of a code depend on: the windows of all layers plus the convolutions."""
         config = self.config
         frames = config.num_hidden_layers * config.sliding_window
         # An upper bound: each upsampling sees one step back, each residual block (and the first and last convolution)
@@ -64,10 +64,12 @@ class MimiCodec(RowwiseCodec, MimiModel):
         return 0
 
     def _encode_row(self, waveform: Tensor) -> Tensor:
+        # (1, 1, samples). By the class's name, since `self.encode` is that of `RowwiseCodec`.
         values = waveform[None, None].to(self.dtype)
         return MimiModel.encode(self, values, num_quantizers=1).audio_codes[0, 0].long()
 
     def _decode_row(self, codes: Tensor) -> Tensor:
+        # Codes of shape (1 row, 1 codebook, codes).
         samples = MimiModel.decode(self, codes[None, None]).audio_values[0, 0]
         return samples[: len(codes) * self.config.samples_per_code]
 

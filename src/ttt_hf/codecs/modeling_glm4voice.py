@@ -39,6 +39,7 @@ class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
+        # That of the decoder also has the defaults of transformers, which the tokenizer needs.
         self.decoder._init_weights(module)
 
     @torch.no_grad()
@@ -84,6 +85,7 @@ class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
             raise ValueError("There are no codes to decode: give at least one.")
         decoded = [self.decoder(row, voice or self.voice) for row in rows]
         size = self.config.decoder_config.num_frames(codes.shape[1]) * self.config.decoder_config.samples_per_frame
+        # With a voice prompt a row may have more frames than its codes alone.
         waveform = torch.zeros(len(rows), max(size, *map(len, decoded)), device=self.device)
         for row, samples in zip(waveform, decoded):
             row[: len(samples)] = samples
@@ -114,6 +116,7 @@ class Glm4VoiceCodec(PreTrainedAudioTokenizerBase):
         mel = mel_spectrogram(
             output_waveform.float(), config.sampling_rate, config.samples_per_frame, config.num_mel_bins
         )
+        # The codes must cover the spectrogram.
         return Glm4VoiceVoice(codes, mel[: config.num_frames(len(codes))], speaker)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> CodecOutput:

@@ -67,6 +67,7 @@ class Glm4VoiceDecoder(PreTrainedModel):
 
     def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)
+        # Parameters of our own modules, which have no default.
         if isinstance(module, Glm4VoiceRelativeAttention):
             init.zeros_(module.pos_bias_u)
             init.zeros_(module.pos_bias_v)
@@ -125,7 +126,8 @@ class Glm4VoiceStream:
         self._speaker = voice.speaker.to(device)
         self._pending = self._codes[:0]
         self._is_finished = False
-        # Indices of frames count from the first frame kept, which is at first that of the voice prompt.
+        # Frames up to `_known` are final, up to `_emitted` returned, up to `_begin` those of the voice prompt. Indices
+        # count from the first frame kept, which is at first that of the voice prompt.
         self._known = self._begin = self._emitted = self._mel.shape[1]
         self._mel_generator = torch.Generator().manual_seed(config.seed)
         self._mel_noise = torch.zeros(0, config.num_mel_bins, device=device)
@@ -158,6 +160,7 @@ class Glm4VoiceStream:
 
     def finish(self) -> Tensor:
         """Ends the stream and returns the remaining samples, float32 of shape `(samples,)`."""
+        # Raises if the stream is finished.
         self.take(self._pending[:0])
         self._is_finished = True
         return self._advance(is_last=True)
@@ -179,7 +182,9 @@ class Glm4VoiceStream:
         frames = self._mel.shape[1]
         if frames == self._emitted:
             return self._tail[:0]
+        # The last frames change once their future is known.
         self._known = frames if is_last else frames - self._overlap
+        # The waveform stays behind the final frames by those that are cross-faded with the next chunk.
         samples = self._vocode(self._known if is_last else self._known - FADE_FRAMES)
         self._forget()
         return samples
@@ -189,9 +194,11 @@ class Glm4VoiceStream:
         config = self._decoder.config
         self._codes = torch.cat([self._codes, self._pending])
         self._pending = self._pending[:0]
+        # Frames up to `known` are final, those up to `tentative` are held back, the others are new.
         frames, known, tentative = config.num_frames(len(self._codes)), self._known, self._mel.shape[1]
         self._mel_noise = _draw(self._mel_generator, self._mel_noise, frames)
         certain = self._mel[:, :known]
+        # (bins, frames) without the batch of one
         mel = self._decoder.flow(self._codes[None], self._mel_noise.T[None], certain[None], self._speaker[None])[0]
         # The first frames stay unchanged, since the pitch (and so the phase) of returned samples depends on them.
         blended = _blend(self._mel[:, known:], mel[:, known:tentative], unchanged=PITCH_LAYERS)
@@ -206,13 +213,15 @@ class Glm4VoiceStream:
         pitch = vocoder.f0_predictor(mel)[:, self._emitted - start :]
         cycles = vocoder.cycles(pitch, self._cycles)
         noise = _draw(self._source_generator, self._source_noise, cycles.shape[1])
+        # The kept source is that of the context, so both start at the frame `start`.
         source = torch.cat([self._source, vocoder.source(pitch, cycles, self._phases, noise.T[None])], dim=2)
         # Filter: the frames before the first new one are context only.
         waveform = vocoder(mel, source)[0, (self._emitted - start) * samples_per_frame :]
         overlap = len(self._tail)
         waveform = torch.cat([_blend(self._tail, waveform[:overlap]), waveform[overlap:]])
 
-        # State for the next chunk: the tail to cross-fade, and cycles, noise and source from `end` on.
+        # State for the next chunk: the tail to cross-fade, the cycles up to `end`, the noise after it, and the source
+        # of the frames before it, which become context.
         count = (end - self._emitted) * samples_per_frame
         self._tail = waveform[count : count + FADE_FRAMES * samples_per_frame]
         self._cycles = cycles[:, count - 1 : count]
@@ -270,5 +279,6 @@ def _draw(generator: torch.Generator, drawn: Tensor, count: int) -> Tensor:
 def _blend(old: Tensor, new: Tensor, unchanged: int = 0) -> Tensor:
     """Cross-fades values `(..., n)` from old to new by a raised cosine, after the first `unchanged` ones."""
     count = old.shape[-1] - unchanged
+    # Negative positions, those of unchanged values, are clamped to 0 and keep the old value.
     position = (torch.arange(-unchanged, count, device=old.device) + 0.5).clamp(min=0) / max(count, 1)
     return torch.lerp(old, new, 0.5 - 0.5 * torch.cos(torch.pi * position))

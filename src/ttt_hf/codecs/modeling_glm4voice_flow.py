@@ -48,10 +48,12 @@ class Glm4VoiceRelativeAttention(nn.Module):
         """
         length = hidden.shape[1]
         heads, head_size = self.pos_bias_u.shape
+        # Queries stay (batch, codes, heads, head size) for the biases; keys, values: (batch, heads, codes, head size).
         query = self.linear_q(hidden).unflatten(-1, (heads, head_size))
         key = self.linear_k(hidden).unflatten(-1, (heads, head_size)).transpose(1, 2)
         value = self.linear_v(hidden).unflatten(-1, (heads, head_size)).transpose(1, 2)
         distance = self.linear_pos(positions).unflatten(-1, (heads, head_size)).transpose(0, 1)
+        # (batch, heads, codes, 2 * codes - 1)
         by_distance = (query + self.pos_bias_v).transpose(1, 2) @ distance.transpose(-1, -2)
         # The distance of the key at j from the query at i is i - j; its encoding is in row (length - 1) - (i - j).
         order = torch.arange(length, device=hidden.device)
@@ -59,6 +61,7 @@ class Glm4VoiceRelativeAttention(nn.Module):
         by_position = by_distance.gather(-1, index.expand(*by_distance.shape[:2], length, length))
         by_content = (query + self.pos_bias_u).transpose(1, 2) @ key.transpose(-1, -2)
         scores = (by_content + by_position) / math.sqrt(head_size)
+        # No row of scores is all -inf, since a code sees itself.
         attended = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value
         return self.linear_out(attended.transpose(1, 2).flatten(2))
 
@@ -100,6 +103,7 @@ class Glm4VoiceConformer(nn.Module):
         block = torch.arange(length, device=embedded.device) // self.block_size
         hidden = self.embed(embedded) * math.sqrt(size)
         for layer in self.layers:
+            # Rows of the mask are queries, columns keys.
             hidden = layer(hidden, positions, block <= block[:, None])
         return self.after_norm(hidden)
 
@@ -132,7 +136,8 @@ class Glm4VoiceFrameAttention(nn.Module):
         self.to_out = nn.Linear(inner, config.unet_channels)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """float (batch, frames, size) -> the same shape."""
+        """Attends over frames, float `(batch, frames, size)`, keeping the shape."""
+        # (batch, heads, frames, head size)
         query, key, value = (
             project(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.to_q, self.to_k, self.to_v)
@@ -152,7 +157,7 @@ class Glm4VoiceFrameLayer(nn.Module):
         self.ff = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """float (batch, frames, size) -> the same shape."""
+        """Transforms float `(batch, frames, size)`, keeping the shape."""
         hidden = hidden + self.attn(self.norm1(hidden))
         return hidden + self.ff(self.norm3(hidden))
 
@@ -172,6 +177,7 @@ class Glm4VoiceUNetBlock(nn.Module):
         Returns:
             Float of shape `(batch, size, frames)` before the change of resolution, and the result after it.
         """
+        # Channels last for the Transformer layers, first for the convolutions around them.
         hidden = self.resnet(hidden, time).transpose(1, 2)
         for layer in self.layers:
             hidden = layer(hidden)
@@ -191,6 +197,7 @@ class Glm4VoiceUNet(nn.Module):
             # The last level keeps its resolution, on the way down and on the way up.
             halve = nn.Conv1d(size, size, 3, stride=1 if level == last else 2, padding=1)
             double = nn.Conv1d(size, size, 3, padding=1) if level == last else nn.ConvTranspose1d(size, size, 4, 2, 1)
+            # First input: mel, mean, speaker and known frames. On the way up the channels of the skip are added.
             down.append(Glm4VoiceUNetBlock(config, size if level else 4 * bins, halve))
             up.append(Glm4VoiceUNetBlock(config, 2 * size, double))
         self.down_blocks = nn.ModuleList(down)
@@ -268,16 +275,19 @@ class Glm4VoiceFlow(nn.Module):
         """
         config = self.config
         mean = self.mean(codes).float()
+        # Normalisation leaves the zero vector of the default voice as it is.
         voice = self.speaker(F.normalize(speaker.to(self.speaker.weight.dtype), dim=-1)).float()
         known = F.pad(known, (0, noise.shape[-1] - known.shape[-1]))
         # One forward for both halves of guidance: the second half of the batch is unconditional.
         conditions = [torch.cat([value, torch.zeros_like(value)]) for value in (mean, voice, known)]
         # Cosine schedule: small steps near the noise.
         times = 1 - torch.cos(torch.linspace(0, 1, config.num_steps + 1, device=noise.device) * (0.5 * torch.pi))
+        # The state of the solver stays in float32 when the model is in half precision.
         mel = noise.float()
         for step in range(config.num_steps):
             time = times[step].expand(2 * mel.shape[0])
             guided, free = self.estimator(torch.cat([mel, mel]), *conditions, time).float().chunk(2)
+            # Guidance moves the velocity away from the unconditional one.
             mel = mel + (times[step + 1] - times[step]) * ((1 + config.guidance) * guided - config.guidance * free)
         return mel
 

@@ -84,8 +84,10 @@ class Glm4VoiceTokenizer(PreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_features[:, 0])
         hidden = F.gelu(self.conv1(input_features.to(self.dtype)))
+        # (batch, frames / 2, d_model)
         hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)
         hidden = hidden + self.embed_positions.weight[: hidden.shape[1]]
+        # The second convolution halves the frame rate, and the mask with it.
         valid, block_size = attention_mask[:, ::2].bool(), config.block_size
         mask = self._attention_bias(valid, block_size)
         for number, layer in enumerate(self.layers, start=1):
@@ -94,6 +96,7 @@ class Glm4VoiceTokenizer(PreTrainedModel):
                 size = config.pooling_kernel_size
                 # An incomplete last code is padded with zeros; `encode` passes complete codes only.
                 hidden = F.pad(hidden, (0, 0, 0, -hidden.shape[1] % size)).unflatten(1, (-1, size)).mean(2)
+                # A code counts if its first frame does, and blocks cover as much time as before.
                 mask = self._attention_bias(valid[:, ::size], block_size // size)
         hidden = hidden.float()
         return Glm4VoiceTokenizerOutput(hidden=hidden, audio_codes=self.quantise(hidden))
@@ -125,6 +128,7 @@ class Glm4VoiceTokenizer(PreTrainedModel):
             for chunk in waveform[row, :length].float().split(config.chunk_length * config.sampling_rate)
         ]
         codes: list[list[Tensor]] = [[] for _ in lengths]
+        # A forward takes chunks of any rows; the mask hides the padding of shorter ones.
         for start in range(0, len(chunks), BATCH_SIZE):
             part = chunks[start : start + BATCH_SIZE]
             # `pad_sequence` needs time as the first axis.
@@ -133,6 +137,7 @@ class Glm4VoiceTokenizer(PreTrainedModel):
             batch = nn.utils.rnn.pad_sequence(features, batch_first=True).transpose(1, 2)
             mask = torch.arange(batch.shape[2], device=self.device) < frames[:, None]
             for (row, chunk), found in zip(part, self(batch, mask).audio_codes, strict=True):
+                # Codes of padding are dropped.
                 codes[row].append(found[: -(-len(chunk) // config.samples_per_code)])
         return nn.utils.rnn.pad_sequence([torch.cat(row) for row in codes], batch_first=True, padding_value=-1)
 

@@ -1,4 +1,4 @@
-"""Vocoder of the GLM-4-Voice decoder: mel spectrogram to waveform, by a harmonic source and an inverse STFT.
+"""Vocoder of the GLM-4-Voice decoder: mel spectrogram to waveform, with a harmonic source and an inverse STFT.
 
 Source: Li et al., "HiFTNet: A Fast High-Quality Neural Vocoder with Harmonic-plus-Noise Filter and Inverse Short Time
 Fourier Transform", 2023.
@@ -28,8 +28,9 @@ class Glm4VoiceSnake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(size))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """float (batch, size, frames) -> the same shape."""
+        """Activates float `(batch, size, frames)`, keeping the shape."""
         alpha = self.alpha[:, None]
+        # The small number prevents a division by zero where alpha is 0.
         return hidden + (alpha * hidden).sin().square() / (alpha + 1e-9)
 
 
@@ -47,7 +48,7 @@ class Glm4VoiceDilatedBlock(nn.Module):
         self.activations2 = nn.ModuleList(Glm4VoiceSnake(size) for _ in dilations)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """float (batch, size, frames) -> the same shape."""
+        """Transforms float `(batch, size, frames)`, keeping the shape."""
         for first, second, conv1, conv2 in zip(self.activations1, self.activations2, self.convs1, self.convs2):
             hidden = hidden + conv2(second(conv1(first(hidden))))
         return hidden
@@ -76,6 +77,7 @@ class Glm4VoiceVocoder(nn.Module):
     def __init__(self, config: Glm4VoiceDecoderConfig) -> None:
         super().__init__()
         self.config = config
+        # Channels of a spectrum: real and imaginary part, or magnitude and phase, of n_fft // 2 + 1 bins.
         spectrum, size, rates = config.n_fft + 2, config.vocoder_channels, config.upsample_rates
         self.f0_predictor = Glm4VoicePitch(config)
         self.source_linear = nn.Linear(config.num_harmonics + 1, 1)
@@ -87,6 +89,7 @@ class Glm4VoiceVocoder(nn.Module):
             size //= 2
             # Frames of the source's spectrum per frame of this stage.
             step = math.prod(rates[stage + 1 :])
+            # Brings the source's spectrum to the resolution of this stage.
             self.source_downs.append(
                 nn.Conv1d(spectrum, size, 1) if step == 1 else nn.Conv1d(spectrum, size, 2 * step, step, step // 2)
             )
@@ -126,9 +129,11 @@ class Glm4VoiceVocoder(nn.Module):
             Float32 of shape `(batch, 1, samples)`.
         """
         config = self.config
+        # The fundamental and its harmonics.
         harmonics = torch.arange(1, config.num_harmonics + 2, device=pitch.device)
         # Only the fraction of a period matters, and float32 is enough for it.
         turns = (cycles[:, None] * harmonics[:, None]).frac().float()
+        # (batch, harmonics, samples)
         waves = config.source_amplitude * torch.sin(2 * torch.pi * turns + phases)
         voiced = (pitch > config.voiced_threshold).repeat_interleave(config.samples_per_frame, dim=1)[:, None]
         level = torch.where(voiced, config.source_noise, config.source_amplitude / 3)
@@ -147,6 +152,7 @@ class Glm4VoiceVocoder(nn.Module):
         """
         config = self.config
         window = torch.hann_window(config.n_fft, device=mel.device)
+        # (batch, n_fft // 2 + 1, samples / hop_length + 1)
         transform = torch.stft(
             source[:, 0], config.n_fft, config.hop_length, window=window, pad_mode="reflect", return_complex=True
         )
@@ -161,6 +167,7 @@ class Glm4VoiceVocoder(nn.Module):
             hidden = hidden + self.source_resblocks[stage](self.source_downs[stage](spectrum))
             blocks = self.resblocks[stage * parallel : (stage + 1) * parallel]
             hidden = sum(block(hidden) for block in blocks) / parallel
+        # Log-magnitude and phase of each bin; a sine bounds the phase, as in the published code.
         magnitude, phase = self.conv_post(F.leaky_relu(hidden, LAST_SLOPE)).chunk(2, dim=1)
         polar = torch.polar(magnitude.exp().clamp(max=MAX_MAGNITUDE), phase.sin())
         waveform = torch.istft(polar, config.n_fft, config.hop_length, window=window)

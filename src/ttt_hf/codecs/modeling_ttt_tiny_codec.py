@@ -33,10 +33,12 @@ class TtTTinyCodecBlock(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.expand = nn.Linear(size, config.expansion * size)
         self.contract = nn.Linear(config.expansion * size, size)
+        # A small factor on each branch: a stack of blocks starts close to the identity.
         self.scale = nn.Parameter(torch.full((size,), 0.1))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Transforms float `(batch, frames, size)`, keeping the shape."""
+        # Padding on the axis of frames: past and future of the convolution.
         padded = F.pad(hidden, (0, 0, self.look_behind, self.look_ahead))
         # As a 2-D convolution on channels-last memory, the depthwise convolution is twice as fast on a CPU.
         convolved = F.conv2d(
@@ -45,6 +47,7 @@ class TtTTinyCodecBlock(nn.Module):
             self.depthwise.bias,
             groups=hidden.shape[-1],
         )
+        # (batch, size, 1, frames) back to channels last
         branch = self.norm(convolved.squeeze(2).transpose(1, 2))
         branch = self.contract(F.gelu(self.expand(branch), approximate="tanh"))
         return hidden + self.scale * branch
@@ -64,6 +67,7 @@ class TtTTinyCodecEncoder(nn.Module):
 
     def __init__(self, config: TtTTinyCodecConfig) -> None:
         super().__init__()
+        # The encoder always has the full waveform, so its convolutions see both sides equally.
         centred = [config.kernel_size // 2] * max(config.encoder_frame_layers, config.encoder_code_layers)
         self.frames_per_code = config.frames_per_code
         self.embed = nn.Linear(3 * config.num_mel_bins, config.encoder_frame_size)
@@ -123,6 +127,7 @@ class TtTTinyCodecDecoder(nn.Module):
         hidden = self.project(vectors) + (self.voice if voice is None else voice[:, None])
         for block in self.code_blocks:
             hidden = block(hidden)
+        # Back to the mel frame rate: the channels of one code become consecutive frames.
         hidden = self.split(hidden).unflatten(2, (self.frames_per_code, -1)).flatten(1, 2)
         for block in self.frame_blocks:
             hidden = block(hidden)
@@ -199,6 +204,7 @@ class TtTTinyCodec(RowwiseCodec):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, TtTTinyCodecBlock):
+            # A parameter of our own, as is the voice below.
             init.constant_(module.scale, 0.1)
         elif isinstance(module, TtTTinyCodecDecoder):
             init.zeros_(module.voice)
@@ -220,11 +226,13 @@ class TtTTinyCodec(RowwiseCodec):
         half = self._half_widths()
         # Levels are odd, so rounding tanh * half gives integers from -half to half, zero included.
         bounded = torch.tanh(hidden.float()) * half
+        # The value is the rounded one, the gradient that of `bounded`.
         return (bounded + (bounded.round() - bounded).detach()) / half
 
     def vectors_to_codes(self, vectors: Tensor) -> Tensor:
         """Codes `(...)` of codebook vectors `(..., dimensions)`; the first dimension is the lowest digit."""
         half = self._half_widths()
+        # Digits from 0 to level - 1, joined by Horner's rule from the highest to the lowest.
         digits = (vectors.float() * half).round().long() + half.long()
         code = torch.zeros_like(digits[..., 0])
         for index in reversed(range(len(self.config.fsq_levels))):
@@ -234,6 +242,7 @@ class TtTTinyCodec(RowwiseCodec):
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
         """Codebook vectors `(..., dimensions)` in [-1, 1] of codes `(...)`."""
         digits = []
+        # From the lowest digit on, shifted back to integers around zero.
         for level in self.config.fsq_levels:
             digits.append(codes % level - level // 2)
             codes = codes // level
@@ -268,6 +277,7 @@ class TtTTinyCodec(RowwiseCodec):
         return F.pad(scaled, (0, -scaled.shape[-1] % config.samples_per_code))
 
     def _encode_row(self, waveform: Tensor) -> Tensor:
+        # (1, codes, quantiser dimensions); features in float32, the network in the model's dtype.
         hidden = self.encoder(self.mel(self.normalise(waveform)[None]).to(self.dtype))
         return self.vectors_to_codes(self.quantise(hidden))[0]
 
@@ -292,6 +302,7 @@ class TtTTinyCodec(RowwiseCodec):
         """Number of past codes that the samples of a code depend on."""
         frame_blocks: list[Any] = [*self.decoder.frame_blocks, *self.vocoder.blocks]
         code_blocks: list[Any] = [*self.decoder.code_blocks]
+        # As in `look_ahead`, for the other side.
         frames = 1 + self._window_reach() + sum(block.look_behind for block in frame_blocks)
         codes = sum(block.look_behind for block in code_blocks)
         return codes + -(-frames // self.config.frames_per_code)

@@ -91,6 +91,7 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
         """
         rows = code_rows(codes, lengths, self.config.codebook_size)
         samples_per_code = self.config.samples_per_code
+        # The zeros remain after the end of shorter rows.
         waveform = torch.zeros(codes.shape[0], codes.shape[1] * samples_per_code, device=self.device)
         for row, row_codes in enumerate(rows):
             waveform[row, : len(row_codes) * samples_per_code] = self._decode_checked(row_codes)
@@ -107,8 +108,10 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
 
     def _decode_checked(self, codes: Tensor) -> Tensor:
         """Decodes checked codes `(frames,)` to float32 `(frames * samples_per_code,)` in [-1, 1]."""
+        # A row may be empty, but `_decode_row` takes at least one code.
         if codes.numel() == 0:
             return torch.zeros(0, device=self.device)
+        # Decoded samples may exceed full scale a little.
         return self._decode_row(codes.to(self.device).long()).float().clamp(-1.0, 1.0)
 
 
@@ -123,6 +126,7 @@ class CodecStream:
     def __init__(self, codec: RowwiseCodec) -> None:
         self._codec = codec
         self._codes = torch.zeros(0, dtype=torch.long, device=codec.device)
+        # Number of kept codes whose samples have been returned.
         self._emitted = 0
         self._finished = False
 
@@ -145,6 +149,7 @@ class CodecStream:
             raise ValueError(f"A stream takes codes of the shape (n,), not {tuple(codes.shape)}.")
         check_codes(codes, self._codec.config.codebook_size)
         self._codes = torch.cat([self._codes, codes.to(self._codes)])
+        # The last codes wait for the codes after them.
         return self._advance(len(self._codes) - self._codec.look_ahead)
 
     def finish(self) -> Tensor:
@@ -152,6 +157,7 @@ class CodecStream:
         if self._finished:
             raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
         self._finished = True
+        # Nothing follows anymore, as at the end of `decode`.
         return self._advance(len(self._codes))
 
     @torch.no_grad()
@@ -160,6 +166,7 @@ class CodecStream:
         if end <= self._emitted:
             return torch.zeros(0, device=self._codec.device)
         samples_per_code = self._codec.config.samples_per_code
+        # All kept codes are decoded again, since earlier ones are context of the new ones.
         samples = self._codec._decode_checked(self._codes)[self._emitted * samples_per_code : end * samples_per_code]
         # Codes that no later sample depends on are dropped, so that a chunk costs the same throughout the stream.
         surplus = max(0, end - self._codec.look_behind)

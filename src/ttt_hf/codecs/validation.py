@@ -60,8 +60,10 @@ def code_rows(codes: Tensor, lengths: Tensor | None, codebook_size: int) -> list
     """
     if codes.ndim != 2:
         raise ValueError(f"The codes must have the shape (batch, frames), not {tuple(codes.shape)}.")
+    # The dtype alone: an empty slice has no values, and padding would be out of range.
     check_codes(codes[:0], codebook_size)
     if lengths is None:
+        # A row ends with its last code; `amax` needs at least one column.
         filled = codes != -1
         positions = torch.arange(1, codes.shape[1] + 1, device=codes.device)
         values = (filled * positions).amax(1).tolist() if codes.numel() else [0] * codes.shape[0]
@@ -69,6 +71,7 @@ def code_rows(codes: Tensor, lengths: Tensor | None, codebook_size: int) -> list
         values = _row_lengths(lengths, codes.shape, "codes")
     rows = [row[:value] for row, value in zip(codes, values)]
     for row in rows:
+        # A -1 between codes is not padding, and out of range.
         check_codes(row, codebook_size)
     return rows
 

@@ -1,4 +1,4 @@
-"""X-Codec2 and NeuCodec of transformers as codecs of TtT: 50 codes a second out of one codebook of 65,536.
+"""X-Codec2 and NeuCodec of transformers as codecs of TtT: 50 codes per second from one codebook of 65,536.
 
 Both combine a semantic encoder (Wav2Vec2-BERT on Kaldi's filter banks) with an acoustic encoder (convolutions on the
 waveform). NeuCodec takes 16 kHz and decodes to 24 kHz.
@@ -30,17 +30,17 @@ class Xcodec2CodecConfig(Xcodec2Config):
 
     @property
     def codebook_size(self) -> int:
-        """Number of different codes."""
+        """Number of codes."""
         return prod(self.quantization_levels)
 
     @property
     def samples_per_code(self) -> int:
-        """Samples of decoded waveform that one code stands for."""
+        """Samples of decoded waveform per code."""
         return self.hop_length
 
     @property
     def frame_rate(self) -> float:
-        """Codes a second."""
+        """Codes per second."""
         return self.sampling_rate / self.hop_length
 
 
@@ -54,17 +54,17 @@ class NeuCodecCodecConfig(NeuCodecConfig):
 
     @property
     def codebook_size(self) -> int:
-        """Number of different codes."""
+        """Number of codes."""
         return prod(self.quantization_levels)
 
     @property
     def samples_per_code(self) -> int:
-        """Samples of decoded waveform that one code stands for."""
+        """Samples of decoded waveform per code."""
         return self.hop_length
 
     @property
     def frame_rate(self) -> float:
-        """Codes a second."""
+        """Codes per second."""
         return self.input_sampling_rate / self.encoder_hop_length
 
 
@@ -92,8 +92,8 @@ class _SemanticAcousticCodec(RowwiseCodec):
 
     def _encoder_inputs(self, waveform: Tensor, hop_length: int) -> dict[str, Tensor]:
         """Padded waveform `(1, 1, samples)` and normalised filter banks `(1, frames, 160)` of one row."""
-        # As in the models' own feature extractors, always padded, to full codes. Those extractors need torchaudio; the
-        # extractor of SeamlessM4T computes the same filter banks without it.
+        # Padded to full codes, by a full hop where none is missing, as in the models' own feature extractors. Those
+        # need torchaudio; the extractor of SeamlessM4T computes the same filter banks without it.
         padded = F.pad(waveform, (0, hop_length - waveform.shape[-1] % hop_length))
         margin = self._feature_margin
         samples = F.pad(padded, (margin, margin)).cpu().numpy()
@@ -118,9 +118,11 @@ class Xcodec2Codec(_SemanticAcousticCodec, Xcodec2Model):
 
     def _encode_row(self, waveform: Tensor) -> Tensor:
         inputs = self._encoder_inputs(waveform, self.config.hop_length)
+        # By the class's name, since `self.encode` is that of `RowwiseCodec`.
         return Xcodec2Model.encode(self, **inputs).audio_codes[0, 0].long()
 
     def _decode_row(self, codes: Tensor) -> Tensor:
+        # Codes of shape (1 row, 1 codebook, codes).
         return Xcodec2Model.decode(self, audio_codes=codes[None, None]).audio_values[0, 0]
 
 
