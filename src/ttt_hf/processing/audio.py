@@ -125,6 +125,7 @@ def _read_file(path: Path, read: Callable[[Any, str], Any]) -> Any:
     # Opened here, as the errors of soundfile do not tell a missing file from an unreadable one.
     try:
         with open(path, "rb") as file:
+            # Pipes and devices have size 0 as well.
             if os.fstat(file.fileno()).st_size == 0 and path.is_file():
                 raise ValueError(f"{path} is empty (0 bytes).")
             return read(file, str(path))
@@ -139,6 +140,7 @@ def _read_file(path: Path, read: Callable[[Any, str], Any]) -> Any:
 def _download(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
+            # One byte more than allowed shows that a file is too large.
             content = response.read(MAX_DOWNLOAD_BYTES + 1)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise OSError(f"{url} cannot be fetched: {getattr(error, 'reason', error)}.") from error
@@ -151,6 +153,7 @@ def _download(url: str) -> bytes:
 
 def _decode(file: Any, name: str) -> tuple[np.ndarray, int]:
     with _opened(file, name) as audio:
+        # (samples, channels) to (channels, samples)
         return audio.read(dtype="float32", always_2d=True).T, audio.samplerate
 
 
@@ -164,6 +167,7 @@ def _opened(file: Any, name: str) -> Iterator[soundfile.SoundFile]:
     try:
         with soundfile.SoundFile(file) as audio:
             rate = _check_rate(audio.samplerate)
+            # By the header, before anything is decoded into memory.
             if audio.frames > MAX_SECONDS * rate:
                 raise ValueError(_too_long(name, audio.frames / rate))
             yield audio
@@ -177,6 +181,7 @@ def _as_array(source: Any) -> np.ndarray:
         array = source
     elif hasattr(source, "detach"):  # a tensor, without importing torch to know it
         tensor = source.detach().cpu()
+        # NumPy has no bfloat16.
         array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     else:
         raise TypeError(
@@ -190,9 +195,11 @@ def _as_array(source: Any) -> np.ndarray:
 
 def _scale(array: np.ndarray) -> np.ndarray:
     """Scales integers from their full range to float32 in [-1, 1); floats keep their values."""
+    # 8 bit audio is unsigned in WAV files, with 128 as zero.
     if array.dtype == np.uint8:
         return (array.astype(np.float32) - 128.0) / 128.0
     if array.dtype in (np.int8, np.int16, np.int32):
+        # The lowest integer is -2^(bits - 1), which becomes -1.
         return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
     if np.issubdtype(array.dtype, np.floating):
         return array.astype(np.float32, copy=False)
@@ -210,12 +217,14 @@ def _mix_down(samples: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(
             f"{name} has shape {tuple(samples.shape)}: one axis must be channels (at most {MAX_CHANNELS})."
         )
+    # The mean of no samples would be NaN; as an empty waveform it gets a clearer error.
     if samples.size == 0:
         return samples.reshape(-1)
     return samples.mean(axis=channel_axis, dtype=np.float32)
 
 
 def _check_rate(rate: Any) -> int:
+    # `bool` is a subclass of `int`; a float such as 16000.0 is fine.
     if isinstance(rate, bool) or not isinstance(rate, (int, np.integer, float)) or not math.isfinite(rate):
         raise ValueError(f"sampling_rate must be a number of Hz, not {rate!r}.")
     if rate != int(rate) or not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
@@ -235,6 +244,7 @@ def _check_waveform(waveform: np.ndarray, rate: int, name: str) -> np.ndarray:
     if seconds > MAX_SECONDS:
         raise ValueError(_too_long(name, seconds))
     peak = float(np.abs(waveform).max())
+    # The maximum is NaN or infinite if any sample is.
     if not math.isfinite(peak):
         raise ValueError(f"{name} holds samples that are NaN or infinite.")
     if peak > MAX_PEAK:

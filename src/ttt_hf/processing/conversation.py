@@ -43,6 +43,7 @@ def normalise_conversation(
     audio_items: list[dict[str, Any]] = []
     normalised = [_normalise_message(message, guard, audio_items) for message in messages]
     if normalised[0]["role"] != "system":
+        # Our own text, which needs no guard.
         prompt = {"type": "text", "text": SYSTEM_PROMPTS[task or DEFAULT_TASK]}
         normalised.insert(0, {"role": "system", "content": [prompt]})
     return normalised, audio_items
@@ -52,6 +53,7 @@ def _normalise_message(message: Any, guard: Callable[[str], str], audio_items: l
     if not isinstance(message, dict) or "content" not in message or message.get("role") not in ROLES:
         raise ValueError(f"A message needs 'content' and a 'role', one of {', '.join(ROLES)}.")
     content = message["content"]
+    # One form for the template: a list of typed items.
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, (list, tuple)):
@@ -64,6 +66,7 @@ def _normalise_message(message: Any, guard: Callable[[str], str], audio_items: l
         elif kind == "audio":
             if sum(item.get(key) is not None for key in AUDIO_KEYS) != 1:
                 raise ValueError(f"An audio item needs exactly one of {', '.join(AUDIO_KEYS)}.")
+            # The template sees a placeholder only; the items are matched to the placeholders by their order.
             audio_items.append(item)
             items.append({"type": "audio"})
         else:

@@ -80,6 +80,7 @@ class TtTProcessor(ProcessorMixin):
         super().__init__(tokenizer, chat_template=chat_template or default_chat_template())
         self.audio_token = AUDIO_TOKEN
         self.token_ids = audio_token_ids(tokenizer)
+        # Tokens of the chat format, too: no text of a message may be tokenized to them.
         self._control_ids = frozenset(tokenizer.added_tokens_decoder)
         self.codec = codec
         self.codec_reference: str | None = None
@@ -152,6 +153,7 @@ class TtTProcessor(ProcessorMixin):
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         hub = hub_arguments(kwargs)
+        # The codec lies inside the processor's own subfolder, if there is one.
         codec_folder = os.path.join(hub.pop("subfolder", ""), CODEC_FOLDER)
         if codec is None:
             config_file = cached_file(
@@ -161,9 +163,11 @@ class TtTProcessor(ProcessorMixin):
                 _raise_exceptions_for_missing_entries=False,
                 **hub,
             )
+            # A codec saved with the processor comes before a reference.
             if config_file is not None:
                 codec = load_codec(pretrained_model_name_or_path, subfolder=codec_folder, **hub)
             elif processor.codec_reference is not None:
+                # Another repository, to which revision and subfolder of this one do not apply.
                 codec = load_codec(processor.codec_reference)
         elif isinstance(codec, (str, os.PathLike)):
             codec = load_codec(codec)
@@ -205,6 +209,7 @@ class TtTProcessor(ProcessorMixin):
         batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=codec.device)
         codes = codec.encode(batch, lengths).cpu()
+        # Without the -1 after the end of shorter rows.
         return [row[row >= 0] for row in codes]
 
     def decode_audio(self, codes: torch.Tensor) -> np.ndarray:
@@ -221,6 +226,7 @@ class TtTProcessor(ProcessorMixin):
         """
         codec = self._require_codec()
         self._check_codes(codes)
+        # Not every codec can decode an empty row.
         if codes.numel() == 0:
             return np.zeros(0, dtype=np.float32)
         return codec.decode(codes.long()[None].to(codec.device))[0].float().cpu().numpy()
@@ -300,11 +306,13 @@ class TtTProcessor(ProcessorMixin):
             prompts.append(rendered[0])
             audio_items.append(items)
         if not tokenize:
+            # The guard serves tokenization only, so the guarded texts are put back.
             texts = [re.sub(f"{GUARD}(\\d+){GUARD}", lambda hit: guarded[int(hit[1])], text) for text in prompts]
             return texts[0] if single else texts
 
-        # 2. Encode the audio of all conversations in one batch; 3. replace the placeholders by ids
+        # 2. Encode the audio of all conversations in one batch
         codes = self._collect_codes(audio_items)
+        # 3. Replace the placeholders by ids
         rows = [self._encode_prompt(prompt, guarded, row_codes) for prompt, row_codes in zip(prompts, codes)]
         batch = self._make_batch(rows, return_tensors, padding, padding_side)
         return batch if return_dict else batch["input_ids"]
@@ -368,6 +376,7 @@ class TtTProcessor(ProcessorMixin):
         texts = iter(self._decode_texts([piece.token_ids for piece in pieces if hasattr(piece, "token_ids")]))
         segments: list[dict[str, Any]] = []
         for piece in pieces:
+            # Not by class: a model loaded as remote code has segment classes of its own.
             if hasattr(piece, "token_ids"):
                 segments.append({"type": "text", "text": next(texts)})
             else:
@@ -423,6 +432,7 @@ class TtTProcessor(ProcessorMixin):
                 waveforms.append(
                     load_audio(source, item.get("sampling_rate"), self._require_codec().config.sampling_rate)
                 )
+        # Items with waveforms take the encoded rows in the same order; the others bring their codes.
         encoded = iter(self.encode_audio(waveforms) if waveforms else [])
         return [
             [torch.as_tensor(item["codes"]) if item.get("codes") is not None else next(encoded) for item in items]
@@ -439,6 +449,7 @@ class TtTProcessor(ProcessorMixin):
         separators = re.escape(AUDIO_TOKEN) + (f"|{GUARD}\\d+{GUARD}" if guarded else "")
         ids: list[int] = []
         rest = iter(codes)
+        # The capturing group keeps the separators among the parts.
         for part in re.split(f"({separators})", prompt):
             if part == AUDIO_TOKEN:
                 ids += self.codes_to_ids(next(rest)).tolist()
@@ -461,6 +472,7 @@ class TtTProcessor(ProcessorMixin):
             raise ValueError("Rows of different length cannot be one tensor: set padding=True or return_tensors=None.")
         masks = [[1] * len(row) for row in rows]
         if padding:
+            # Any id would do, as the mask hides padding.
             rows = [_pad(row, length, self.tokenizer.pad_token_id or 0, padding_side) for row in rows]
             masks = [_pad(mask, length, 0, padding_side) for mask in masks]
         return BatchFeature({"input_ids": rows, "attention_mask": masks}, tensor_type=return_tensors)

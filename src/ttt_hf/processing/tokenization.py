@@ -106,9 +106,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, audio_vocab_size: int
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     bpe.decoder = decoders.ByteLevel()
+    # The initial alphabet holds all bytes, also those that the training texts lack.
     bpe.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     )
+    # After training, so that their ids follow the text; not normalised, so that they match literally.
     bpe.add_special_tokens(
         [AddedToken(name, special=True, normalized=False) for name in (PAD_TOKEN, TURN_START_TOKEN, TURN_END_TOKEN)]
     )
@@ -148,6 +150,7 @@ def audio_token_ids(tokenizer: PreTrainedTokenizerBase) -> AudioTokenIds:
             f"The tokenizer's audio codes must follow {AUDIO_TOKEN} (id {start}) and end before {MASK_TOKEN} (id "
             f"{mask})."
         )
+    # The other markers are found by name, and must lie on the right side of the codes.
     begin, begin_last, end_user = TEXT_SIDE_TOKENS
     ids = AudioTokenIds(
         audio_token_start_id=start,
