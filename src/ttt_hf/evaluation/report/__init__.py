@@ -1,6 +1,6 @@
 """Reports of an evaluation: a table for the terminal, Markdown, one HTML page, and scores in a model card.
 
-Names are loaded on first use, so that the table for the terminal does not wait for what the pages are made with.
+Names are loaded on first use, so that the table for the terminal does not import what the pages need.
 """
 
 from __future__ import annotations

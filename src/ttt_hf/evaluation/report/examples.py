@@ -66,15 +66,18 @@ def choose_examples(run: TaskRun, count: int = 3, seed: int = 0) -> list[Example
     higher_is_better = run.results["metrics"][metric]["higher_is_better"]
     ranked = [sample for sample in run.samples if metric in sample.values]
     draw = random.Random(seed)
+    # 1. Rank by badness. Sorting is stable, so that the shuffled order decides among equals.
     draw.shuffle(ranked)
     ranked.sort(key=lambda sample: _badness(sample, metric, higher_is_better), reverse=True)
     # With few samples, each group still gets a third.
     count = min(count, max(1, len(ranked) // 3))
+    # 2. The best are taken from what the worst leave, so that none is shown twice.
     worst, rest = ranked[:count], ranked[count:]
     best = sorted(rest, key=lambda sample: (_badness(sample, metric, higher_is_better)[0], -sample.values[metric][1]))[
         :count
     ]
     chosen = {sample.id for sample in (*worst, *best)}
+    # 3. Draw from the remaining samples; `seed` makes it reproducible.
     others = [sample for sample in ranked if sample.id not in chosen]
     groups = {"Worst": worst, "Best": best, "Random": draw.sample(others, min(count, len(others)))}
     return [ExampleGroup(title, tuple(samples)) for title, samples in groups.items() if samples]
@@ -98,6 +101,7 @@ def question_recordings(run: TaskRun, samples: Sequence[ReportedSample]) -> dict
     try:
         data = load_samples(run.task)
     except (OSError, ValueError, ImportError) as error:
+        # A report can be made on another machine, without the data or the packages that read them.
         logger.info("the report of %s is without the recordings of the questions: %s", run.name, error)
         return {}
     indices = {key: index for index, key in enumerate(data.ids)}
@@ -106,10 +110,12 @@ def question_recordings(run: TaskRun, samples: Sequence[ReportedSample]) -> dict
         if sample.id not in indices:
             continue
         question, _ = data[indices[sample.id]]
+        # The data may have changed since the run, and another sample may have this id now.
         if question.audio is None or question.references != sample.references:
             continue
         content = io.BytesIO()
         soundfile.write(content, question.audio, question.sampling_rate, format="FLAC", subtype="PCM_16")
+        # Only the encoded size tells, which depends on the recording.
         if len(content.getvalue()) <= MAX_EMBEDDED_BYTES:
             recordings[sample.id] = _address("audio/flac", content.getvalue())
     return recordings
@@ -124,14 +130,17 @@ def differences(reference: str, hypothesis: str) -> list[Difference]:
         The text in order; empty if nothing differs.
     """
     expected, found = WORDS.findall(reference), WORDS.findall(hypothesis)
+    # False: difflib would otherwise ignore words that are frequent in a text of 200 or more.
     matcher = difflib.SequenceMatcher(
         None, [_plain(word) for word in expected], [_plain(word) for word in found], False
     )
     parts = []
     for kind, start, end, first, last in matcher.get_opcodes():
+        # As the model spelled it: case and punctuation are not compared.
         if kind == "equal":
             parts.append(Difference("same", " ".join(found[first:last])))
             continue
+        # A replacement is shown as both, first what is missing.
         if end > start:
             parts.append(Difference("missing", " ".join(expected[start:end])))
         if last > first:
@@ -140,6 +149,7 @@ def differences(reference: str, hypothesis: str) -> list[Difference]:
 
 
 def _plain(word: str) -> str:
+    # A word of punctuation alone stays as it is: empty texts would all be equal.
     return "".join(letter for letter in word.casefold() if letter.isalnum()) or word
 
 
@@ -151,4 +161,5 @@ def _badness(sample: ReportedSample, metric: str, higher_is_better: bool) -> tup
     numerator, denominator = sample.values[metric]
     # Words against an empty reference are the worst there is.
     rate = numerator / denominator if denominator else float("inf") if numerator else 0.0
+    # The denominator of an error rate is the reference's length, which decides among equals.
     return (-rate if higher_is_better else rate), denominator

@@ -55,6 +55,8 @@ def render_markdown(folder: Path, with_replies: bool = True) -> str:
     runs = read_runs(folder)
     results = [run.results for run in runs]
     rows = metric_rows(results)
+    # StrictUndefined: a wrong name in the template is an error, not an empty cell. Escaping is left to `plain`, since
+    # jinja2 can escape for HTML only.
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -76,6 +78,7 @@ def escape_markdown(text: str) -> str:
 
 
 def _task(run: TaskRun, with_replies: bool) -> dict[str, Any]:
+    # Replies are left out of a report that is published: they may quote data that must not be.
     groups = choose_examples(run, count=5) if with_replies else []
     worst = [group.samples for group in groups if group.title == "Worst"]
     return {

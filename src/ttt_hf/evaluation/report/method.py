@@ -37,17 +37,20 @@ def method_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Passes per second of speech": _known(speed["forward_passes_per_audio_second"]),
         "Time": f"{speed['seconds']:.1f} s" if speed["seconds"] else "",
         **{
+            # The counts of an alignment are shown even if they are 0, defects only where there are any.
             name.replace("_", " ").capitalize(): f"{count:g}"
             for name, count in results["counts"].items()
             if name in ALIGNMENT_COUNTS or (count and name not in IN_TABLE)
         },
     }
+    # All rows were written as if everything were known: empty ones are dropped here.
     return [(name, value) for name, value in method.items() if value]
 
 
 def description_of(results: Mapping[str, Any]) -> str:
     """The task's description with a capital letter; may be empty."""
     text = str(results["task"]["description"])
+    # Not capitalize(), which would lower the case of all other letters.
     return text[:1].upper() + text[1:]
 
 
@@ -66,6 +69,7 @@ def _described(part: Mapping[str, Any] | None) -> str:
     return ", ".join(
         f"{key} {value}" if key not in ("name", "model") else str(value)
         for key, value in without_paths(part).items()
+        # Lists and nested settings are in the JSON below; a bool is an int, too.
         if isinstance(value, str | int | float) and not isinstance(value, bool)
     )
 

@@ -51,15 +51,19 @@ def update_model_card(readme: Path, results: Sequence[Mapping[str, Any]]) -> lis
             "There is no score that a model card could show, since no task was run and scored to its end: run the "
             "evaluation without --limit."
         )
+    # 1. Read bytes: in text mode, Python would change the line ends.
     text = readme.read_bytes().decode("utf-8") if readme.is_file() else ""
     newline = "\r\n" if "\r\n" in text else "\n"
     metadata, body = _split(text)
     content = _read_metadata(metadata, readme)
+    # 2. Add the scores to the parsed metadata.
     index = content.setdefault(KEY, [])
     for entry in complete:
         _add(index, entry)
+    # 3. Replace the text of this one key: writing all of the YAML anew would lose comments and formatting.
     block = yaml.safe_dump({KEY: index}, sort_keys=False, allow_unicode=True).replace("\n", newline)
     metadata = _replace_block(metadata, block)
+    # 4. Parse the result to be sure that the text was cut where the key ends.
     if _read_metadata(metadata, readme) != content:
         raise ValueError(f"The metadata of {readme} are written in a way that would be lost: put {KEY} at their end.")
     with atomic_write(readme) as part:
@@ -76,6 +80,7 @@ def eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
     task, data, headline = results["task"], results["task"]["dataset"], results["headline"]
     metrics = {name: in_printed_unit(metric) for name, metric in results["metrics"].items()}
     is_recognition = task["scorer"] in ("wer", "cer", "mer") and task["output"] == "text"
+    # A relative path to local data can look like a Hub id.
     path = data["path"] if HUB_ID.fullmatch(data["path"]) and not Path(data["path"]).exists() else None
     return [
         EvalResult(
@@ -85,6 +90,7 @@ def eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
             dataset_config=data.get("name"),
             dataset_split=data.get("split"),
             dataset_revision=data.get("revision"),
+            # To the Hub, `accuracy_speech` is an accuracy.
             metric_type=next((known for known in HUB_METRICS if name.split("_")[0] == known), name),
             metric_name=f"{task['name']}: {name}",
             metric_value=round(metric["value"], 4),
@@ -96,6 +102,7 @@ def eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
                 "interval_95": [None if end is None else round(end, 4) for end in (metric["low"], metric["high"])],
             },
         )
+        # The key is False, which sorts first, for the headline alone.
         for name, metric in sorted(metrics.items(), key=lambda item: item[0] != headline)
         if metric["value"] is not None
     ]
@@ -103,6 +110,7 @@ def eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
 
 def _split(text: str) -> tuple[str, str]:
     """Metadata between the first two lines of dashes, empty if the file does not begin with one, and the rest."""
+    # Windows editors may write a byte order mark first.
     match = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", text, re.S | re.M)
     return (match[1], text[match.end() :]) if match else ("", text)
 
@@ -111,6 +119,7 @@ def _read_metadata(metadata: str, readme: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(metadata) or {}
         index = content[KEY] = content.get(KEY) or []
+        # Anything but a list of named models with lists of results raises one of the errors below, or is no match.
         if all(isinstance(entry["name"], str) and isinstance(entry["results"], list) for entry in index):
             return content
     except (yaml.YAMLError, AttributeError, KeyError, TypeError):
@@ -125,6 +134,7 @@ def _add(index: list[Entry], results: Mapping[str, Any]) -> None:
     if model is None:
         model = {"name": name, "results": []}
         index.append(model)
+    # Results are grouped by task and data set, each with its list of metrics.
     for new in eval_results_to_model_index(model["name"], eval_results(results))[0]["results"]:
         old = next((entry for entry in model["results"] if _dataset(entry) == _dataset(new)), None)
         if old is None:
@@ -139,6 +149,7 @@ def _add(index: list[Entry], results: Mapping[str, Any]) -> None:
 def _dataset(entry: Entry) -> tuple[Any, ...]:
     data = entry.get("dataset") or {}
     kind = (entry.get("task") or {}).get("type")
+    # Not the name of the data set, which is for display.
     return kind, *(data.get(key) for key in ("type", "config", "split", "revision"))
 
 

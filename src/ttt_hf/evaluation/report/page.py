@@ -43,12 +43,14 @@ def write_html(folder: Path) -> Path:
     runs = read_runs(folder)
     results = [run.results for run in runs]
     rows = metric_rows(results)
+    # autoescape: texts of models and data cannot become markup. StrictUndefined: a wrong name is an error.
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         models=model_names(results),
         version=__version__,
+        # Our own file, so it needs no escaping.
         style=Markup(STYLE.read_text(encoding="utf-8")),
         rows=rows,
         has_notes=any(row.note for row in rows),
@@ -64,6 +66,7 @@ def _task(run: TaskRun) -> dict[str, Any]:
     results = run.results
     lengths = length_plot(run)
     groups = choose_examples(run)
+    # For all groups at once, since the data of the task are opened for it.
     questions = question_recordings(run, [sample for group in groups for sample in group.samples])
     return {
         "name": run.name,
@@ -105,7 +108,10 @@ def _sample_scores(sample: ReportedSample) -> list[tuple[str, str]]:
 def _example(sample: ReportedSample, run: TaskRun, question: str | None) -> dict[str, Any]:
     reply = embedded_audio(sample.audio) if sample.audio else None
     compared: list[Difference] = []
+    # Marked words explain an error rate. They would mislead where other rules decide, or any of several answers is
+    # right.
     if run.main_metric == error_metric(run) and len(sample.references) == 1:
+        # Of spoken replies, the transcript is what the headline metric scores.
         hypothesis = sample.text if sample.transcript is None else sample.transcript
         compared = differences(sample.references[0], hypothesis) if hypothesis else []
     return {
@@ -113,5 +119,6 @@ def _example(sample: ReportedSample, run: TaskRun, question: str | None) -> dict
         "scores": _sample_scores(sample),
         "differences": compared,
         "players": [(name, address) for name, address in ((QUESTION, question), (REPLY, reply)) if address],
+        # Not embedded, since the file is too large.
         "left_out": f"listen to {sample.audio.name}." if sample.audio and not reply else None,
     }

@@ -75,12 +75,14 @@ def summary_plots(runs: Sequence[TaskRun]) -> list[Plot]:
         for name, stored in run.results["metrics"].items():
             metric = in_printed_unit(stored)
             if run.results["headline"] is not None and _is_number(metric["value"]):
+                # Only values of one kind and unit share an axis. False sorts first: error rates come first.
                 group = (metric["higher_is_better"], _kind(name, metric), metric["unit"])
                 groups.setdefault(group, []).append((run.name, name, metric))
     plots = []
     for (is_better, kind, unit), lines in sorted(groups.items(), key=lambda group: group[0]):
         caption = f"{'Higher' if is_better else 'Lower'} is better. Whiskers: 95 % bootstrap interval."
         plots.append(
+            # Accuracies are drawn on the full scale. Error rates are mostly far below 100 %, and can exceed it.
             _interval_plot(f"{kind} by task", caption, unit, lines, 100.0 if is_better and unit == "%" else None)
         )
     errors = error_plot(runs)
@@ -101,9 +103,11 @@ def length_plot(run: TaskRun) -> Plot | None:
     length_unit = _unit_of_length(name)
     bars = []
     for label, samples in _by_length(run.samples, name):
+        # Corpus rate and interval of this range, by the functions that score the task.
         rate = estimate([sample.values[name] for sample in samples])
         metric = in_printed_unit({"value": rate.value, "low": rate.low, "high": rate.high, "unit": unit})
         bars.append((f"{label} {length_unit}", count_samples(len(samples)), metric))
+    # A single range says no more than the headline.
     if len(bars) < 2:
         return None
     of = "the reply's text" if name == "wer_speech_vs_text" else "the reference"
@@ -121,15 +125,18 @@ def error_plot(runs: Sequence[TaskRun]) -> Plot | None:
     lines = []
     for run in runs:
         name = error_metric(run) if run.results["headline"] is not None else None
+        # Denominators of an error rate are lengths of references, in words or characters.
         length = sum(sample.values[name][1] for sample in run.samples if name in sample.values) if name else 0
         if length:
             shares = [100 * run.results["counts"][kind] / length for kind in ERROR_KINDS]
             lines.append((run, f"{name}, {length:.0f} {_unit_of_length(str(name))}", shares))
     if not lines:
         return None
+    # The longest bar sets the scale of all.
     end, ticks = _axis(max(sum(shares) for _, _, shares in lines), "%")
     bars = []
     for run, note, shares in lines:
+        # Segments are stacked: each begins where the ones before it end.
         starts = [sum(shares[:index]) for index in range(len(shares))]
         segments = tuple(
             Segment(kind, 100 * start / end, 100 * share / end)
@@ -153,6 +160,7 @@ def error_metric(run: TaskRun) -> str | None:
         return None
     errors = sum(counts[kind] for kind in ERROR_KINDS)
     for name, metric in run.results["metrics"].items():
+        # Results do not say which metric the counts belong to: it is the one whose errors sum up to them.
         numerators = [sample.values[name][0] for sample in run.samples if name in sample.values]
         if not metric["higher_is_better"] and numerators and math.isclose(sum(numerators), errors):
             return str(name)
@@ -162,6 +170,7 @@ def error_metric(run: TaskRun) -> str | None:
 def _interval_plot(
     title: str, caption: str, unit: str, lines: Sequence[tuple[str, str, Mapping[str, Any]]], full: float | None = None
 ) -> Plot:
+    # Whiskers have to fit, too.
     end, ticks = _axis(full or max(max(metric["value"], _or_zero(metric["high"])) for _, _, metric in lines), unit)
     bars = []
     for label, note, metric in lines:
@@ -177,8 +186,10 @@ def _interval_plot(
 def _axis(highest: float, unit: str) -> tuple[float, tuple[tuple[float, str], ...]]:
     """The end of an axis from 0 to at least `highest`, and its ticks at 1, 2, 2.5 or 5 times a power of ten."""
     highest = highest if highest > 0 else 1.0
+    # The smallest step of the series that reaches the highest value in at most five steps.
     power = 10.0 ** math.floor(math.log10(highest / 4))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * 5 >= highest)
+    # Rounding errors of the division must not add a tick.
     count = max(1, math.ceil(highest / step - 1e-9))
     labels = [f"{index * step:g}" for index in range(count + 1)]
     labels[-1] += f" {unit}" if unit else ""
@@ -186,10 +197,12 @@ def _axis(highest: float, unit: str) -> tuple[float, tuple[tuple[float, str], ..
 
 
 def _by_length(samples: Sequence[ReportedSample], name: str) -> list[tuple[str, list[ReportedSample]]]:
+    # Ranges such as 1 to 5, 6 to 10, and 41 or more. Empty references are in none.
     starts = (1, *(bound + 1 for bound in LENGTH_BOUNDS))
     ends = (*LENGTH_BOUNDS, math.inf)
     ranges = []
     for start, end in zip(starts, ends):
+        # The denominator of an error rate is the length of its reference.
         members = [sample for sample in samples if name in sample.values and start <= sample.values[name][1] <= end]
         if members:
             ranges.append((f"{start} or more" if end == math.inf else f"{start} to {end}", members))

@@ -69,6 +69,7 @@ class TaskRun:
 
 def main_metric(results: Mapping[str, Any]) -> str:
     """The headline metric of a task, also where the task has no headline number."""
+    # From the scorer, since `headline` is None in limited and unfinished runs.
     return SCORERS[results["task"]["scorer"]].headline_of(results["task"]["output"])
 
 
@@ -107,6 +108,7 @@ def read_runs(folder: Path) -> list[TaskRun]:
 def _scored(folder: Path) -> list[TaskFolder]:
     """The tasks with results; if none has any, all tasks, so that reading the first raises the error that says so."""
     tasks = task_folders(folder)
+    # Without a judge or a transcriber, some tasks of a run may be left unscored for now.
     return [task for task in tasks if task.results.is_file()] or tasks
 
 
@@ -120,6 +122,7 @@ def without_paths(value: Any) -> Any:
         return {key: without_paths(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [without_paths(entry) for entry in value]
+    # Results are shared, and paths would tell names of users and servers.
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
@@ -141,6 +144,7 @@ def _read_samples(task: TaskFolder) -> tuple[ReportedSample, ...]:
             values={name: (pair[0], pair[1]) for name, pair in scores[row["id"]]["values"].items()},
         )
         for row in task.replies()
+        # A run that goes on may have replies that are not scored yet.
         if row["id"] in scores
     )
 

@@ -22,7 +22,7 @@ class MetricRow:
         value, interval: Fractions in percent. `value` is "withheld" where samples have no score yet.
         samples: Number of scored samples, and of how many if some are missing.
         failed, empty, truncated, loops: Numbers of defective replies. They stay in the denominator.
-        note: What to print beside the value: that a limited run's is not the benchmark's number.
+        note: Remark on the value: that of a limited run is not the benchmark's number.
         is_headline: Whether this is the first line of a task, its headline metric.
     """
 
@@ -71,6 +71,7 @@ def terminal_table(results: Sequence[Mapping[str, Any]]) -> str:
         "loops": [row.loops for row in rows],
         "note": [row.note for row in rows],
     }
+    # A column in which all cells are equal or empty is left out; a single model is named above the table.
     several = len(set(columns["model"])) > 1
     if not several:
         del columns["model"]
@@ -79,6 +80,7 @@ def terminal_table(results: Sequence[Mapping[str, Any]]) -> str:
     cells = []
     for name, texts in columns.items():
         width = max(map(len, [name, *texts]))
+        # Numbers are aligned at their right end.
         align = str.ljust if name in ("model", "task", "metric", "note") else str.rjust
         cells.append([align(text, width) for text in [name, "-" * width, *texts]])
     lines = ["  ".join(line).rstrip() for line in zip(*cells)]
@@ -88,10 +90,11 @@ def terminal_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def note_of(results: Mapping[str, Any]) -> str | None:
-    """What a reader has to know about missing and defective samples of a task, and the first failure; or none."""
+    """A note on missing and defective samples of a task, with the first failure; none if there are no such samples."""
     expected, scored = results["n_expected"], results["n_scored"]
     parts = []
     if not is_shown(results):
+        # A limited run is complete when its own samples are scored.
         wanted = results["limited"]["n"] if results["limited"] else expected
         parts.append(
             f"only {scored} of {wanted} samples have a score so far, so there is no headline number; run it to its end"
@@ -119,6 +122,7 @@ def notes_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
 def is_shown(results: Mapping[str, Any]) -> bool:
     """Whether the values of a task are shown: all of its samples, or all that `--limit` left, have a score."""
     limited = results["limited"]
+    # Part of a benchmark would look like the benchmark's number.
     return results["headline"] is not None or bool(limited and results["n_scored"] == limited["n"])
 
 
@@ -136,6 +140,7 @@ def format_interval(metric: Mapping[str, Any]) -> str:
 
 def format_number(value: float | None) -> str:
     """A number with two decimals; "n/a" for none and NaN."""
+    # Only NaN differs from itself.
     return MISSING if value is None or value != value else f"{value:.2f}"
 
 
@@ -170,10 +175,12 @@ def _rows_of_task(results: Mapping[str, Any]) -> Iterator[MetricRow]:
     }
     names = {"model": model_name(results), "task": results["task"]["name"]}
     if not is_shown(results):
+        # One row without numbers, so that the task is seen to be missing.
         yield MetricRow(metric="-", value=WITHHELD, interval="-", note="", is_headline=True, **names, **counts)
         return
     headline = main_metric(results)
     note = results["limited"]["note"] if results["limited"] else ""
+    # Counts belong to the task, not to a metric: only its first row shows them.
     blank = dict.fromkeys(counts, "")
     for name, stored in sorted(results["metrics"].items(), key=lambda item: item[0] != headline):
         metric = in_printed_unit(stored)
