@@ -54,8 +54,6 @@ def change_speed(
     Args:
         waveform: Float32 of shape `(samples,)`.
         rng: Source of the factor.
-        slowest: Lower bound of the factor.
-        fastest: Upper bound of the factor.
 
     Returns:
         Float32 of shape `(samples / factor,)`.
@@ -115,7 +113,9 @@ def _impulse_response(sampling_rate: int, rng: np.random.Generator) -> np.ndarra
     time = np.arange(int(seconds * sampling_rate)) / sampling_rate
     # 60 dB of decay within the drawn time.
     tail = rng.standard_normal(len(time)) * np.exp(-6.9 * time / seconds)
+    # Reflections arrive some time after the direct sound, here 2 ms.
     tail[: int(0.002 * sampling_rate)] = 0.0
+    # Level of the reverberation relative to the direct sound, whose amplitude is 1.
     tail *= rng.uniform(0.1, 0.6) / np.sqrt(np.sum(tail**2))
     tail[0] = 1.0
     return tail
@@ -127,6 +127,7 @@ def _equaliser(frequencies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     gain = 10 ** (tilt_db / 20)
     if rng.random() < 0.3:
         low, high = rng.uniform(80.0, 300.0), rng.uniform(3400.0, 6000.0)
+        # Amplitude falls with 24 dB per octave below the band and 48 dB above it.
         gain = gain / (1 + (low / np.maximum(frequencies, 1.0)) ** 4) / (1 + (frequencies / high) ** 8)
     return gain
 

@@ -62,8 +62,9 @@ class TtTDataCollator:
     1) see what lies before them: audio is autoregressive, too. With `objective="nar"` a copy holds a full reply, text
     and audio, and nothing is learned autoregressively.
 
-    The noise of a sample depends only on `seed` and its number `draw`, not on worker processes or interruptions;
-    [`NumberedDataset`] gives every draw of every epoch its own number. Samples without one are numbered in order.
+    The noise depends only on `seed` and the numbers `draw` of the batch's samples, not on worker processes or
+    interruptions; [`NumberedDataset`] gives every draw of every epoch its own number. Samples without one are numbered
+    in order.
 
     Where recordings of the user have variants, each draw takes one of them, or the plain one.
 
@@ -114,6 +115,7 @@ class TtTDataCollator:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}.")
+        # Copies come in pairs of a mask and its complement, and `ar` masks everything: a second copy adds nothing.
         if self.noise_copies < 1:
             raise ValueError(f"noise_copies must be at least 1, got {self.noise_copies}.")
         if self.complementary and self.noise_copies % 2:
@@ -131,7 +133,7 @@ class TtTDataCollator:
         """
         Args:
             features: Samples with `input_ids` and `labels` of equal length (-100 at the prompt), and optionally
-                `draw`, the number that decides their noise, and `variants` of their recordings; or rows of several
+                `draw`, the number that seeds their noise, and `variants` of their recordings; or rows of several
                 samples with their lengths in `sample_lengths`.
 
         Returns:
@@ -143,6 +145,7 @@ class TtTDataCollator:
             ValueError: If ids and labels, or the lengths of the samples in a row, do not agree.
         """
         # 1. Every sample and variant has a generator of its own, seeded by its number.
+        # The second number of a seed keeps streams apart: 0 for the batch, 1 for the noise, 2 for the variants.
         draws = [int(feature["draw"]) if "draw" in feature else next(self._numbers) for feature in features]
         drawn = [draw_variants(row, np.random.default_rng([self.seed, 2, n])) for row, n in zip(features, draws)]
         rows = [_samples_of(row) for row in drawn]
@@ -151,6 +154,7 @@ class TtTDataCollator:
         clean = batch_rng.random() < self.clean_batch_probability  # BANOM: text is learned after clean audio
         total = sum(map(len, rows))
         copies = 1 if self.objective == "paper" else self.noise_copies
+        # (samples, copies): levels cover [0, 1) over the batch as a whole, whichever sample gets which.
         levels = iter(_antithetic(total * copies, batch_rng).reshape(copies, total).T)
         # 3. Samples are noised one by one and joined to rows.
         batch = []
@@ -174,6 +178,7 @@ class TtTDataCollator:
         # Audio of the clean sequence keeps its labels, but has no weight: `forward` counts only weighted audio.
         clean = self._clean(ids, np.full_like(labels, IGNORE) if self.objective == "nar" else labels)
         pieces = [clean]
+        # A clean block has the index of its first token as id (see `audio_block_ids`); copies are numbered after them.
         next_block = int(clean["block_ids"].max(initial=-1)) + 1
         for start, end in spans:
             for block, level, numbers in self._noisings(levels, end - start, rng):
@@ -183,19 +188,22 @@ class TtTDataCollator:
                     {
                         "input_ids": canvas.ids,
                         "labels": canvas.targets,
-                        # The positions of the original, so that a copy is in the place of its span.
+                        # The positions of the original: a copy stands where its span does.
                         "position_ids": start + np.arange(size),
                         "block_ids": next_block + canvas.block,
+                        # By order, no other token sees a copy; only its own block does.
                         "order_ids": np.full(size, NO_ORDER),
                         "start_ids": np.zeros(size, dtype=np.int64),
                         # A block-causal canvas sees the clean tokens before its block, a span canvas those before its
                         # span.
                         "horizon_ids": start + canvas.block * self.config.audio_block_length,
+                        # A mean over spans and copies: samples with more spans do not weigh more.
                         "audio_loss_weights": canvas.weights / (len(spans) * self.noise_copies),
                         "noise_levels": canvas.levels,
                     }
                 )
                 next_block += int(canvas.block.max()) + 1
+        # (clean length + lengths of all copies,)
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in clean}
 
     def _noisings(
@@ -206,6 +214,7 @@ class TtTDataCollator:
         """
         blocks = -(-span_length // self.config.audio_block_length)
         if self.objective == "ar":
+            # Blocks of one position: there are as many as positions, and numbers of 0 mask each of them.
             yield blocks - 1, 1.0, np.zeros(blocks)
             return
         # Copies take different blocks while there are any. Block-causal blocks do not see each other's noise, so one
@@ -213,14 +222,17 @@ class TtTDataCollator:
         noises_all = self._block_causal or not self.block_canvas
         order = [blocks - 1] if noises_all else rng.permutation(blocks).tolist()
         together = 2 if self.complementary else 1
+        # With a level per span, the sample's levels are rotated by a random amount for each span.
         shift = rng.random() if self.noise_per == "span" else 0.0
         level, numbers = 0.0, np.zeros(0)
         for copy, t in enumerate(levels):
             if copy % together:
+                # Mirrored numbers are below the mirrored level where the first copy's were not: the complement.
                 level, numbers = 1 - level, 1 - numbers
             else:
                 level = self._masking_probability((t + shift) % 1)
                 numbers = rng.random(blocks * self.config.audio_block_length)
+            # A pair noises the same block; with more pairs than blocks, the order starts over.
             yield order[copy // together % len(order)], level, numbers
 
     def _draw_canvas(self, span: np.ndarray, block: int, level: float, numbers: np.ndarray) -> _Canvas:
@@ -229,26 +241,32 @@ class TtTDataCollator:
         targets = span
         filler = np.zeros(len(span), dtype=bool)
         noised = np.ones(len(span), dtype=bool)
+        # 1. What the canvas holds: finished blocks, the noised one, nothing after it.
         if self.block_canvas:
             first_noised = 0 if self._block_causal else block * size
             targets = span[: (block + 1) * size]
             missing = (block + 1) * size - len(targets)
+            # Decoding denoises full blocks, so what follows the end marker in its block needs a target, too. A span
+            # that was cut has no end marker, and stops where it was cut.
             if span[-1] in self._end_ids:
                 targets = np.concatenate([targets, np.full(missing, span[-1])])
             filler = np.arange(len(targets)) >= len(span)
             noised = np.arange(len(targets)) >= first_noised
+        # 2. What is masked. Filler takes part, but cannot be all that a copy has to learn.
         numbers = numbers[: len(targets)]
         masked = noised & (numbers < level)
         counted = noised & ~filler
         if not (masked & counted).any():
             # The position closest to being masked: a copy in which nothing is learned would be wasted.
             masked[np.where(counted, numbers, np.inf).argmin()] = True
+        # 3. Weights and levels, of shape (canvas length,).
         # The mean over masked positions is the 1/t weighting without its variance: their number is about t * length.
         learned = (masked & counted).sum() if self.weighting == "inverse" else counted.sum()
         return _Canvas(
             ids=np.where(masked, self.config.mask_token_id, targets),
             targets=np.where(masked, targets, IGNORE),
             weights=np.where(masked, np.where(filler, self.filler_weight, 1.0), 0.0) / learned,
+            # Filler is not logged as accuracy: it would hide how well codes are predicted.
             levels=np.where(masked & counted, level, 0.0),
             block=np.arange(len(targets)) // size if self._block_causal else np.zeros(len(targets), dtype=np.int64),
         )
@@ -261,12 +279,14 @@ class TtTDataCollator:
         # PPM: the spans before a random one stay clean.
         if spans and rng.random() < self.prefix_preservation:
             spans = spans[rng.integers(len(spans)) :]
+        # Level 0 is never masked: text, prompts, and the spans that PPM keeps.
         levels = np.zeros(len(ids))
         for start, end in spans:
             shift = rng.random() if self.noise_per == "span" else 0.0
             levels[start:end] = self._masking_probability((t + shift) % 1)
         masked = (rng.random(len(ids)) < levels) & (not clean)
         noise_levels = np.where(masked, levels, 0.0)
+        # 1 / t, divided below by the number of positions that could be masked, not by that of masked ones.
         weights = np.divide(masked, levels, out=np.zeros(len(ids)), where=masked)
         return {
             **self._clean(ids, labels),
@@ -286,6 +306,7 @@ class TtTDataCollator:
 
     def _clean(self, ids: np.ndarray, labels: np.ndarray) -> Arrays:
         """Arguments of `forward` for the clean sequence."""
+        # Without a block length, all of a span is one block and sees itself in both directions.
         block_length = self.config.audio_block_length if self._block_causal else None
         blocks = audio_block_ids(torch.from_numpy(ids)[None], self.config.audio_token_start_id, block_length)
         index = np.arange(len(ids))
@@ -296,6 +317,7 @@ class TtTDataCollator:
             "block_ids": blocks[0].numpy(),
             "order_ids": index,
             "start_ids": np.zeros_like(index),
+            # By order, a token sees itself and those before it; its block adds the audio after it.
             "horizon_ids": index + 1,
             "audio_loss_weights": np.zeros(len(ids)),
             "noise_levels": np.zeros(len(ids)),
@@ -319,9 +341,11 @@ class TtTDataCollator:
         if not spans:
             return sample
         start, end = spans[-1]
+        # The last position of a run is its end marker, which is always cut off: no wrong end is learned.
         codes = end - start - 1
         if codes <= 10:
             return sample
+        # Everything after the cut goes, too: it would follow a reply that has not ended.
         kept = int(rng.integers(max(int(0.3 * codes), 5), int(0.9 * codes), endpoint=True))
         return {name: values[: start + kept] for name, values in sample.items()}
 
@@ -337,12 +361,15 @@ def diffused_runs(labels: Sequence[int] | np.ndarray, config: TtTConfig, objecti
     Returns:
         Start and end of each maximal run.
     """
+    # IGNORE is negative, and so below either bound.
     lowest = 0 if objective == "nar" else config.audio_token_start_id
     inside = np.asarray(labels, dtype=np.int64) >= lowest
+    # Edges alternate: the start of a run, then the position after its end.
     edges = np.flatnonzero(np.diff(inside.astype(np.int8), prepend=0, append=0))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
 
 
+# Values that padding is ignored by: no label, no block, and an order that no query sees.
 _FILL = {"labels": IGNORE, "block_ids": -1, "order_ids": NO_ORDER}
 
 
@@ -367,6 +394,8 @@ def _concatenate(samples: list[Arrays]) -> Arrays:
     start = 0
     for sample in samples:
         sample["order_ids"] = np.where(sample["order_ids"] == NO_ORDER, NO_ORDER, sample["order_ids"] + start)
+        # Ids of blocks are smaller than the sample's length, copies included, so shifted ones cannot collide.
+        # Positions are not shifted: each sample starts at 0, as it does alone in a row.
         sample["block_ids"] = np.where(sample["block_ids"] < 0, -1, sample["block_ids"] + start)
         sample["start_ids"] = sample["start_ids"] + start
         sample["horizon_ids"] = sample["horizon_ids"] + start
@@ -380,6 +409,7 @@ def _pad(rows: list[Arrays], pad_token_id: int) -> dict[str, torch.Tensor]:
     batch: dict[str, torch.Tensor] = {}
     for name in rows[0]:
         fill = pad_token_id if name == "input_ids" else _FILL.get(name, 0)
+        # (batch, length)
         padded = np.stack([np.pad(row[name], (0, length - len(row[name])), constant_values=fill) for row in rows])
         batch[name] = torch.from_numpy(padded).to(torch.float32 if padded.dtype.kind == "f" else torch.long)
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])

@@ -62,6 +62,7 @@ def canonical_row(row: Mapping[str, Any], task: str | None = None, folder: Path 
     if task is not None and task not in SYSTEM_PROMPTS:
         raise ValueError(f"There is no task {task!r}: choose one of {', '.join(SYSTEM_PROMPTS)}.")
     result: Row = {}
+    # From the most explicit form to the least: a row of messages may have further columns, such as `text`.
     if "messages" in cells:
         result["messages"] = [_message(message, folder) for message in _nonempty(cells["messages"], "messages")]
         if task == "asr" and not any(item["type"] == "audio" for item in row_items(result)):
@@ -95,9 +96,6 @@ def canonical_row(row: Mapping[str, Any], task: str | None = None, folder: Path 
 def row_items(row: Mapping[str, Any]) -> Iterator[Item]:
     """The content items of a canonical row, message by message.
 
-    Args:
-        row: A canonical row.
-
     Yields:
         An item; changing it changes the row.
     """
@@ -120,6 +118,7 @@ def _filled_cells(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in row.items():
         folded = name.strip().casefold()
         is_empty = value is None or (isinstance(value, str) and not value.strip())
+        # Of columns that differ in case only, the one in lower case counts.
         if not is_empty and (folded not in cells or folded == name):
             cells[folded] = value
     return cells
@@ -141,6 +140,7 @@ def _speech_and_text(cells: Mapping[str, Any], task: str | None, folder: Path | 
     audio = _audio_item(cells["audio"], folder)
     if task == "asr":
         return _turns([audio], [text])
+    # The reply says what the user wrote. A copy, since items may be changed in place.
     return _turns([dict(text)], [_timed(text, cells), audio])
 
 
@@ -173,6 +173,7 @@ def _timed(text: Item, cells: Mapping[str, Any]) -> Item:
 
 def _items(content: Any, folder: Path | None) -> list[Item]:
     if isinstance(content, str):
+        # Only here: the text of an item is meant literally, even if it holds names of tokens.
         return parse_official(content) if is_official(content) else [{"type": "text", "text": content}]
     return [_item(item, folder) for item in _nonempty(content, "content")]
 
@@ -187,6 +188,7 @@ def _item(item: Any, folder: Path | None) -> Item:
     if len(given) != 1:
         raise ValueError(f"An audio item needs exactly one of {', '.join(AUDIO_KEYS)}.")
     value = item[given[0]]
+    # Paths are resolved and cells of `datasets` unpacked as in a column; other sources are taken as they are.
     if given[0] in ("path", "url") or (given[0] == "audio" and isinstance(value, (str, Mapping))):
         return {**_audio_item(value, folder), **_extras(item)}
     return {"type": "audio", given[0]: value, **_extras(item)}
@@ -195,6 +197,7 @@ def _item(item: Any, folder: Path | None) -> Item:
 def _audio_item(value: Any, folder: Path | None) -> Item:
     """An audio item of a cell: a path or URL, the bytes of a file, codes, or an `Audio` cell of `datasets`."""
     if isinstance(value, Mapping):
+        # `datasets` gives audio undecoded (bytes, path) or decoded (array).
         if value.get("bytes") is not None:
             return {"type": "audio", "bytes": value["bytes"]}
         if value.get("array") is not None:
@@ -231,6 +234,7 @@ def _missing(row: Mapping[str, Any], cells: Mapping[str, Any], task: str | None)
     found = ", ".join(repr(name) for name in row if name.strip().casefold() in cells) or "nothing"
     wanted = _COLUMNS.get(task or "", {name for names in _COLUMNS.values() for name in names})
     empty = [name for name in row if name.strip().casefold() in wanted and name.strip().casefold() not in cells]
+    # The column is there: renaming it would not help.
     if empty:
         return f"This row holds {found}, but its {' and its '.join(empty)} is empty: fill it in, or delete the row."
     needs = {

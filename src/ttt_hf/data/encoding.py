@@ -87,7 +87,9 @@ def codec_fingerprint(codec: PreTrainedAudioTokenizerBase) -> str:
     config = {name: value for name, value in codec.config.to_dict().items() if name not in _VOLATILE}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(codec.state_dict().items()):
+        # The same bytes mean something else under another name, dtype or shape.
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # As bytes, since numpy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
 
@@ -106,6 +108,7 @@ def check_fingerprint(data: str | os.PathLike[str] | Any, codec: PreTrainedAudio
     """
     if isinstance(data, (str, os.PathLike)):
         found = {_read_encoding(Path(data))["fingerprint"]}
+    # A `datasets.Dataset`; a stream would have to be read to its end.
     elif hasattr(data, "unique"):
         found = set(data.unique("codec_fingerprint")) if "codec_fingerprint" in data.column_names else set()
     else:
@@ -142,7 +145,6 @@ def encode_source(
         variants: Augmented encodings of each recording of the user (speed, noise, room acoustics); each epoch of
             training draws one of them, or the plain one.
         seed: Seed of the variants, which also depend on the number of the row.
-        workers: Processes.
         shard_size: Source rows per shard.
         max_broken: Share of the rows that may be left out because they cannot be used; by default 1 %, but at least 5
             rows.
@@ -187,6 +189,7 @@ def encode_source(
         for statistics in finished:
             report.add(statistics, allowed)
             bar.update(statistics["source_rows"])
+    # 4. The folder is marked as complete, unless no row is left.
     _finish(folder, encoding, report)
     return report
 
@@ -207,11 +210,14 @@ def _progress_bar(rows: int, missing: Sequence[int], shard_size: int, show_progr
 
 
 def _finish(folder: Path, encoding: Mapping[str, Any], report: EncodingReport) -> None:
+    # Shards of several processes finish in any order.
     report.broken.sort(key=lambda entry: entry["row"])
     if report.broken:
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in report.broken)
         atomic_write_text(folder / BROKEN_FILE, lines)
+    # Shards were checked against the limit: this refuses only data of which no row can be used.
     check_broken([describe_broken(entry) for entry in report.broken], report.skipped, report.rows + report.skipped)
+    # Written last: a folder without `complete` is refused when it is opened.
     statistics = {"rows": report.rows, "skipped": report.skipped, "seconds": round(report.seconds, 3)}
     atomic_write_text(
         folder / ENCODING_FILE, json.dumps({**encoding, "complete": True, **statistics}, indent=2) + "\n"
@@ -236,7 +242,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_rows(source: Source, parts: Sequence[range], report: EncodingReport, allowed: int) -> None:
-    """Checks the form of rows and the headers of their recordings, so that all errors are said before anything slow.
+    """Checks the form of rows and the headers of their recordings, so that errors come before anything slow.
 
     Args:
         source: The rows.
@@ -245,6 +251,7 @@ def _check_rows(source: Source, parts: Sequence[range], report: EncodingReport, 
         allowed: Rows that may be left out.
     """
     problems = [describe_broken(entry) for entry in report.broken]
+    # An earlier run that wrote rows had found audio in them.
     has_audio, has_codes = report.rows > 0, False
     for part in parts:
         for number, stored in zip(part, source.rows.select(part)):
@@ -266,6 +273,7 @@ def _check_rows(source: Source, parts: Sequence[range], report: EncodingReport, 
 
 
 def _check_header(source: Any) -> None:
+    # A URL would be downloaded to be checked, and samples have no header.
     is_file = isinstance(source, str) and "://" not in source
     if is_file or isinstance(source, bytes):
         audio_seconds(source)
@@ -292,6 +300,7 @@ def _read_encoding(folder: Path) -> dict[str, Any]:
         )
     try:
         encoding = json.loads(path.read_text(encoding="utf-8"))
+        # Shows at once whether this is the content of an encoding.
         encoding["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: delete the folder and encode again.") from error

@@ -38,8 +38,6 @@ def fit_sample(sample: Mapping[str, Any], config: TtTConfig, max_length: int) ->
     Args:
         sample: A sample with `input_ids` and `labels`, and perhaps `variants` of its recordings; those with which it
             still fits are kept.
-        config: Names the audio ids.
-        max_length: Maximal number of tokens of a sample.
 
     Raises:
         ValueError: If the length is not positive.
@@ -49,6 +47,8 @@ def fit_sample(sample: Mapping[str, Any], config: TtTConfig, max_length: int) ->
     ids, labels = list(sample["input_ids"]), list(sample["labels"])
     if len(ids) <= max_length:
         return Fitted([_with_variants(dict(sample), sample, max_length)], "kept", 0)
+    # A later piece of a conversation would lack its context, so only the beginning is kept; pre-training pieces can
+    # stand alone.
     if IGNORE in labels:
         end = max((cut for cut in _cut_positions(ids, labels, config) if cut <= max_length), default=0)
         pieces = [(0, end)] if end else []
@@ -67,9 +67,6 @@ def fit_samples(
     """Makes all samples fit a maximal length; see `fit_sample`.
 
     Args:
-        samples: Samples with `input_ids` and `labels`.
-        config: Names the audio ids.
-        max_length: Maximal number of tokens of a sample.
         counts: Counter to which the numbers of samples by outcome are added, and the tokens lost as `"lost_tokens"`.
 
     Yields:
@@ -85,10 +82,12 @@ def fit_samples(
 def _cut_positions(ids: Sequence[int], labels: Sequence[int], config: TtTConfig) -> Iterator[int]:
     """Positions where a sample may end: after something learned, and not inside a span."""
     for position in range(1, len(ids)):
+        # Ending within a prompt would keep tokens from which nothing is learned.
         if labels[position - 1] == IGNORE:
             continue
         closes = ids[position - 1] in (config.end_audio_token_ids or ())
         opens = ids[position] in (config.begin_audio_token_ids or ())
+        # A change from learned to not learned is the end of a turn.
         if closes or opens or labels[position] == IGNORE:
             yield position
 
@@ -99,10 +98,12 @@ def _split(ids: list[int], labels: list[int], config: TtTConfig, max_length: int
     start = end = 0
     for border in [*_cut_positions(ids, labels, config), len(ids)]:
         if border - start > max_length:
+            # 1. The next part does not fit: the piece ends at the last border that did.
             if end > start:
                 pieces.append((start, end))
             start = end
-        if border - start > max_length:  # too long between two cuts
+        if border - start > max_length:
+            # 2. There is no border within reach. Text can be cut anywhere, but half a span lacks its markers.
             if ids[start] not in (config.begin_audio_token_ids or ()):
                 pieces += [(first, min(first + max_length, border)) for first in range(start, border, max_length)]
             start = border
@@ -114,6 +115,7 @@ def _with_variants(part: Sample, whole: Mapping[str, Any], max_length: int) -> S
     """The beginning of a sample with the variants that fit, if the sample has any."""
     if not whole.get("variants"):
         return part
+    # Variants may be longer than the plain recording, by at most the tokens that are still free.
     length = len(part["input_ids"])
     return {**part, "variants": fit_variants(whole["variants"], length, max_length - length)}
 

@@ -55,7 +55,6 @@ def interleave_texts(
         texts: Ids of the pieces; a piece may be empty. Pieces after the end of the audio follow each other without
             spans.
         codes: Audio codes, each in `[0, config.audio_vocab_size)`.
-        config: Names the audio ids.
         audio_per_span: Codes in each span but the last.
 
     Returns:
@@ -70,10 +69,12 @@ def interleave_texts(
     audio = list(codes)
     reply: list[int] = []
     for index, text in enumerate(texts):
+        # Text comes before its audio, so that speech is conditioned on the words that it says.
         reply += text
         if index + 1 < len(texts) and audio:
             reply += span_ids(audio[:audio_per_span], config)
             audio = audio[audio_per_span:]
+    # After the last text all remaining audio is one span, however long, with markers of its own.
     if audio:
         reply += span_ids(audio, config, is_last=True)
     return reply
@@ -84,7 +85,6 @@ def span_ids(codes: Sequence[int], config: TtTConfig, is_last: bool = False) -> 
 
     Args:
         codes: Its audio codes, each in `[0, config.audio_vocab_size)`.
-        config: Names the audio ids.
         is_last: Whether it gets the markers of a reply's last span.
 
     Returns:
@@ -96,6 +96,7 @@ def span_ids(codes: Sequence[int], config: TtTConfig, is_last: bool = False) -> 
     begins, ends = config.begin_audio_token_ids or [], config.end_audio_token_ids or []
     if len(begins) != 2 or len(ends) != 2:
         raise ValueError("The config must name two begin and two end markers of audio: set begin_audio_token_ids.")
+    # Index 0 is the marker of a span in the middle, 1 that of the last span.
     return [begins[is_last], *code_ids(codes, config), ends[is_last]]
 
 
@@ -134,10 +135,13 @@ def split_by_time(text: str, words: Sequence[Mapping[str, Any]], seconds_per_spa
         name, start = str(word.get("text") or "").strip(), word.get("start")
         if start is None or not previous <= start < float("inf"):
             raise ValueError(f"The word {name!r} begins at {start}, but words must come with times in order.")
+        # Searched from the end of the word before, or a repeated word would be found again.
         position = text.find(name, cursor)
         if not name or position < 0:
             raise ValueError(f"The time stamps name the word {name!r}, which the text does not hold at that place.")
+        # Each span that ends before the word begins closes its piece; pieces of spans without a word are empty.
         while len(pieces) < min(int(start // seconds_per_span), spans):
+            # Blanks go with the word after them: tokenizers join a word with the blank in front of it.
             border = max(cut, len(text[:position].rstrip()))
             pieces.append(text[cut:border])
             cut = border

@@ -73,7 +73,6 @@ def list_folder(folder: Path, split: str | None, needs_split: bool) -> FolderFil
     """Finds the files of a folder that hold its rows.
 
     Args:
-        folder: The folder.
         split: Name of the split; by default `train` where the folder has splits.
         needs_split: Whether another split than `train` of a folder without splits is an error. Otherwise all of such a
             folder is taken.
@@ -83,6 +82,7 @@ def list_folder(folder: Path, split: str | None, needs_split: bool) -> FolderFil
     """
     files = _walk(folder)
     data = [path for path in files if _is_data(path)]
+    # Split folders count only where all data are in them: beside other data, `test` is any folder.
     tops = {path.relative_to(folder).parts[0] if path.parent != folder else "" for path in data}
     splits = [name for name in SPLITS if name in tops] if tops and tops <= set(SPLITS) else []
     if splits:
@@ -129,11 +129,11 @@ def report_left_out(name: str, files: FolderFiles, used: Iterable[str] | None) -
 
     Args:
         name: What the data are called.
-        files: The files of the folder.
         used: Paths of audio that the rows name; `None` where that is not known yet.
     """
     notes = list(files.left_out)
     if files.tables and files.audio and used is not None:
+        # The same file may be written `a.wav` and `./a.wav`.
         named = {os.path.normpath(path) for path in used}
         unused = sum(os.path.normpath(path) not in named for path in files.audio)
         if unused:
@@ -154,6 +154,7 @@ def _walk(folder: Path) -> list[Path]:
         # A link may lead back to a folder that contains it.
         is_new = (real := os.path.realpath(parent)) not in seen
         seen.add(real)
+        # In place: `os.walk` goes on with what is left in this list.
         folders[:] = [name for name in folders if is_new and not name.startswith(".")]
         found += [Path(parent, name) for name in names if is_new and not name.startswith(".")]
     return sorted(found)
@@ -171,9 +172,11 @@ def _classify(folder: Path, files: Sequence[Path]) -> FolderFiles:
     if kaldi and kaldi[0].name == KALDI_AUDIO:
         if len(kaldi) < 2:
             raise ValueError(f"{folder} has a wav.scp, but no transcripts beside it: {' or '.join(KALDI_TEXTS)}.")
+        # Where both names of transcripts are there, the first counts.
         chosen = kaldi[:2]
     else:
         _check_metadata(metadata)
+        # Beside metadata, other tables are extra material and are reported as left out.
         chosen = metadata or tables
         kinds = {path.suffix.lower() for path in chosen}
         # Metadata of subfolders may be text tables of several kinds.
@@ -189,6 +192,7 @@ def _classify(folder: Path, files: Sequence[Path]) -> FolderFiles:
 
 def _check_metadata(files: Sequence[Path]) -> None:
     for folder, count in Counter(path.parent for path in files).items():
+        # Both would describe the same recordings, and rows would come twice.
         if count > 1:
             names = " and ".join(path.name for path in files if path.parent == folder)
             raise ValueError(f"{folder} has {names}: delete all but one.")
@@ -218,6 +222,7 @@ def _names_audio(row: TableRow) -> bool:
     name = find_column(row.cells, FILE_NAME)
     if name is not None:
         return bool(row.cells[name])
+    # Rows may name several recordings instead: `question_audio`, `answer_audio_file_name`.
     return any("audio" in column.casefold() or column.casefold().endswith(f"_{FILE_NAME}") for column in row.cells)
 
 
@@ -239,6 +244,7 @@ def _read_kaldi(files: Sequence[Path], open_file: OpenFile) -> Iterator[TableRow
         origin, folder = f"{files[0]}, line {line}", files[0].parent
         if name not in texts:
             yield TableRow(origin, folder, error=f"{files[1].name} has no transcript of {name}.")
+        # Kaldi runs such a command and reads its output: that would execute code from the data.
         elif path.endswith("|"):
             yield TableRow(origin, folder, error="This is a command, and commands are not run: name an audio file.")
         else:
@@ -249,6 +255,7 @@ def _read_pairs(path: Path, open_file: OpenFile) -> dict[str, tuple[int, str]]:
     pairs: dict[str, tuple[int, str]] = {}
     with open_file(path) as file:
         for number, line in enumerate(text_lines(path, file), start=1):
+            # The rest of the line is one path or text, which may hold blanks.
             words = line.split(maxsplit=1)
             if not words:
                 continue

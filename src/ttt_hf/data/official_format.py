@@ -14,13 +14,16 @@ END, END_LAST = END_TOKENS
 SPAN_MARKERS = {"user": (BEGIN, END_USER), "middle": (BEGIN, END), "last": (BEGIN_LAST, END_LAST)}
 _SPAN_OF_MARKERS = {markers: span for span, markers in SPAN_MARKERS.items()}
 
+# Without leading zeros, which the names of tokens do not have.
 _CODE = r"<\|audio_(0|[1-9]\d*)\|>"
 _BEGIN = f"(?:{re.escape(BEGIN)}|{re.escape(BEGIN_LAST)})"
 _MARKER = "|".join(re.escape(name) for name in (*TEXT_SIDE_TOKENS, *END_TOKENS))
+# A text may mention a marker: only one that a code follows makes a string official.
 _OPENED_SPAN = re.compile(_BEGIN + _CODE)
 _SPAN = re.compile(
     f"(?P<begin>{_BEGIN})(?P<codes>(?:{_CODE})*)(?P<end>{'|'.join(map(re.escape, (END_USER, *END_TOKENS)))})"
 )
+# In an official string any of these outside of a span is a mistake.
 _AUDIO_TOKEN = re.compile(f"{_MARKER}|{_CODE}")
 
 

@@ -17,14 +17,13 @@ def training_length(labels: list[int], config: TtTConfig, noise_copies: int, obj
     Batches should hold samples that are similar in this length, not in their number of tokens.
 
     Args:
-        labels: Labels of the sample.
-        config: Names the audio ids and the block length.
         noise_copies: Copies of each span that the collator makes.
         objective: The collator's objective; `"paper"` makes no copies.
     """
     if objective == "paper":
         return len(labels)
     size = config.audio_block_length
+    # A copy may be filled with end markers up to a full block, so every block counts in full.
     blocks = sum(-(-(end - start) // size) for start, end in diffused_runs(labels, config, objective))
     return len(labels) + noise_copies * blocks * size
 
@@ -48,12 +47,15 @@ def pack_samples(samples: dict[str, list[Any]], row_length: int) -> dict[str, li
     free: list[tuple[int, int]] = []  # (free positions, row), sorted
     for index in sorted(range(len(samples["length"])), key=lambda index: -samples["length"][index]):
         length = samples["length"][index]
+        # Row numbers are not negative, so (length, 0) sorts before all rows with exactly that much space.
         fullest = bisect_left(free, (length, 0))
+        # A longer sample leaves negative space in its new row, into which nothing fits any more.
         left, row = free.pop(fullest) if fullest < len(free) else (row_length, len(rows))
         if row == len(rows):
             rows.append([])
         rows[row].append(index)
         insort(free, (left - length, row))
+    # `length` counts positions in training, `sample_lengths` tokens: copies are made after packing.
     packed = {
         "input_ids": [[id_ for index in row for id_ in samples["input_ids"][index]] for row in rows],
         "labels": [[label for index in row for label in samples["labels"][index]] for row in rows],
@@ -64,6 +66,7 @@ def pack_samples(samples: dict[str, list[Any]], row_length: int) -> dict[str, li
         packed["variants"] = [
             [
                 entry
+                # Positions of variants shift by the tokens of the samples before.
                 for index, by in zip(row, accumulate(lengths, initial=0))
                 for entry in move_variants(samples["variants"][index], by)
             ]

@@ -66,6 +66,7 @@ class Table:
 
     def _rows(self, columns: Sequence[str] | None, open_file: OpenFile) -> Iterator[TableRow]:
         if self.dataset is not None and columns is not None and not columns:
+            # Only the names of rows are wanted: nothing is read.
             yield from (self.stored_row({}, number) for number in range(len(self.dataset)))
         elif self.dataset is not None:
             chosen = self.dataset if columns is None else self.dataset.select_columns(list(columns))
@@ -90,6 +91,7 @@ class Table:
                 cells[name] = label.int2str(cells[name])
         if not self.starts:
             return TableRow(f"{self.name}, row {number + 1}", self.folder, clean_cells(cells))
+        # The last file that starts at or before the row.
         index = bisect_right(self.starts, number) - 1
         path, folder = self.files[index], self.folder or self.files[index].parent
         return TableRow(f"{path}, row {number - self.starts[index] + 1}", folder, clean_cells(cells))
@@ -138,6 +140,7 @@ def open_table(
     path = found.absolute()
     if path.is_dir():
         return _open_folder(path, config, split, streaming, needs_split)
+    # A single file counts as a split `train`.
     if needs_split and split not in (None, "train"):
         raise ValueError(f"{path} has no split {split}, but ['train']: leave the split out.")
     if path.stat().st_size == 0:
@@ -152,6 +155,8 @@ def open_table(
 def local_path(spec: str | os.PathLike[str]) -> Path | None:
     """The file or folder that data are in, which need not exist; `None` for a data set on the Hub."""
     path, text = Path(spec).expanduser(), os.fspath(spec)
+    # A Hub id has one slash at most, and does not end like a table. What is typed as a path stays one even if the
+    # file is missing, so that the error is about the file, not about the Hub.
     is_local = path.suffix.lower() in TABLE_SUFFIXES or text.startswith((".", "~", os.sep)) or text.count("/") > 1
     return path if is_local or path.exists() else None
 
@@ -181,12 +186,14 @@ def require_datasets() -> None:
 
 def _open_folder(folder: Path, config: str | None, split: str | None, streaming: bool, needs_split: bool) -> Table:
     if _declares_files(folder):
+        # The card decides on files and splits, as it does on the Hub.
         files = tuple(sorted(folder.rglob("*.parquet")))
         return replace(_open_data_set(str(folder), config, split, None, streaming), files=files, folder=folder)
     listing = list_folder(folder, split, needs_split)
     if listing.is_parquet:
         table = _open_parquet(str(folder), listing.tables, streaming)
         if listing.has_metadata:
+            # Metadata in Parquet get the column names that text metadata get row by row.
             names = {name: audio_column(name) for name in table.dataset.column_names}
             table = replace(table, dataset=table.dataset.rename_columns(names))
         return replace(table, listing=listing)
@@ -201,6 +208,7 @@ def _declares_files(folder: Path) -> bool:
     card = folder / "README.md"
     if not card.is_file():
         return False
+    # The header is the YAML between the first two lines of `---`.
     _, *parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
     try:
         header = yaml.safe_load(parts[0]) if len(parts) == 2 else None
@@ -223,6 +231,7 @@ def _open_parquet(name: str, files: Sequence[Path], streaming: bool) -> Table:
         dataset = load_dataset("parquet", data_files=data_files, split="train", streaming=streaming)
         counts = [read_metadata(path).num_rows for path in files]
     table = _stored_table(name, dataset, streaming)
+    # Rows are numbered over all files; `starts` finds the file of a row for messages and relative paths.
     return replace(table, files=tuple(files), starts=tuple(accumulate(counts[:-1], initial=0)))
 
 
@@ -262,6 +271,7 @@ def _replace_audio(feature: Any, audio: Any) -> Any:
 
     if isinstance(feature, Audio):
         return audio
+    # Audio may be inside of structs and lists, as in the content of messages.
     if isinstance(feature, Mapping):
         return {name: _replace_audio(part, audio) for name, part in feature.items()}
     if isinstance(feature, List):
@@ -271,13 +281,14 @@ def _replace_audio(feature: Any, audio: Any) -> Any:
 
 @contextmanager
 def read_errors(name: str) -> Iterator[None]:
-    """Puts what `datasets` says with several errors into one sentence."""
+    """Turns the nested errors of `datasets` into one sentence."""
     from datasets.exceptions import DatasetGenerationError
 
     try:
         yield
     except DatasetGenerationError as error:
         cause = error.__cause__
+        # `datasets` wraps errors several times: the innermost says what happened, and keeps its type.
         while isinstance(cause, DatasetGenerationError):
             cause = cause.__cause__
         if isinstance(cause, (ValueError, OSError)):

@@ -67,6 +67,7 @@ class SampleBuilder:
             return self._conversation(row["messages"], row.get("task"))
         if not row.get("content"):
             raise ValueError("A canonical row has 'messages' or 'content': canonical_row makes one of other forms.")
+        # Pre-training: all of the row is learned, user's audio included.
         ids = self._in_order(row["content"], _last_audio(row["content"]))
         return _sample(ids, list(ids))
 
@@ -76,12 +77,14 @@ class SampleBuilder:
         replies = [self._reply(message) for message in messages if message["role"] == "assistant"]
         if not replies:
             raise ValueError("The conversation has no turn of the assistant: there is nothing to learn.")
+        # 1. Codes of the user. Variants do not pass through the template, so nothing else would check them.
         for message in messages:
             if message["role"] != "assistant":
                 for item in message["content"]:
                     if item["type"] == "audio":
                         for codes in (_codes(item), *(item.get("variants") or ())):
                             code_ids(codes, self.config)  # checks them
+        # 2. Prompts.
         # The template is rendered with one code in place of each reply, so that its text on both sides of a reply is
         # tokenized as at inference, whatever the reply is.
         stand_in = [{"type": "audio", "codes": [0]}]
@@ -90,6 +93,7 @@ class SampleBuilder:
             for message in messages
         ]
         rendered = self.processor.apply_chat_template(frame, task=task, return_tensors=None)["input_ids"][0]
+        # 3. Each stand-in is replaced by its reply: prompts get no labels, replies get all.
         ids: list[int] = []
         labels: list[int] = []
         position = 0
@@ -110,8 +114,11 @@ class SampleBuilder:
         """Finds the recordings of the user in a sample, with the ids of their variants."""
         lowest = self.config.audio_code_offset
         ids, labels = np.asarray(sample["input_ids"]), np.asarray(sample["labels"])
+        # Audio without labels is the user's: that of replies is learned.
         is_prompt = (ids >= lowest) & (ids < lowest + self.config.audio_vocab_size) & (labels == IGNORE)
+        # Edges alternate between the start of a recording and the position after its end; markers separate neighbours.
         edges = np.flatnonzero(np.diff(is_prompt.astype(np.int8), prepend=0, append=0)).tolist()
+        # A recording without codes leaves no trace in the ids.
         recordings = [item for item in items if item["type"] == "audio" and len(_codes(item))]
         found = []
         # A recording after the last reply is not part of the sample.
@@ -129,6 +136,7 @@ class SampleBuilder:
     def _stand_ins(self, rendered: list[int], count: int) -> list[tuple[int, int]]:
         """Start and end of the codes that stand in for the replies."""
         stand_in = span_ids([0], self.config, is_last=True)
+        # Only a reply's last span has this end marker: the user's audio has another, and texts hold no special tokens.
         ends = [index + 1 for index, token in enumerate(rendered) if token == stand_in[-1]]
         found = [(end - len(stand_in), end) for end in ends]
         if len(found) != count or any(rendered[start:end] != stand_in for start, end in found):
@@ -142,6 +150,7 @@ class SampleBuilder:
         items = message["content"]
         if message.get("interleaved"):
             return self._in_order(items, items[-1])
+        # Otherwise only the order within text and within audio counts: spans are cut anew.
         codes = [code for item in items if item["type"] == "audio" for code in _codes(item)]
         texts = [item for item in items if item["type"] == "text"]
         text = "".join(item["text"] for item in texts)
@@ -150,6 +159,7 @@ class SampleBuilder:
             return interleave(self._text_ids(text), codes, self.config, self.text_per_span, self.audio_per_span)
         if self.frame_rate is None:
             raise ValueError("Time stamps need the codec's frame rate: give frame_rate, or a processor with a codec.")
+        # Rounded up: the last span may be shorter.
         spans = -(-len(codes) // self.audio_per_span)
         pieces = split_by_time(text, words, self.audio_per_span / self.frame_rate, spans)
         return interleave_texts([self._text_ids(piece) for piece in pieces], codes, self.config, self.audio_per_span)
@@ -163,6 +173,7 @@ class SampleBuilder:
             if item["type"] == "text":
                 ids += self._text_ids(item["text"])
                 continue
+            # By identity, since equal items may occur twice.
             span = item.get("span") or ("last" if item is last else "middle")
             if span == "user":
                 names = self.processor.token_ids
@@ -181,6 +192,7 @@ def _codes(item: Mapping[str, Any]) -> Sequence[int]:
     if item.get("codes") is None:
         raise ValueError("An audio item of a sample needs its codes.")
     codes = item["codes"]
+    # Codes may be a list, an array or a tensor.
     return codes.tolist() if hasattr(codes, "tolist") else codes
 
 

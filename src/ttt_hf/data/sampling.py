@@ -14,9 +14,6 @@ class NumberedDataset(Dataset):
 
     Draw `epoch * len(dataset) + index` is the sample `index`, as [`LengthGroupedSampler`] counts them: the noise is
     new in each epoch, and the same in every process and after an interruption.
-
-    Args:
-        dataset: Samples.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -69,14 +66,17 @@ class LengthGroupedSampler(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
+        # 1. Shuffle. Every process computes the same order, without communication.
         rng = np.random.default_rng([self.seed, self.epoch])
         shuffled = rng.permutation(len(self.lengths))
+        # 2. Sort within groups only: over all samples, batches would be nearly the same in every epoch.
         group = self.batch_size * self.group_batches
         batches = []
         for start in range(0, len(shuffled), group):
             members = shuffled[start : start + group]
             members = members[np.argsort(self.lengths[members], kind="stable")]
             batches += [members[first : first + self.batch_size] for first in range(0, len(members), self.batch_size)]
+        # 3. Shuffle batches, by turns of the processes: those of one turn stay together.
         # An incomplete batch stays last, or it would shift the boundaries of all batches after it.
         *full, last = batches
         first_draw = self.epoch * len(self.lengths)

@@ -34,7 +34,6 @@ def encode_row(
     """Encodes the audio of a canonical row. Codes that it holds already stay.
 
     Args:
-        row: A canonical row.
         variants: Augmented encodings of each recording of the user (see `augmentation.vary`), stored under `variants`,
             next to its `codes`. Speech of the assistant, a training target, has none.
         seed: Seed of the variants. A larger number of variants starts with the same ones.
@@ -57,6 +56,7 @@ def encode_row(
         if source is None:
             return item
         if isinstance(source, list):
+            # Samples in Parquet files come as lists.
             source = np.asarray(source, dtype=np.float32)
         waveform = load_audio(source, item.get("sampling_rate"), rate)
         seconds += len(waveform) / rate
@@ -64,6 +64,7 @@ def encode_row(
         if item.get("span"):
             encoded["span"] = item["span"]
         if variants and not is_learned:
+            # A generator per recording and variant, so that more variants begin with the same ones.
             generators = [np.random.default_rng([*seeds, recordings, number]) for number in range(variants)]
             varied = [vary(waveform, rate, samples_per_code, rng) for rng in generators]
             encoded["variants"] = [_encode(clip, codec) for clip in varied]
@@ -115,6 +116,7 @@ def encode_shards(
     parts = [source.rows.select(range(s.start, min(s.start + shard_size, len(source.rows)))) for s in shards]
     tasks = [(shard, replace(source, rows=part)) for shard, part in zip(shards, parts)]
     if workers == 1 or len(tasks) < 2:
+        # The codec that is loaded already is used; shards are encoded as the caller asks for them.
         yield (_encode_shard(shard, part, codec) for shard, part in tasks)
         return
     # Spawned, not forked: this process has threads, and may have touched a GPU.
@@ -124,6 +126,7 @@ def encode_shards(
         futures: list[Future[dict[str, Any]]] = [pool.submit(_encode_in_worker, shard, part) for shard, part in tasks]
         yield (future.result() for future in as_completed(futures))
     finally:
+        # Shards that were not begun are dropped, or an error would be reported only after all of them.
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -159,8 +162,10 @@ def _encode_shard(shard: Shard, part: Source, codec: PreTrainedAudioTokenizerBas
             encoded, length = encode_row(row, codec, shard.variants, (shard.seed, number))
         except (OSError, ValueError) as error:
             broken.append(broken_row(row, number, error))
+            # Stops as soon as this shard alone is over the limit; the report of all shards counts once more.
             check_broken([describe_broken(entry) for entry in broken], shard.allowed)
             continue
+        # Not a broken row but an error: codes of two codecs would give the same ids two meanings.
         if encoded["codec_fingerprint"] not in (None, shard.fingerprint):
             raise ValueError(f"{row['origin']} holds codes of another codec: encode its audio again.")
         seconds += length
@@ -175,6 +180,8 @@ def _encode_shard(shard: Shard, part: Source, codec: PreTrainedAudioTokenizerBas
     }
     schema = row_features().arrow_schema
     table = pa.Table.from_pylist(rows, schema=schema)
+    # Statistics are part of the file, so that they are there exactly when the rows are. The schema's own metadata
+    # tell `datasets` the types of the columns.
     table = table.replace_schema_metadata({**schema.metadata, METADATA_KEY: json.dumps(statistics).encode()})
     with atomic_write(shard.path) as partial:
         pq.write_table(table, partial)
@@ -217,6 +224,8 @@ def load_on_device(codec_folder: str | os.PathLike[str]) -> PreTrainedAudioToken
 
 def _encode(waveform: np.ndarray, codec: PreTrainedAudioTokenizerBase) -> list[int]:
     # One by one, so that codes depend on their audio alone, however the codec treats padding.
+    # (1, samples)
     batch = torch.from_numpy(waveform).to(codec.device)[None]
     codes = codec.encode(batch, torch.tensor([batch.shape[1]], device=codec.device))[0]
+    # Frames of padding have the code -1.
     return codes[codes >= 0].tolist()

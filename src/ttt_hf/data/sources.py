@@ -143,13 +143,13 @@ def open_source(
     name: str | None = None,
     seed: int = 0,
 ) -> Source:
-    """Opens data for those who check rows themselves: nothing copies the audio that a Parquet file holds.
+    """Opens data without checking the rows yet: nothing copies the audio that a Parquet file holds.
 
     Args:
         spec, streaming, task, split, name, seed: As of `load_source`.
 
     Raises:
-        FileNotFoundError, PermissionError, ValueError, ImportError: As of `load_source`, but rows are not checked yet.
+        FileNotFoundError, PermissionError, ValueError, ImportError: As of `load_source`, but not for single rows.
     """
     require_datasets()
     if not isinstance(spec, (str, os.PathLike)):
@@ -157,12 +157,14 @@ def open_source(
     path = Path(spec).expanduser()
     if (path / ENCODING_FILE).is_file():
         return _open_encoded(path.absolute(), streaming)
+    # Configs are JSON files, as tables may be: they are recognized before the file is opened as a table.
     config = _read_config(path)
     if config is not None:
         return _open_config(path.absolute(), config, streaming, task, seed)
     table = open_table(spec, split=split, config=name, streaming=streaming)
     source = _stored_source(table, task) if table.dataset is not None else _text_source(table, task, streaming)
     if table.listing is not None:
+        # Only prepared rows are searched for unused files: a stream or a Parquet file would be read an extra time.
         has_rows = not streaming and table.dataset is None
         report_left_out(source.name, table.listing, _audio_paths(source.rows) if has_rows else None)
     return source
@@ -171,8 +173,10 @@ def open_source(
 def checked_rows(source: Source) -> Any:
     """The rows of a source with the columns of `checked_features()`."""
     rows, features = source.rows, checked_features()
+    # Sources that check rows while they read them are not checked again.
     if rows.features == features:
         return rows
+    # A stream may know its columns only from its first row.
     columns = rows.column_names or list(next(iter(rows)))
     return rows.map(source.check, with_indices=True, features=features, remove_columns=columns)
 
@@ -191,8 +195,10 @@ def usable_rows(source: Source, max_broken: float | None) -> Any:
         ValueError: If more rows cannot be used; lists them. In a stream, the first one raises it when it is reached.
     """
     rows = checked_rows(source)
+    # A stream has no number of rows of which a share could be allowed.
     if not hasattr(rows, "select"):
         return rows.map(_raise_error, features=rows.features)
+    # Only these columns: the audio of the rows stays unread.
     columns = rows.select_columns(["origin", "error"])[:]
     problems = [f"{origin}: {error}" for origin, error in zip(columns["origin"], columns["error"]) if error]
     check_broken(problems, allowed_broken(len(rows), max_broken), len(rows))
@@ -246,6 +252,7 @@ def _stored_source(table: Table, task: str | None) -> Source:
     """Parquet and Hub data sets are checked row by row, without a copy of the audio in them."""
     if hasattr(table.dataset, "select") and not len(table.dataset):
         raise ValueError(f"{table.name} is empty: it has no rows.")
+    # The check is pickled for other processes: its table goes without the data set.
     return Source(table.name, table.dataset, partial(_check_stored, table=replace(table, dataset=None), task=task))
 
 
@@ -257,6 +264,7 @@ def _text_source(table: Table, task: str | None, streaming: bool) -> Source:
     """Text tables are checked as they are read: cells of different types in one column have no Arrow type before."""
     from datasets import Dataset, IterableDataset
 
+    # Another version may make other rows of the same file, so it is part of the key of the cache.
     from .. import __version__
 
     features = checked_features()
@@ -300,7 +308,8 @@ def _open_encoded(folder: Path, streaming: bool) -> Source:
     with read_errors(str(folder)):
         files = [escape(str(path)) for path in sorted(folder.glob("shard-*.parquet"))]
         rows = load_dataset("parquet", data_files=files, split="train", streaming=streaming)
-    if not streaming and rows.features == row_features():  # no copy of the codes
+    # Two columns are added without a copy of the codes; anything else is mapped by `checked_rows`.
+    if not streaming and rows.features == row_features():
         origins = [f"{folder}, row {number}" for number in range(1, len(rows) + 1)]
         rows = rows.add_column("origin", origins, feature=Value("string"))
         rows = rows.add_column("error", [None] * len(rows), feature=Value("string"))
@@ -320,7 +329,6 @@ def mix_rows(sets: Sequence[Any], ratios: Sequence[float], seed: int = 0) -> Any
     Args:
         sets: Rows of each, as `usable_rows` gives them.
         ratios: Positive number of each.
-        seed: Seed of the draws.
     """
     from datasets import interleave_datasets
 
@@ -334,6 +342,7 @@ def _open_mixture(parts: Sequence[Mapping[str, Any]], streaming: bool, seed: int
     ratios = []
     for part in parts:
         ratio = part.get("ratio", 1.0)
+        # A bool is an int in Python, but no ratio.
         if "path" not in part or isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not ratio > 0:
             raise ValueError(f"A part of a mixture has a 'path' and a positive 'ratio', not {dict(part)}.")
         ratios.append(float(ratio))
@@ -341,6 +350,7 @@ def _open_mixture(parts: Sequence[Mapping[str, Any]], streaming: bool, seed: int
     sources = [
         open_source(part["path"], streaming, seed=seed, **{key: part.get(key) for key in keys}) for part in parts
     ]
+    # All parts get the same columns, which `interleave_datasets` needs; errors stay in their rows.
     rows = mix_rows([checked_rows(source) for source in sources], ratios, seed)
     return Source("The mixture", rows, _as_checked)
 
@@ -350,6 +360,7 @@ def _read_config(path: Path) -> list[dict[str, Any]] | None:
     if path.suffix != ".json" or not path.is_file():
         return None
     with path.open("rb") as file:
+        # The beginning tells a config from a large table without parsing all of it.
         if b'"sample_ratio"' not in file.read(_CONFIG_PROBE_BYTES):
             return None
     try:
@@ -384,6 +395,7 @@ def _open_config(path: Path, entries: list[dict[str, Any]], streaming: bool, tas
     if not sets:
         raise ValueError(f"{path} names no data: give at least one data set a positive 'sample_ratio'.")
     if streaming:
+        # A stream cannot be shuffled as a whole: rows are drawn from all of its data sets, until each has ended.
         rows = interleave_datasets(sets, seed=seed, stopping_strategy="all_exhausted_without_replacement")
     else:
         rows = concatenate_datasets(sets).shuffle(seed=seed)
@@ -401,4 +413,5 @@ def _streamed_share(rows: Any, share: float, seed: int) -> Any:
 def _is_drawn(row: Row, index: int, share: float, seed: int) -> bool:
     import numpy as np
 
+    # By the row's number, not by a running generator: each pass and each process draws the same rows.
     return bool(np.random.default_rng([seed, index]).random() < share)

@@ -90,6 +90,7 @@ def resolve_path(path: str, folder: Path | None) -> str:
     if "://" in path:
         return path
     path = os.path.expanduser(path)
+    # A backslash may be part of a name, too: the path is tried as it is written first.
     candidates = [path, path.replace("\\", "/")] if "\\" in path else [path]
     resolved = [os.path.join(folder or "", candidate) for candidate in candidates]
     return next((candidate for candidate in resolved[:-1] if os.path.exists(candidate)), resolved[-1])
@@ -138,6 +139,7 @@ def parse_json(text: str) -> Any:
     """
     try:
         return json.loads(text)
+    # Deeply nested JSON ends in a RecursionError.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"This is not JSON ({error}).") from error
 
@@ -149,7 +151,9 @@ def _object_row(origin: str, folder: Path, value: Any) -> TableRow:
 
 
 def _csv_rows(path: Path, lines: Iterator[str], folder: Path) -> Iterator[TableRow]:
+    # The default limit, 128 KiB, is less than a cell with a list of codes may take.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
+    # Blank lines before the header are kept for the reader, whose line numbers messages give.
     head = []
     for line in lines:
         head.append(line)
@@ -162,6 +166,7 @@ def _csv_rows(path: Path, lines: Iterator[str], folder: Path) -> Iterator[TableR
     first_line = 1
     try:
         for cells in reader:
+            # A row has several lines where quotes hold line breaks: messages give the first.
             origin, first_line = f"{path}, line {first_line}", reader.line_num + 1
             if not any(cell.strip() for cell in cells):
                 continue
@@ -170,6 +175,7 @@ def _csv_rows(path: Path, lines: Iterator[str], folder: Path) -> Iterator[TableR
             elif len(cells) > len(columns):
                 yield TableRow(origin, folder, error=_too_many_cells(cells, columns, delimiter))
             else:
+                # Columns without a name are ignored; cells that are missing at the end are absent, not empty.
                 named = {name: cell.strip() or None for name, cell in zip(columns, cells) if name}
                 yield TableRow(origin, folder, named)
     except csv.Error as error:
@@ -188,6 +194,7 @@ def _header(path: Path, cells: Sequence[str]) -> list[str]:
     columns = [cell.strip() for cell in cells]
     seen: set[str] = set()
     for name in filter(None, columns):
+        # Columns are found without regard to case, so these could not be told apart.
         if name.casefold() in seen:
             raise ValueError(f"{path} has two columns {name!r}: rename one of them.")
         seen.add(name.casefold())
@@ -228,6 +235,7 @@ def _encoding(head: bytes) -> str:
 
 
 def _not_text(path: Path, encoding: str) -> str:
+    # The decoder reports positions in its buffer: the line is found in the complete content.
     content = path.read_bytes()
     try:
         content.decode(encoding)

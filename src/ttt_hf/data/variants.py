@@ -31,6 +31,7 @@ def draw_variants(row: Mapping[str, Any], rng: np.random.Generator) -> dict[str,
     drawn = {key: value for key, value in row.items() if key != "variants"}
     ids, labels = list(row["input_ids"]), list(row["labels"])
     lengths = list(row.get("sample_lengths") or [len(ids)])
+    # Ends in the plain row, where the starts of recordings are given, too.
     ends = np.cumsum(lengths)
     # From the last to the first, so that the positions of those before stay valid.
     for recording in reversed(row.get("variants") or []):
@@ -39,7 +40,9 @@ def draw_variants(row: Mapping[str, Any], rng: np.random.Generator) -> dict[str,
             continue
         start, end, variant = recording["start"], recording["end"], recording["input_ids"][choice - 1]
         ids[start:end] = variant
+        # Variants have other lengths; the user's audio has no labels in any of them.
         labels[start:end] = [IGNORE] * len(variant)
+        # The packed sample that the recording belongs to grows or shrinks with it.
         lengths[int(np.searchsorted(ends, start, side="right"))] += len(variant) - (end - start)
     drawn |= {"input_ids": ids, "labels": labels}
     return drawn | ({"sample_lengths": lengths} if row.get("sample_lengths") else {})
@@ -62,6 +65,7 @@ def fit_variants(variants: Sequence[Variants], end: int, spare: int) -> list[Var
         Recordings before the cut, with the variants that fit.
     """
     kept = [entry for entry in variants if entry["end"] <= end]
+    # Equal parts, since any combination of variants may be drawn in one epoch.
     share = spare // max(1, len(kept))
     fitting = [
         {**entry, "input_ids": [ids for ids in entry["input_ids"] if len(ids) <= _length(entry) + share]}
