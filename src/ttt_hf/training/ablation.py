@@ -45,7 +45,8 @@ def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
         ValueError: If data or keys cannot be used, see `train`.
     """
     names = [name for name in recipe_names() if name.startswith(GROUP)]
-    recipe = load_recipe(names[0], overrides)  # checks the keys before the first training
+    # All recipes take the same keys: checked before the first training, not after hours of it.
+    recipe = load_recipe(names[0], overrides)
     if not (recipe.data.train_data and recipe.data.eval_data):
         raise ValueError("The ablation needs data to train on and to compare with: train_data=DIR eval_data=DIR.")
     if not any(override.startswith("output_dir=") for override in overrides):
@@ -55,11 +56,13 @@ def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
     for name in names:
         folder = out / name.removeprefix(GROUP)
         results = folder / "all_results.json"
+        # Written once the model is saved: a recipe without it is trained, or resumed where it was interrupted.
         if results.is_file():
             logger.info("%s is already trained", folder)
         else:
             logger.info("training %s", name)
             train(load_recipe(name, [*overrides, f"output_dir={folder}"]))
+        # Read back, so that finished and new recipes give the same numbers.
         table[folder.name] = json.loads(results.read_text(encoding="utf-8"))
     atomic_write_text(out / "ablation.md", as_table(table))
     return table

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def audio_token_rows(config: TtTConfig) -> list[int]:
     """Sorted ids of all audio tokens: the markers that open a span, and everything from `<|audio|>` on."""
     last = max(config.mask_token_id, *(config.end_audio_token_ids or []))
+    # `<|audio|>` itself, then as many codes: the last code has this id. Mask and end markers may lie above.
     last = max(last, config.audio_token_start_id + config.audio_vocab_size)
     return sorted({*(config.begin_audio_token_ids or []), *range(config.audio_token_start_id, last + 1)})
 
@@ -30,7 +31,6 @@ def lora_config(arguments: ModelArguments, config: TtTConfig) -> LoraConfig:
 
     Args:
         arguments: Rank, scale, dropout and target layers.
-        config: Gives the ids of the audio tokens.
 
     Raises:
         ValueError: If the rank is negative.
@@ -46,6 +46,7 @@ def lora_config(arguments: ModelArguments, config: TtTConfig) -> LoraConfig:
     rows: dict[str, list[int]] | None = None
     if arguments.lora_audio_tokens:
         rows = {"embed_tokens": audio_token_rows(config)}
+        # PEFT ties the rows of the output layer by itself where the matrices are tied.
         if not config.tie_word_embeddings:
             rows["lm_head"] = rows["embed_tokens"]
     return LoraConfig(

@@ -205,6 +205,7 @@ class _Parser(HfArgumentParser):
     """`HfArgumentParser` that raises a `ValueError` instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
+        # argparse names options of a command line: its sentence is put into one about keys.
         match = re.match(r"argument --(\w+)\S*: (.*)", message)
         raise ValueError(f"The key {match[1]} has a wrong value: {match[2]}." if match else message)
 
@@ -242,6 +243,8 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     for key in values:
         if key not in known:
             raise ValueError(f"There is no key {key}: {nearest(str(key), known, 'docs/recipe-keys.md lists them')}.")
+    # Through a command line, since argparse converts values to the types of the fields and refuses wrong ones.
+    # It has no word for `None`: such keys are left out.
     arguments: list[str] = []
     for key, value in values.items():
         if value is not None:
@@ -252,6 +255,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 def _command_line(value: Any) -> list[str]:
     """A value as command line arguments."""
     if isinstance(value, list) and not any(isinstance(entry, dict | list) for entry in value):
+        # A plain list is several words of one option; mappings, and lists of them, travel as JSON.
         return [str(entry) for entry in value]
     return [json.dumps(value) if isinstance(value, dict | list) else str(value)]
 
@@ -289,6 +293,7 @@ def _default(entry: dataclasses.Field[Any]) -> str:
     value = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
     if isinstance(value, list):
         return ", ".join(f"`{item}`" for item in value)
+    # Looked up by type first: 1 equals True, and would be shown as `true`.
     names = {None: "none", "": "none", True: "`true`", False: "`false`"}
     return names[value] if isinstance(value, bool | str | None) and value in names else f"`{value}`"
 

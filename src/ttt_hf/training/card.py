@@ -45,7 +45,6 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
     """Writes `README.md` and, if matplotlib is installed, `curves.png` to the recipe's `output_dir`.
 
     Args:
-        recipe: The recipe of the training.
         sources: The training data: `path` and, if known, `task`, `ratio`, `rows` and `seconds` (of audio).
         state: The Trainer's state, of which `log_history`, `global_step` and `epoch` are used.
 
@@ -61,6 +60,7 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
     model = recipe.model
     revision = {"revision": model.revision} if model.revision else {}
     scores = {words: last_value(state.log_history, name) for name, words in SCORES.items()}
+    # A name that the template misspells is an error, not an empty place in the card.
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -70,6 +70,7 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
         embedded=model.model in EMBEDDED_NAMES,
         base=EMBEDDED_NAME if model.model in EMBEDDED_NAMES else _public(model.model),
         is_adapter=bool(model.lora_rank),
+        # Without these arguments the result would be loaded in another dtype or with another audio attention.
         loading="".join(
             f", {key}={json.dumps(value)}"
             for key, value in {"dtype": model.dtype, **revision, **model.audio_settings()}.items()
@@ -102,10 +103,12 @@ def changed_keys(recipe: Recipe) -> dict[str, Any]:
             value = getattr(given, entry.name)
             if value == getattr(default, entry.name) or entry.name in PRIVATE_KEYS:
                 continue
+            # Data keep their full names, as structured as in the recipe.
             if group == "data" and isinstance(value, str):
                 value = json.loads(value) if value.startswith(("[", "{")) else value
             else:
                 value = _public(value.value if isinstance(value, Enum) else value)
+            # Other types, such as objects of accelerate, have no form in YAML.
             if isinstance(value, str | int | float | list | dict | None):
                 changed[entry.name] = value
     return changed
@@ -116,7 +119,7 @@ def draw_curves(log_history: Sequence[Mapping[str, Any]], path: Path) -> bool:
 
     Args:
         log_history: The Trainer's log.
-        path: The PNG file to write.
+        path: Gets the plot, as PNG.
 
     Returns:
         Whether there was anything to plot.
@@ -124,7 +127,8 @@ def draw_curves(log_history: Sequence[Mapping[str, Any]], path: Path) -> bool:
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
     """
-    from matplotlib.figure import Figure  # pyplot would select a display backend
+    # Not through pyplot, which would select a display backend.
+    from matplotlib.figure import Figure
 
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for unit, names in CURVES.items():
@@ -136,6 +140,7 @@ def draw_curves(log_history: Sequence[Mapping[str, Any]], path: Path) -> bool:
         return False
     figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
     for axes, (unit, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        # With few points, markers show them: a single one makes no line.
         for name, points in curves.items():
             axes.plot(*zip(*points), label=name, linewidth=1.5, marker="." if len(points) < 30 else "")
         axes.set(xlabel="step", ylabel=unit, ylim=(0, None))
@@ -154,6 +159,7 @@ def last_value(log_history: Sequence[Mapping[str, Any]], name: str) -> float | N
 
 def _metadata(recipe: Recipe, sources: Sequence[Mapping[str, Any]]) -> ModelCardData:
     model = recipe.model.model
+    # A path on this computer means nothing to the Hub, which would show it as a missing model.
     is_local = Path(model).exists() or Path(model).is_absolute()
     is_adapter = bool(recipe.model.lora_rank)
     return ModelCardData(

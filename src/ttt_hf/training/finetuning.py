@@ -49,23 +49,27 @@ def train(recipe: Recipe) -> dict[str, float]:
         evaluation data).
 
     Raises:
-        ImportError: If the recipe needs a package that is not installed; said before the model is loaded.
+        ImportError: If the recipe needs a package that is not installed; raised before the model is loaded.
         OSError, ValueError: If model or data cannot be used.
         FloatingPointError: If the loss is not a number.
         RuntimeError: If the device has too little memory; names the keys to change.
         KeyboardInterrupt: When interrupted; the next call resumes.
     """
+    # 1. Everything that can fail early does so before the model is loaded.
     check_recipe(recipe)
     arguments = recipe.training
     out = Path(arguments.output_dir)
     set_seed(arguments.seed)
+    # 2. Model, data, and the adapter.
     model, processor = _load_base(recipe.model)
     train_set, eval_set, sources = _prepare_data(recipe, model, processor)
     if recipe.model.lora_rank:
         model = add_adapter(model, recipe.model)
+    # 3. Where to resume. Checkpoints of a sharded training may hold parts of weights, which cannot be compared.
     checkpoint = Path(arguments.resume_from_checkpoint) if arguments.resume_from_checkpoint else last_checkpoint(out)
     if checkpoint is not None and not _is_sharded(arguments):
         check_checkpoint(checkpoint, model)
+    # 4. Training.
     trainer = _make_trainer(recipe, model, processor, train_set, eval_set)
     logger.info("training %d of %d weights", _count(model, trained=True), _count(model))
     try:
@@ -77,6 +81,7 @@ def train(recipe: Recipe) -> dict[str, float]:
             "The device has too little memory for a step: halve per_device_train_batch_size and double "
             "gradient_accumulation_steps, or set gradient_checkpointing=true."
         ) from error
+    # 5. Every process evaluates and takes part in saving; one writes metrics and card.
     metrics = dict(result.metrics)
     if eval_set is not None:
         metrics |= trainer.evaluate()
@@ -111,6 +116,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError("speak_steps needs a whole model in one process: leave it out with FSDP and DeepSpeed.")
     if arguments.eval_strategy != "no" and not recipe.data.eval_data:
         raise ValueError("eval_strategy needs eval_data: name a folder, a file or a Hub id, eval_data=DIR.")
+    # The folder is tried before anything is downloaded into the cache.
     check_folder(Path(arguments.output_dir))
     _check_packages(recipe)
     folder = find_checkpoint(model.model, model.revision)
@@ -126,6 +132,7 @@ def check_recipe(recipe: Recipe) -> None:
             raise ValueError("load_in_4bit needs a CUDA device and bitsandbytes: train with lora_rank alone here.")
         if not model.lora_rank:
             raise ValueError("Weights in 4 bits cannot be trained: set lora_rank, to train an adapter on top of them.")
+        # Called for its check of bitsandbytes.
         quantization_config(4, torch.bfloat16)
 
 
@@ -168,7 +175,8 @@ def _prepare_data(
             data, recipe.data, recipe.objective, processor, model.config, work, facts, is_training=is_training
         )
 
-    with recipe.training.main_process_first():  # it encodes; the others find the codes
+    # The first process encodes; the others wait for it and find the codes.
+    with recipe.training.main_process_first():
         train_set = prepare(recipe.data.train_data, sources, is_training=True)
         eval_set = prepare(recipe.data.eval_data, None, is_training=False) if recipe.data.eval_data else None
     return train_set, eval_set, sources
@@ -188,6 +196,7 @@ def _make_trainer(recipe: Recipe, model: Any, processor: TtTProcessor, train_set
     if arguments.early_stopping_patience:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
     if arguments.speak_steps:
+        # Held-out samples show more than those that are being learned.
         samples = train_set if eval_set is None else eval_set
         count, every = arguments.speak_samples, arguments.speak_steps
         trainer.add_callback(SampleRepliesCallback(processor, config, samples, count, every, trainer.log))
@@ -197,21 +206,25 @@ def _make_trainer(recipe: Recipe, model: Any, processor: TtTProcessor, train_set
 def _save(recipe: Recipe, trainer: TtTTrainer, processor: TtTProcessor) -> None:
     """Saves an adapter alone, in bfloat16, or a model with everything that is needed to talk to it."""
     out, has_adapter = Path(recipe.training.output_dir), bool(recipe.model.lora_rank)
-    if _is_sharded(recipe.training):  # every process has a part of the weights
+    # Every process has a part of the weights, so all of them must take part in saving.
+    if _is_sharded(recipe.training):
         trainer.save_model()
         if trainer.is_world_process_zero() and not has_adapter:
             processor.save_pretrained(out)
         return
+    # Without sharding, every process has all weights: one of them writes.
     if not trainer.is_world_process_zero():
         return
     model: Any = trainer.model
     if has_adapter:
+        # Usually trained in float32: in bfloat16 the adapter takes half the space.
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
     with atomic_update(out) as part:
         model.save_pretrained(part)
-        if has_adapter:  # how audio sees audio, and its blocks, may differ from those of the base
+        # The recipe may have changed the attention within audio and its block length: PEFT stores neither.
+        if has_adapter:
             model.config.to_json_file(part / "config.json")
             model.generation_config.save_pretrained(part)
         else:
@@ -220,6 +233,7 @@ def _save(recipe: Recipe, trainer: TtTTrainer, processor: TtTProcessor) -> None:
 
 def _is_sharded(arguments: RecipeTrainingArguments) -> bool:
     """Whether the model is sharded over processes: by a key of the recipe, or by accelerate's launcher."""
+    # accelerate's launcher passes its configuration on in the environment.
     launched = (os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() for name in ("FSDP", "DEEPSPEED"))
     return bool(arguments.fsdp or arguments.deepspeed or "true" in launched)
 

@@ -41,6 +41,7 @@ def parse_sources(text: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: If a source has no path, an unknown key, or a ratio that is not positive.
     """
+    # Lists and mappings of a recipe arrive as JSON, see `arguments.parse_recipe`.
     text = text.strip()
     entries = json.loads(text) if text.startswith(("[", "{")) else [text]
     sources = []
@@ -51,6 +52,7 @@ def parse_sources(text: str) -> list[dict[str, Any]]:
             what = f"has the unknown key {unknown[0]}" if unknown else "has no path"
             raise ValueError(f"A data set of the recipe {what}: give {', '.join(SOURCE_KEYS)}.")
         ratio = source.get("ratio", 1.0)
+        # A bool is an int in Python; a NaN fails the comparison.
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not ratio > 0:
             raise ValueError(f"The ratio of {source['path']} must be a positive number, not {ratio!r}.")
         sources.append(source)
@@ -77,7 +79,6 @@ def prepare_samples(
         arguments: Spans, lengths, packing.
         objective: Decides how many positions a sample takes in training.
         processor: Writes the prompts; its codec encodes.
-        config: Names the audio ids.
         work: Folder for encoded audio.
         statistics: List to which each source is added as in the recipe, with its number of `rows` and its `seconds` of
             audio where they are known.
@@ -91,25 +92,30 @@ def prepare_samples(
         ValueError: If more rows cannot be used than allowed, they were encoded by another codec, or no sample is left.
     """
     sources = parse_sources(text)
+    # 1. Rows of each source, with codes in place of audio.
     sets = []
     for source in sources:
         rows, numbers = _encoded_rows(source, arguments, processor, work, is_training)
         sets.append(rows)
         if statistics is not None:
             statistics.append({**source, **numbers})
+    # 2. One stream of rows. Codes of another codec would train without an error, and to no avail.
     mixed = mix_rows(sets, [float(source.get("ratio", 1.0)) for source in sources])
     if processor.codec is not None:
         check_fingerprint(mixed, processor.codec)
     builder = SampleBuilder(processor, config, arguments.text_per_span, arguments.audio_per_span)
     counts: Counter[str] = Counter()
 
+    # 3. Samples. In batches, since one row may give several samples or none.
     def build(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         built = (_build(builder, dict(zip(batch, values))) for values in zip(*batch.values()))
         samples = list(fit_samples(built, config, arguments.max_length, counts))
+        # Encoded folders may hold variants, which an evaluation leaves out.
         variants = [sample.get("variants", []) if is_training else [] for sample in samples]
         return {
             "input_ids": [sample["input_ids"] for sample in samples],
             "labels": [sample["labels"] for sample in samples],
+            # The longest that a draw of variants can make the sample, so that packed rows never overflow.
             "length": [
                 training_length(sample["labels"], config, objective.noise_copies, objective.objective)
                 + growth(further)
@@ -123,6 +129,7 @@ def prepare_samples(
         if not len(samples):
             raise ValueError(f"No sample is left: all are longer than max_length ({arguments.max_length} tokens).")
         logger.info("%d samples: %s", len(samples), ", ".join(f"{what} {count}" for what, count in counts.items()))
+    # 4. Rows of several samples.
     if arguments.row_length:
         settings = {"fn_kwargs": {"row_length": arguments.row_length}, "features": _features(is_packed=True)}
         samples = _map(samples, pack_samples, arguments.streaming, **settings)
@@ -146,6 +153,7 @@ def _encoded_rows(
         opened = _encode(opened, source, arguments, processor, work, is_training)
     rows = usable_rows(opened, arguments.max_broken)
     known = {} if arguments.streaming else {"rows": len(rows)}
+    # What encode recorded: seconds are known nowhere else, and rows not of a stream.
     if opened.encoding is not None:
         known = {key: opened.encoding[key] for key in ("rows", "seconds") if key in opened.encoding}
     return rows, known
@@ -211,5 +219,6 @@ def _features(is_packed: bool = False) -> Any:
 def _map(rows: Any, function: Any, streaming: bool, **settings: Any) -> Any:
     columns = rows.column_names or list(next(iter(rows)))
     if not streaming:
+        # A cached result would not call the function, and so leave its counts empty.
         settings["load_from_cache_file"] = False
     return rows.map(function, batched=True, remove_columns=columns, **settings)

@@ -72,9 +72,7 @@ class SampleRepliesCallback(TrainerCallback):
 
     Args:
         processor: Decodes the replies; without a codec there is no audio.
-        config: The model's configuration.
         samples: Result of `prepare_samples`, of which the first ones are used.
-        count: Number of samples.
         every: Number of steps between replies.
         log: Logs the word error rate; `Trainer.log`.
     """
@@ -93,6 +91,7 @@ class SampleRepliesCallback(TrainerCallback):
         self.every = every
         self.log = log
         longest = config.get_text_config().max_position_embeddings
+        # A prompt that fills the context leaves no position for a reply.
         prompts = (prompt for prompt in find_prompts(islice(samples, count)) if len(prompt.ids) < longest)
         self.prompts = list(islice(prompts, count))
         if not self.prompts:
@@ -114,6 +113,7 @@ class SampleRepliesCallback(TrainerCallback):
         pairs = []
         for number, (prompt, reply) in enumerate(zip(self.prompts, self._replies(model, args.eval_batch_size))):
             expected = self._text(prompt.expected)
+            # One line each: texts may hold line breaks.
             lines = {"prompt": self._prompt_text(prompt.ids), "expected": expected, "reply": reply.text}
             written = [f"{name}: {' '.join(text.split())}" for name, text in lines.items()]
             logger.info("step %d | %s", state.global_step, " | ".join(written))
@@ -125,6 +125,7 @@ class SampleRepliesCallback(TrainerCallback):
         except ModuleNotFoundError as error:
             logger.info("spoken_wer needs %s: pip install 'ttt-hf[eval]'", error.name)
             return
+        # Without a reference word there is no rate.
         if not math.isnan(rate):
             self.log({"spoken_wer": round(rate, 4)})
 
@@ -145,18 +146,22 @@ class SampleRepliesCallback(TrainerCallback):
                         return_dict_in_generate=True,
                     )
                     if self.processor.codec is None:
+                        # Audio cannot be decoded without a codec, but the text of the reply can.
                         out.segments = [
                             [piece for piece in pieces if isinstance(piece, TextSegment)] for pieces in out.segments
                         ]
                     replies += [self.processor.decode_reply(out, row) for row in range(len(batch))]
         finally:
+            # Also after an error, for example too little memory: dropout must be on again.
             model.train(was_training)
         return replies
 
     def _pad(self, rows: list[list[int]]) -> Any:
+        # (batch, longest prompt), on the left: replies continue at the right end.
         return self.processor.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
 
     def _text(self, ids: list[int]) -> str:
+        # Markers that open a span have ids among those of text.
         markers = self.config.begin_audio_token_ids or []
         text_ids = [id_ for id_ in ids if id_ < self.config.audio_token_start_id and id_ not in markers]
         return self.processor.tokenizer.decode(text_ids, skip_special_tokens=True).strip()
@@ -171,7 +176,8 @@ def _write_reply(path: Path, lines: list[str], reply: Reply) -> None:
     atomic_write_text(path, "\n".join(lines) + "\n")
     sound = path.with_suffix(".wav")
     if not len(reply.audio):
-        sound.unlink(missing_ok=True)  # of an earlier training in this folder
+        # One of an earlier training in this folder would be taken for this reply.
+        sound.unlink(missing_ok=True)
         return
     with atomic_write(sound) as part:
         soundfile.write(part, np.clip(reply.audio, -1, 1), reply.sampling_rate, subtype="PCM_16", format="WAV")

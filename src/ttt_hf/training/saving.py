@@ -29,9 +29,11 @@ def saving(folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    # A RuntimeError as well, but about the device, with another remedy.
     except torch.OutOfMemoryError:
         raise
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises a RuntimeError
+    # torch.save raises a RuntimeError when the disk is full.
+    except (OSError, RuntimeError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise OSError(
             f"{folder} cannot be written ({reason}): free some space, or name another output_dir, and run the same "
@@ -52,6 +54,7 @@ def atomic_checkpoint(folder: Path) -> Iterator[None]:
     try:
         with saving(folder):
             yield
+    # Ctrl-C included: the Trainer would count an incomplete checkpoint among those that it keeps.
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -59,7 +62,9 @@ def atomic_checkpoint(folder: Path) -> Iterator[None]:
 
 def last_checkpoint(out: Path) -> Path | None:
     """The last complete checkpoint in a folder, if there is one."""
-    states = out.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")  # written last, when all else is there
+    # The Trainer writes its state after everything else: where it is, the checkpoint is complete.
+    states = out.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
+    # By number: in the order of names, checkpoint-1000 comes before checkpoint-900.
     steps = {state.parent.name.partition("-")[2]: state.parent for state in states}
     return max(((int(step), folder) for step, folder in steps.items() if step.isdigit()), default=(0, None))[1]
 
@@ -77,6 +82,7 @@ def check_checkpoint(checkpoint: Path, model: Any) -> None:
     found: dict[str, tuple[int, ...]] = {}
     for path in checkpoint.glob("*.safetensors"):
         found |= read_shapes(path)
+    # FSDP and DeepSpeed may store formats of their own, of which names and shapes are not known here.
     if not found:
         return
     difference = _difference(checkpoint, found, model)
@@ -95,18 +101,21 @@ def _difference(checkpoint: Path, found: dict[str, tuple[int, ...]], model: Any)
         from peft import get_peft_model_state_dict
 
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+        # Models of the same size take each other's adapters without an error: only the name of the base differs.
         names = [
             read_json(checkpoint, ADAPTER_CONFIG_FILE)["base_model_name_or_path"],
             model.peft_config[model.active_adapter].base_model_name_or_path,
         ]
+        # Relative and absolute paths of one folder are the same model.
         if len({str(Path(name or "").expanduser().resolve()) for name in names}) > 1:
             return f"its model is {names[0]}, not {names[1]}"
     else:
         expected = model.state_dict()
+    # Tied weights share their memory, and only one of their names is stored.
     stored = {expected[name].data_ptr() for name in found if name in expected}
     for name in sorted(found.keys() | expected.keys()):
         here = tuple(expected[name].shape) if name in expected else None
-        if name not in found and expected[name].data_ptr() in stored:  # tied weights are stored once
+        if name not in found and expected[name].data_ptr() in stored:
             continue
         if found.get(name) != here:
             return f"{name} is {_shape(found.get(name))} there, {_shape(here)} here"

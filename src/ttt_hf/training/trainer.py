@@ -42,6 +42,7 @@ class Means:
         """Returns the means, of all processes if `every_process`, and resets them."""
         mine, self._sums = self._sums, {}
         merged = Means()
+        # Sums, not means: processes hold different numbers of values.
         for sums in gather_object([mine]) if every_process else [mine]:
             for name, (total, number) in sums.items():
                 merged.add(name, total, number)
@@ -59,7 +60,8 @@ class InterruptCallback(TrainerCallback):
         self._previous: Any = None
 
     def __enter__(self) -> InterruptCallback:
-        if threading.current_thread() is threading.main_thread():  # the only one that may install handlers
+        # Python lets only the main thread install handlers.
+        if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._ask)
         return self
 
@@ -69,6 +71,7 @@ class InterruptCallback(TrainerCallback):
 
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = True
+        # The next Ctrl-C gets Python's own handler, and interrupts at once.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         logger.warning(
             "interrupted: stops after this step and saves a checkpoint; press Ctrl-C again to stop immediately"
@@ -115,7 +118,8 @@ class TtTTrainer(Trainer):
         return output
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self.state.global_step < self.state.max_steps:  # the Trainer would run one more step of a finished training
+        # The Trainer would run one more step of a training that is finished and resumed.
+        if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -135,13 +139,16 @@ class TtTTrainer(Trainer):
         # For the log and for error messages; `forward` does not take them.
         levels, draws = inputs.pop("noise_levels"), inputs.pop("draws")
         outputs = model(**inputs)
+        # Before the backward pass: the weights and the last checkpoint are still good.
         if not torch.isfinite(outputs.loss):
             raise FloatingPointError(
                 f"The loss of step {self.state.global_step + 1} is not a number. Its batch held the samples "
                 f"{self._sample_numbers(draws)}: look at them, or take a smaller learning_rate."
             )
+        # (): the mean over the batch's samples becomes its part of the mean over the step.
         loss = outputs.loss * self._share_of_step(outputs, num_items_in_batch)
         if model.training:
+            # Noised copies count as tokens: they are computed like any other.
             self._tokens += int(inputs["attention_mask"].sum())
             self._positions += inputs["attention_mask"].numel()
         self._record(self._means[model.training], outputs, inputs, levels)
@@ -164,17 +171,20 @@ class TtTTrainer(Trainer):
         """Number of samples in a step, over all processes."""
         if not batch_samples:
             return None
+        # Counted by where samples start, as `forward` does: a packed row holds several.
         count = sum(sample_ids(batch["order_ids"], batch["start_ids"])[1] for batch in batch_samples)
         return self.accelerator.reduce(torch.tensor(count, device=device), reduction="sum")
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader:
-        if isinstance(dataset, Sized):  # the collator numbers the samples of a stream
+        # A stream has no indices: the collator numbers its samples in order.
+        if isinstance(dataset, Sized):
             dataset = NumberedDataset(dataset)
         return super()._get_dataloader(dataset, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: NumberedDataset) -> Sampler[int]:
+        # The Trainer's own grouping ignores turns of processes, and takes the batches of a group by falling length.
         return LengthGroupedSampler(
             train_dataset.lengths, self._train_batch_size, self.args.seed, processes=self.args.world_size
         )
@@ -183,6 +193,7 @@ class TtTTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         now = time.monotonic()
+        # Nothing was computed since the last entry, as at the end of a training: there is nothing to average.
         if self._positions:
             logs.update(self._means[True].take())
             logs["tokens_per_second"] = round(self._tokens / (now - self._logged_at), 1)
@@ -202,6 +213,7 @@ class TtTTrainer(Trainer):
     def _record(self, means: Means, outputs: Any, inputs: dict[str, torch.Tensor], levels: torch.Tensor) -> None:
         """Adds losses and accuracies of a batch; `levels` are the noise levels of its positions."""
         texts = outputs.text_correct.numel()
+        # A batch without text has the loss 0, which is not to be averaged in.
         means.add("text_loss", outputs.text_loss.detach(), int(texts > 0))
         means.add("text_accuracy", outputs.text_correct.sum(), texts)
         is_target = inputs["audio_loss_weights"] > 0
@@ -214,6 +226,7 @@ class TtTTrainer(Trainer):
         ends = torch.tensor(self._end_ids(), device=targets.device)
         is_end = counted & torch.isin(targets, ends)
         means.add("end_accuracy", outputs.audio_correct[is_end].sum(), int(is_end.sum()))
+        # The highest level, 1, belongs to the last bin.
         bins = (levels * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
         for number in range(NOISE_BINS):
             correct = outputs.audio_correct[counted & (bins == number)]
