@@ -34,12 +34,12 @@ class Stage:
     """One step of the recipe.
 
     Args:
-        name: What it is called on the command line.
+        name: Name on the command line.
         run: Does the work below the output root; continues an interrupted run.
         sections: Sections of the settings that its results depend on.
         needs: Stages whose results it reads.
-        quick: Takes minutes, so that it is run again if its settings or its inputs changed. The long stages refuse
-            instead: hours of training are not discarded because of a changed number.
+        quick: The stage takes minutes, so it is run again if its settings or inputs changed. The long stages raise an
+            error instead: a changed number must not discard hours of training.
     """
 
     name: str
@@ -101,6 +101,8 @@ def run_stage(stage: Stage, out: Path, settings: TinySettings) -> bool:
         ValueError: A long stage was started with other settings or other inputs.
     """
     path = out / "stages" / f"{stage.name}.json"
+    # A run of a stage is identified by its settings and by the time when each of its inputs was finished, so that a
+    # stage that ran again makes all later ones out of date.
     wanted = {
         "fingerprint": fingerprint(settings, stage.sections),
         "inputs": {name: _read_marker(out / "stages" / f"{name}.json").get("finished") for name in stage.needs},
@@ -110,6 +112,7 @@ def run_stage(stage: Stage, out: Path, settings: TinySettings) -> bool:
     if same and marker.get("finished"):
         logger.info("%s: finished before, skipped", stage.name)
         return False
+    # An unfinished long stage counts, too: its checkpoints were made with the old settings.
     if marker and not same and not stage.quick:
         raise ValueError(
             f"The stage {stage.name} in {out} was started with other settings or other inputs: use the same settings, "
@@ -117,6 +120,7 @@ def run_stage(stage: Stage, out: Path, settings: TinySettings) -> bool:
         )
     logger.info("%s: %s", stage.name, "continues" if same else "starts")
     started = time.monotonic()
+    # Before the work, so that the next run knows what an interrupted stage was started with.
     _write_marker(path, {**wanted, "finished": None})
     stage.run(out, settings)
     seconds = round(time.monotonic() - started, 1)
@@ -141,6 +145,7 @@ def _log_to(path: Path) -> None:
     shown.setLevel(logging.INFO)
     for handler in (shown, written):
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
+    # Only these two packages: other libraries would fill the log. Replaced, so that a second call does not log twice.
     for name in ("recipes", "ttt_hf"):
         package_logger = logging.getLogger(name)
         package_logger.setLevel(logging.DEBUG)
@@ -177,10 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log_to(options.out / "recipe.log")
     try:
         settings = load_settings(options.recipe, options.overrides)
+        # In the order of the recipe, whatever the order on the command line.
         for stage in STAGES:
             if stage.name in options.stages:
                 run_stage(stage, options.out, settings)
     except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
+        # The terminal shows one sentence; the traceback goes to the file, whose level is DEBUG.
         logger.debug("stopped", exc_info=True)
         print(f"error: {error} (details: {options.out / 'recipe.log'})", file=sys.stderr)
         return 1

@@ -58,9 +58,12 @@ def assemble(out: Path, settings: GenerationSettings, size_limit: int = SIZE_LIM
     model = TtTForConditionalGeneration.from_pretrained(out / "model" / "final", dtype=torch.float32)
     codec = load_codec(out / "codec", dtype=torch.float32)
     tokenizer = TtTProcessor.from_pretrained(out / "tokenizer").tokenizer
+    # Set before saving, which writes generation_config.json from it.
     model.generation_config = generation_config(settings, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
+    # All checks run before the folder gets its name: a checkpoint that fails them does not replace the last one.
     with atomic_folder(out / EMBEDDED_NAME, replace=True) as folder:
+        # Saving records the 16-bit types in the configurations, which then declare float32 again.
         model.to(torch.float16).save_pretrained(folder)
         TtTProcessor(tokenizer, codec.to(torch.bfloat16)).save_pretrained(folder)
         for config in (folder / "config.json", folder / CODEC_FOLDER / "config.json"):
@@ -110,15 +113,18 @@ def check_checkpoint(folder: Path) -> None:
         ValueError: The weights do not load as float32, a generation key got lost, or the reply has neither text nor
             audio.
     """
+    # `auto` follows config.json, like a user's call without a data type.
     model, processor = load_model_and_processor(str(folder), device="cpu", dtype="auto")
     for name, part in (("model", model), ("codec", processor.codec)):
         kinds = {parameter.dtype for parameter in part.parameters()}
         if kinds != {torch.float32}:
             raise ValueError(f"The {name} of {folder} loads as {kinds}, not as float32: check its config.json.")
     stored = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    # transformers may drop these keys on loading, see `generation_config`.
     lost = [key for key in stored if key.startswith("audio_") and not hasattr(model.generation_config, key)]
     if lost:
         raise ValueError(f"The generation keys {', '.join(lost)} of {folder} do not survive loading.")
+    # Any reply will do: the scores tell how good the replies are.
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "text", "text": "What is one plus one?"}]}],
         task="chat",
@@ -146,6 +152,7 @@ def install(checkpoint: Path, package_folder: Path) -> Path:
     Raises:
         FileNotFoundError: There is no finished checkpoint.
     """
+    # An assembled folder is complete, so that one of its files tells whether it is there.
     if not (checkpoint / "model.safetensors").is_file():
         raise FileNotFoundError(f"There is no finished checkpoint in {checkpoint}: assemble it first.")
     target = package_folder / EMBEDDED_NAME
@@ -173,6 +180,7 @@ def _clean_config(path: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     declare(config)
     config["dtype"] = "float32"
+    # `auto_map` names the code files that `assemble` deletes.
     config.pop("auto_map", None)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -55,10 +55,10 @@ def write_card(out: Path, settings: TinySettings, note: str = "") -> Path:
     Args:
         out: The recipe's output root, with `scores/`, `data/`, `model/` and `ttt-tiny/`.
         settings: The recipe.
-        note: A sentence on this training that the recipe does not tell.
+        note: Extra sentence for the section on training.
 
     Returns:
-        The card.
+        Path of the card.
 
     Raises:
         FileNotFoundError: The checkpoint or the scores are missing.
@@ -69,6 +69,7 @@ def write_card(out: Path, settings: TinySettings, note: str = "") -> Path:
         raise FileNotFoundError(f"There is no checkpoint in {checkpoint}: run the stage assemble first.")
     scores = read_scores(out)
     card = model_card(scores, data_statistics(out / "data"), settings, checkpoint, note)
+    # The metadata are written into the unfinished file, so that no card without its scores is left behind.
     with atomic_write(checkpoint / "README.md") as part:
         part.write_text(card, encoding="utf-8")
         update_model_card(part, list(scores.checkpoint.values()))
@@ -94,6 +95,7 @@ def data_statistics(data: Path) -> dict[str, Any]:
     for row in utterances:
         seconds[row["voice"]] += row["seconds"]
     train = [item for item in items if item["split"] == "train"]
+    # Items of the training split are spoken questions, written questions, and sentences without a question.
     spoken = [item for item in train if item["question_audio"]]
     return {
         "families": {family: dict(counts) for family, counts in sorted(families.items())},
@@ -112,7 +114,7 @@ def data_statistics(data: Path) -> dict[str, Any]:
 
 
 def model_card(scores: Scores, data: dict[str, Any], settings: TinySettings, checkpoint: Path, note: str = "") -> str:
-    """The card without the scores in its metadata.
+    """Renders the card, without the scores in its metadata.
 
     Args:
         scores: The scores.
@@ -128,6 +130,7 @@ def model_card(scores: Scores, data: dict[str, Any], settings: TinySettings, che
     codec = json.loads((checkpoint / CODEC_FOLDER / "config.json").read_text(encoding="utf-8"))
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     trained = json.loads((checkpoint.parent / "model" / "trainer_state.json").read_text(encoding="utf-8"))
+    # A name that the template lacks a value for is an error, not an empty string.
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=EMBEDDED_NAME,
@@ -139,6 +142,7 @@ def model_card(scores: Scores, data: dict[str, Any], settings: TinySettings, che
         data=data,
         data_table=_data_table(data),
         clip_table=_clip_table(data),
+        # Each engine once, in the order of the voices.
         licences=[LICENCES[engine] for engine in dict.fromkeys(VOICES[voice].engine for voice in data["voices"])],
         reply_voice=REPLY_VOICE,
         held_out_voice=HELD_OUT_VOICE,
@@ -153,6 +157,7 @@ def model_card(scores: Scores, data: dict[str, Any], settings: TinySettings, che
         backbone=config["text_config"],
         steps=trained["global_step"],
         samples_per_step=settings.lm.batch_size * settings.lm.gradient_accumulation * settings.lm.processes,
+        # Without the card, whose size this number may change.
         size=sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file() and path.name != "README.md"),
         millions=lambda number: f"{number / 1e6:.1f}",
     )
@@ -165,6 +170,7 @@ def _count_parameters(folder: Path) -> int:
 def _data_table(data: dict[str, Any]) -> str:
     rows = []
     for family, counts in data["families"].items():
+        # All other splits are held out.
         train = counts.get("train", 0)
         rows.append((family, str(train), str(sum(counts.values()) - train)))
     return markdown_table(("family", "training items", "held-out items"), rows)

@@ -30,10 +30,12 @@ def training_utterances(data: Path) -> list[Utterance]:
     Returns:
         The clips in the order of `utterances.jsonl`.
     """
+    # Held-out questions of known voices are in `utterances.jsonl`, too: the items tell them apart.
     used: set[str] = set()
     for item in read_rows(data / "items.jsonl"):
         if item["split"] == "train":
             used.update(item["question_audio"])
+            # `None` for written items, which is no id of an utterance.
             used.add(item["answer_audio"])
     return [
         Utterance(data / row["audio"], row["text"], row["voice"], row["seconds"])

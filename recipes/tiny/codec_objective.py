@@ -96,7 +96,9 @@ class LetterReader(nn.Module):
         states = []
         for block in self.blocks:
             hidden = block(hidden)
+            # Normalized, so that all blocks have the same scale in the feature loss.
             states.append(self.norm(hidden))
+        # The readings of a step follow one another: (batch, steps * readings, characters + 1).
         scores = self.head(states[-1]).unflatten(2, (self.readings, -1)).flatten(1, 2)
         return scores.log_softmax(-1), torch.stack(states)
 
@@ -113,6 +115,7 @@ def letter_loss(log_probs: Tensor, readings: Tensor, texts: Tensor, text_lengths
     Returns:
         Scalar.
     """
+    # CTC takes time first. A text with more letters than readings has an infinite loss, which counts as zero.
     return F.ctc_loss(log_probs.transpose(0, 1), texts, readings, text_lengths, zero_infinity=True)
 
 
@@ -121,10 +124,10 @@ class CodecTrainer(nn.Module):
 
     These are embeddings of voices, a letter recognizer on the codes (`reader`), and one on mel spectrograms
     (`listener`). A distance of spectrograms gives a consonant the weight of any other 50 ms. The listener does not: it
-    learns to read letters from recordings of the reply voice, and is to read the same letters from decoded
-    spectrograms, with the same hidden states (a feature loss, as that of Johnson et al., "Perceptual losses for
-    real-time style transfer", 2016, by an image classifier). It is not trained on decoded speech, so that it cannot
-    adapt to artifacts.
+    learns to read letters from recordings of the reply voice, and the codec learns to decode spectrograms from which
+    it reads the same letters, with the same hidden states (a feature loss, like that of Johnson et al., "Perceptual
+    losses for real-time style transfer", 2016, who use an image classifier). The listener is not trained on decoded
+    speech, so that it cannot adapt to artifacts.
 
     Args:
         codec: The codec.
@@ -143,26 +146,39 @@ class CodecTrainer(nn.Module):
         self.listener = make_listener(config)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch of `CodecBatches`, and its parts by name."""
+        """Loss of a batch of `CodecBatches`, and its parts by name.
+
+        1. Encodes the degraded waveforms, quantizes, and decodes each in its own voice.
+        2. Compares the mel spectrograms with those of the clean waveforms.
+        3. Reads the letters from the codes, so that codes keep the words of any voice.
+        4. Keeps all quantizer dimensions in use.
+        5. Adds the losses by the listener, if the batch has clips of the reply voice.
+        """
         config = self.codec.config
+        # 1. Spectrograms: (batch, frames, mel bins); hidden and vectors: (batch, codes, quantizer dimensions).
         target = self.codec.mel(batch["clean"])
         hidden = self.codec.encoder(self.codec.mel(batch["noisy"]))
         vectors = self.codec.quantise(hidden)
         mel = self.codec.decoder(vectors, voice=self.voices(batch["voices"]))
+        # 2. Mask of frames, (batch, frames, 1): the clip, and the silence of one code after it.
         frames = torch.arange(mel.shape[1], device=mel.device) * config.hop_length
         inside_clip = (frames < batch["lengths"][:, None] + config.samples_per_code).float()[..., None]
         is_reply = batch["voices"] == voice_index(REPLY_VOICE)
         # Other voices are only encoded when the model is used, never decoded.
         share = torch.where(is_reply, 1.0, self.settings.question_weight)[:, None, None]
         mel_loss = mel_distance(mel, target, inside_clip * share)
+        # 3. The last code of a clip may be partly filled. Twice as many readings as codes, see `reader`.
         code_counts = -(-batch["lengths"] // config.samples_per_code)
         words_loss = letter_loss(self.reader(vectors)[0], code_counts * 2, batch["texts"], batch["text_lengths"])
+        # 4. Codes of padding do not count: hidden[inside] is (codes of all clips, quantizer dimensions).
         inside = torch.arange(hidden.shape[1], device=hidden.device) < code_counts[:, None]
         spread_loss = spread_distance(hidden[inside].tanh())
+        # For the log: the number of different codes, relative to that of all codes.
         codes = self.codec.vectors_to_codes(vectors.detach())[inside]
         used = torch.tensor(codes.unique().numel() / codes.numel())
         loss = mel_loss + self.settings.recognition_weight * words_loss + self.settings.spread_weight * spread_loss
         parts = {"mel": mel_loss, "words": words_loss, "spread": spread_loss, "used": used}
+        # 5. Without such clips the listener gets no gradient in this step.
         if is_reply.any():
             learned, missed, changed = self._listen(mel, target, is_reply, batch)
             loss = loss + learned + self.settings.listener_weight * (missed + changed)
@@ -177,18 +193,21 @@ class CodecTrainer(nn.Module):
         Returns:
             Its own CTC loss on the recordings; CTC loss of the decoded spectrograms; distance of its hidden states.
         """
+        # Letters of the chosen clips, and the listener's steps inside each of them.
         span = LISTENER_FRAMES * self.codec.config.hop_length
         counts = batch["lengths"][rows] // span
         texts = torch.cat(
             [text for text, row in zip(batch["texts"].split(batch["text_lengths"].tolist()), rows) if row]
         )
 
+        # States: (blocks, rows, steps, size).
         read, states = self.listener(join_frames(target[rows]))
         learned = letter_loss(read, counts, texts, batch["text_lengths"][rows])
         # Detached weights: decoded speech trains the codec, not the listener.
         fixed = {name: weight.detach() for name, weight in self.listener.named_parameters()}
         decoded, decoded_states = torch.func.functional_call(self.listener, fixed, (join_frames(mel[rows]),))
         missed = letter_loss(decoded, counts, texts, batch["text_lengths"][rows])
+        # The states of the recordings are targets: no gradient reaches the listener from their distance.
         inside = torch.arange(states.shape[2], device=mel.device) < counts[:, None]
         return learned, missed, (decoded_states - states.detach())[:, inside].abs().mean()
 
@@ -211,7 +230,8 @@ class VocoderLosses:
         """Loss of the vocoder alone, and its parts."""
         with torch.no_grad():
             mel = self.codec.decoder(self._codebook_vectors(target))
-        # Half of the clips come from the true mel spectrogram, which is sharper than a decoded one.
+        # Half of the clips come from the true mel spectrogram, which is sharper than a decoded one: both are
+        # (batch, frames, mel bins).
         half = len(mel) // 2
         mel = torch.cat([self.codec.mel(target[:half]), mel[half:]])
         return waveform_distance(self.codec.vocoder(mel), target, self.codec)
@@ -224,6 +244,7 @@ class VocoderLosses:
         target_mel = self.codec.mel(target)
         # Keeps the input of the vocoder a mel spectrogram.
         loss = loss + mel_distance(mel, target_mel, torch.ones_like(mel[..., :1]))
+        # The listener reads the final waveform, so that its loss covers mel decoder and vocoder.
         _, states = self.listener(join_frames(self.codec.mel(waveform)))
         with torch.no_grad():
             _, expected = self.listener(join_frames(target_mel))
@@ -231,6 +252,7 @@ class VocoderLosses:
         return loss + self.listener_weight * changed, {**parts, "changed": changed.detach()}
 
     def _codebook_vectors(self, waveform: Tensor) -> Tensor:
+        # The encoder is frozen: (batch, samples) to (batch, codes, quantizer dimensions), without a gradient.
         with torch.no_grad():
             return self.codec.quantise(self.codec.encoder(self.codec.mel(waveform)))
 

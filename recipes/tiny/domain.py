@@ -16,6 +16,7 @@ from .domain_sentences import read_aloud_sentences
 from .domain_wordings import fill, split_wordings
 
 
+# Share of sums, of differences and of sentences.
 HELD_OUT_SHARE = 0.05
 NUM_SENTENCES = 2400
 # A model trained on few sentences learns them by heart and fails on others with the same words.
@@ -79,6 +80,7 @@ def _held_out_sums(facts: dict[str, Fact], rng: random.Random) -> frozenset[str]
     held_out: set[str] = set()
     # Doubles (a plus a) stay in training, because "two times a" and "half of" are the same facts.
     pairs = [(a, b) for b in range(MAX_OPERAND + 1) for a in range(b)]
+    # The share is that of all unordered pairs, doubles included. Both orders are held out, since one gives the other.
     for a, b in rng.sample(pairs, round(HELD_OUT_SHARE * (len(pairs) + MAX_OPERAND + 1))):
         held_out |= {f"plus-{a}-{b}", f"plus-{b}-{a}"}
     differences = [fact.id for fact in facts.values() if fact.kind == "minus"]
@@ -97,9 +99,11 @@ def build_domain(seed: int = 0) -> Domain:
         The domain, the same on every machine.
     """
     facts = all_facts()
+    # Each part has its own random series, so that a change to one leaves the splits of the others as they are.
     rng = random.Random(seed)
     held_out_sums = _held_out_sums(facts, rng)
     train_wordings, held_out_wordings = split_wordings(seed)
+    # Answers are read aloud in training, too: a held-out sentence must not be one of them.
     answers = frozenset(fact.answer for fact in facts.values())
     sentences = read_aloud_sentences(NUM_SENTENCES, seed, excluded=answers)
     cut = round(HELD_OUT_SHARE * len(sentences))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 
+# Sums stay within 0 to 100, the numbers that `number_words` spells out.
 MAX_OPERAND = 50
 
 
@@ -288,6 +289,7 @@ def opposite_pairs() -> list[tuple[str, str]]:
 
 
 def _calendar_facts() -> Iterator[Fact]:
+    # Both lists are cycles: Monday comes after Sunday.
     for names, kind in ((DAYS, "day"), (MONTHS, "month")):
         for index, name in enumerate(names):
             after, before = names[(index + 1) % len(names)], names[index - 1]
@@ -313,6 +315,7 @@ def _world_facts() -> Iterator[Fact]:
         yield Fact(f"capital-{country}", "capitals", "capital", f"The capital of {country} is {city}.", {"a": country})
         yield Fact(f"capital-of-{city}", "capitals", "capital_of", f"{city} is the capital of {country}.", {"a": city})
         yield Fact(f"continent-{country}", "capitals", "continent", f"{country} is in {continent}.", {"a": country})
+    # Asked in both directions.
     for one, other in opposite_pairs():
         for a, b in ((one, other), (other, one)):
             yield Fact(f"opposite-{a}", "opposites", "opposite", f"The opposite of {a} is {b}.", {"a": a})
@@ -334,16 +337,19 @@ def _world_facts() -> Iterator[Fact]:
 
 def _thing_facts() -> Iterator[Fact]:
     for animal, legs in LEGS:
+        # "The snake has no legs" instead of "zero legs".
         count = number_words(legs) if legs else "no"
         yield Fact(f"legs-{animal}", "facts", "legs", sentence(f"{definite(animal)} has {count} legs"), {"a": animal})
     for animal, young in YOUNG:
         yield Fact(f"young-{animal}", "facts", "young", f"We call a baby {animal} {young}.", {"a": animal})
     for maker, product in MAKERS:
+        # The last word is the verb, or "us" after it.
         subject, verb = maker.split(" ", 1) if maker.startswith("bees") else maker.rsplit(" ", 1)
         if verb == "us":
             subject, verb = subject.rsplit(" ", 1)
             yield Fact(f"gives-{subject}", "facts", "gives", sentence(f"{definite(maker)} {product}"), {"a": subject})
         else:
+            # Questions need the infinitive ("what does a pilot fly") and the verb as it is ("what a pilot flies").
             verb = {"make": "make", "flies": "fly", "teaches": "teach"}.get(verb, verb.removesuffix("s"))
             auxiliary = "do" if subject == "bees" else "does"
             yield Fact(f"{verb}-{subject}", "facts", "does", sentence(f"{definite(maker)} {product}"),
@@ -370,7 +376,9 @@ def all_facts() -> dict[str, Fact]:
     talk = (Fact(f"talk-{name}", "talk", f"talk_{name}", answer) for name, answer in TALK_ANSWERS.items())
     for source in (arithmetic_facts(), number_facts(), _world_facts(), _calendar_facts(), _thing_facts(), talk):
         for fact in source:
+            # Ids are parts of the ids of items, which have no spaces.
             fact = replace(fact, id=fact.id.replace(" ", "-"))
+            # A table may give the same fact twice, which is no conflict.
             if fact.id in facts and facts[fact.id] != fact:
                 raise ValueError(f"Two facts are called {fact.id!r}: give one of them another id.")
             facts[fact.id] = fact

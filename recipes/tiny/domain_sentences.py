@@ -1,4 +1,4 @@
-"""Sentences to read aloud: plain statements composed from everyday words, most of them of the domain.
+"""Sentences to read aloud: plain statements composed from everyday words, most of which belong to the domain.
 
 Every slot is filled from a shuffled deck that is used up before it is shuffled again, so that all words, the number
 words included, occur equally often and in many contexts.
@@ -114,6 +114,7 @@ class _Dealer:
 def _articles(text: str) -> str:
     words = text.split(" ")
     for index, following in enumerate(words[1:]):
+        # "One" and "used" begin with the sound of a consonant.
         if words[index] == "a" and following[0] in "aeiouAEIO" and not following.startswith(("one", "used")):
             words[index] = "an"
     return " ".join(words)
@@ -132,18 +133,22 @@ def read_aloud_sentences(count: int, seed: int, excluded: frozenset[str] = froze
     """
     rng = random.Random(seed)
     dealer = _Dealer(rng)
+    # A dictionary as an ordered set: the order of a set of strings differs between processes.
     seen: dict[str, None] = {}
     index = 0
     while len(seen) < count:
+        # 1. Take the templates in turn, so that all occur about equally often.
         template = TEMPLATES[index % len(TEMPLATES)]
         index += 1
         slots = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+        # 2. Deal a value to each slot. `thing` and `thing2` share a deck, but must differ.
         values: dict[str, str] = {}
         for slot in slots:
             value = dealer.deal(slot.rstrip("2"))
             while value in values.values():
                 value = dealer.deal(slot.rstrip("2"))
             values[slot] = value
+        # 3. Keep the sentence if its length is right and it is not excluded; one that is there already adds nothing.
         text = sentence(_articles(template.format(**values)))
         if MIN_WORDS <= len(text.split()) <= MAX_WORDS and text not in excluded:
             seen[text] = None

@@ -17,7 +17,9 @@ OPENERS = {
                "I want to know ", "Tell me ", "Can you say ", "I need to know ", "Joe, tell me "],
     REQUEST: ["", "Please ", "Can you ", "Could you ", "I want you to ", "Now ", "Joe, please "],
 }  # fmt: skip
+# Every combination of opener, phrasing and closer of a form is a wording, see `_composed`.
 CLOSERS = ["", ", please", ", my friend", ", if you can"]
+# Openers of indirect questions and requests that make them questions, with a question mark.
 QUESTION_OPENERS = ("Can you ", "Do you ", "Could you ")
 
 PHRASINGS: dict[str, dict[str, list[str]]] = {
@@ -196,6 +198,7 @@ TALK: dict[str, list[str]] = {
 TALK_OPENERS = ["", "Okay, ", "Hey, ", "Joe, ", "Well, "]
 TALK_CLOSERS = ["", ", my friend", ", Joe", ", please"]
 
+# Wordings of both splits together, and those of them that are held out.
 WORDINGS_PER_KIND = 45
 HELD_OUT_PER_KIND = 6
 WORDINGS_PER_TALK = 22
@@ -212,6 +215,7 @@ def _composed(kind: str) -> list[str]:
     for form, phrasings in PHRASINGS[kind].items():
         for closer in CLOSERS:
             for opener in OPENERS[form]:
+                # No second "please" or "friend" in one question.
                 if ("lease" in opener and "please" in closer) or ("friend" in opener and "friend" in closer):
                     continue
                 asks = form == DIRECT or opener.startswith(QUESTION_OPENERS)
@@ -228,6 +232,7 @@ def _composed_talk(name: str) -> list[str]:
             if "Joe" in opener and "Joe" in closer:
                 continue
             for phrase in TALK[name]:
+                # Only requests are asked politely: "Good morning, please" is no greeting.
                 if closer == ", please" and not phrase.startswith(("tell", "say")):
                     continue
                 mark = "?" if phrase.endswith("?") else "."
@@ -266,14 +271,17 @@ def split_wordings(seed: int) -> tuple[dict[str, list[str]], dict[str, list[str]
     kinds = [(kind, _composed(kind), WORDINGS_PER_KIND, HELD_OUT_PER_KIND) for kind in PHRASINGS]
     kinds += [(f"talk_{name}", _composed_talk(name), WORDINGS_PER_TALK, HELD_OUT_PER_TALK) for name in TALK]
     for kind, templates, wanted, out in kinds:
+        # 1. Training gets the phrasings without an opener and without a comma, which closers begin with.
         bare = [t for t in templates if not t.startswith(tuple(o for o in _all_openers() if o)) and "," not in t]
         kept = list(dict.fromkeys(bare))
         if not kind.startswith("talk_"):
+            # 2. And for each opener a wording with a random phrasing and closer.
             for form, openers in OPENERS.items():
                 for opener in openers:
                     phrasing = rng.choice(PHRASINGS[kind][form])
                     closer = rng.choice(CLOSERS[:1] + CLOSERS[2:])
                     kept += [t for t in templates if t.startswith(f"{opener}{phrasing}{closer}") and t not in kept][:1]
+        # 3. Held-out wordings are drawn from the others; what is left fills up training.
         rest = [t for t in dict.fromkeys(templates) if t not in kept]
         rng.shuffle(rest)
         held_out[kind] = [f"{kind}: {t}" for t in rest[:out]]

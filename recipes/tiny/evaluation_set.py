@@ -2,8 +2,8 @@
 
     python -m recipes.tiny.evaluation_set --data build/tiny/data --out src/ttt_hf/evaluation/tiny_set
 
-The rows are the first ones of the tables that the model card is measured on (`held_out.py`). Recordings are stored as
-Ogg Opus, about a seventh of the WAV files.
+The rows are the first rows of the tables that the scores of the model card come from (`held_out.py`). Recordings are
+stored as Ogg Opus, a seventh of the size of the WAV files.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ def build_evaluation_set(data: Path, out: Path) -> None:
     check_folder(out)
     if (out / "audio").exists():
         raise FileExistsError(f"{out / 'audio'} is there already: delete it, or name another folder.")
+    # Both lists are read before the first file is written, so that missing data leave nothing behind.
     questions = [row for split in SPOKEN_SPLITS for row in spoken_questions(data, split)[: SIZES[split]]]
     sentences = [sentence_row(item) for item in draw_items(data, "sentences")[: SIZES["sentences"]]]
+    # The folder of recordings first: it must be new, while the tables may be replaced.
     (out / "audio").mkdir(parents=True)
     write_rows(out / "questions.jsonl", [_compressed(row, data, out) for row in questions])
     write_rows(out / "sentences.jsonl", sentences)

@@ -3,7 +3,7 @@
     ttt-hf eval run build/tiny/data/eval/wording_asr.yaml --model ttt-tiny --out scores
 
 The tables hold every held-out item in a shuffled order, so that the first rows of a split are a random sample of it:
-the evaluation set inside the package (`evaluation_set.py`) is made of these.
+the evaluation set inside the package (`evaluation_set.py`) consists of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SEED = 0
 SPOKEN_SPLITS = ("wording", "sums", "voice")
 # Questions of the split `wording` that are asked in writing, too.
 NUM_WRITTEN = 100
-# Recordings of the reply voice behind each reference score.
+# Recordings of the reply voice per reference score.
 NUM_REFERENCES = 60
 
 
@@ -50,8 +50,10 @@ def write_tables(data: Path) -> Path:
     folder = data / "eval"
     folder.mkdir(exist_ok=True)
     for name, rows in tables.items():
+        # Paths in a table are relative to its own folder, one below the data.
         located = [{**row, "audio": f"../{row['audio']}"} if "audio" in row else row for row in rows]
         write_rows(folder / f"{name}.jsonl", located)
+    # Beside the tables, which the task files name with relative paths.
     for path in TASK_FILES.glob("*.yaml"):
         shutil.copy(path, folder)
     return folder
@@ -72,6 +74,7 @@ def draw_items(data: Path, split: str) -> list[Row]:
         ValueError: No item is in this split.
     """
     path = data / "items.jsonl"
+    # Sorted first, so that the shuffled order depends on the ids alone, not on the order of the file.
     items = sorted((row for row in read_rows(path) if row["split"] == split), key=lambda row: row["id"])
     if not items:
         raise ValueError(f"{path} holds no item of the split {split!r}: make the data anew.")

@@ -14,7 +14,7 @@ from .domain import Domain
 
 
 class Example(NamedTuple):
-    """The source of one training sample.
+    """Content of one training sample, before it is tokenized.
 
     Args:
         row: One question and its reply, a canonical row.
@@ -65,9 +65,11 @@ class TinyMixture:
         self.seed = seed
         spoken = [item for item in items if any(name in codes for name in item["question_audio"])]
         answered = [item for item in items if item["answer_audio"] in codes]
+        # One item per fact, however many recordings ask for it: written questions are composed anew.
         facts = list({item["fact"]: item for item in items if item["fact"]}.values())
         sums = [item for item in facts if item["family"] == "arithmetic"]
         sums += [item for item in sums if item["fact"].startswith("minus-")] * (self.DIFFERENCE_WEIGHT - 1)
+        # A pool for each key of `SHARES`. All sentences and answers are read aloud (`tts`), each text counting once.
         self.pools = {
             "asr": spoken,
             "chat_spoken": [item for item in spoken if item["answer_audio"] in codes],
@@ -76,6 +78,7 @@ class TinyMixture:
             "text_written": [item for item in facts if item["family"] != "arithmetic"],
             "text_sums": sums,
         }
+        # These need a spoken question to stand before the sum, see `_example`.
         self.pools["chat_sums"] = sums if self.pools["chat_spoken"] else []
 
     def draw(self, count: int, shard: int = 0) -> Iterator[Example]:
@@ -88,6 +91,7 @@ class TinyMixture:
         Yields:
             The examples.
         """
+        # Kinds without items, as in small data, are left out; the shares of the others keep their proportions.
         rng = random.Random(f"{self.seed}/{shard}")
         kinds = [kind for kind in self.SHARES if self.pools[kind]]
         for kind in rng.choices(kinds, weights=[self.SHARES[kind] for kind in kinds], k=count):
@@ -98,6 +102,7 @@ class TinyMixture:
         if kind == "tts":
             return Example(_row(task, _written(item["answer"]), item["answer"], self._answer(item)))
         if kind in ("chat_written", "text_written", "text_sums"):
+            # A new wording in each draw, not the recorded one: text costs nothing to make.
             question, _ = self.domain.random_question(item["fact"], rng)
             codes = self._answer(item) if task == "chat" else []
             return Example(_row(task, _written(question), item["answer"], codes))
@@ -114,6 +119,7 @@ class TinyMixture:
         return Example(_row(task, user, item["answer"], self._answer(item)), item["question"])
 
     def _question(self, item: dict[str, Any], rng: random.Random) -> list[int]:
+        # A random recording of the question, and one of its variants unless the clean one is drawn.
         recordings = [name for name in item["question_audio"] if name in self.codes]
         clean, *variants = self.codes[rng.choice(recordings)]
         return rng.choice(variants) if variants and rng.random() > self.CLEAN else clean
@@ -138,6 +144,7 @@ def build_samples(
     """
     tokenizer = builder.processor.tokenizer
     for shard, count in counts:
+        # A random series of its own: the drawn examples do not depend on `UNSPOKEN`.
         rng = random.Random(f"{examples.seed}/{shard}/speech")
         for row, transcript, given in examples.draw(count, shard):
             sample: dict[str, Any] = builder(row)
@@ -145,6 +152,7 @@ def build_samples(
                 sample["labels"] = _middle(sample["labels"], len(tokenizer(given)["input_ids"]))
             elif row["task"] == "chat" and transcript and rng.random() < examples.UNSPOKEN:
                 sample = _up_to_speech(sample, builder.config)
+            # After all cuts, since batches are grouped by this length.
             sample["length"] = training_length(sample["labels"], builder.config, noise_copies)
             sample["transcript_ids"] = tokenizer(transcript, add_special_tokens=False)["input_ids"]
             yield sample
@@ -160,6 +168,7 @@ def _row(task: str, user: list[dict[str, Any]], text: str, codes: Sequence[int] 
 
 def _up_to_speech(sample: dict[str, Any], config: TtTConfig) -> dict[str, Any]:
     """Cuts a spoken reply after the token that opens its first span."""
+    # The opening token itself is learned: speech has to follow the text.
     begins = config.begin_audio_token_ids or []
     end = next((index for index, label in enumerate(sample["labels"], 1) if label in begins), len(sample["labels"]))
     return {"input_ids": sample["input_ids"][:end], "labels": sample["labels"][:end]}
@@ -167,6 +176,7 @@ def _up_to_speech(sample: dict[str, Any], config: TtTConfig) -> dict[str, Any]:
 
 def _middle(labels: list[int], count: int) -> list[int]:
     """Ignores the first `count` labels, and the last one, which decides whether speech follows."""
+    # Everything before the reply is ignored already.
     learned = [index for index, label in enumerate(labels) if label != IGNORE]
     kept = set(learned[count:-1])
     return [label if index in kept else IGNORE for index, label in enumerate(labels)]

@@ -27,9 +27,11 @@ def run_in_processes(function: Callable[..., object], arguments: tuple[Any, ...]
     if count == 1 or torch.cuda.is_available():
         function(*arguments)
         return
+    # Port 0 lets the system choose a free port, at which the first process then listens.
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
+    # Together as many threads as this process has: more would slow one another down.
     threads = max(1, torch.get_num_threads() // count)
     try:
         spawn(_work, (function, arguments, count, port, threads), nprocs=count)

@@ -56,15 +56,18 @@ def place_answers(
         Id of an utterance and its codes.
     """
     rate, span = codec.config.sampling_rate, codec.config.samples_per_code
+    # An offset is silence before the clip; silence after it makes all versions equally long: (offsets, samples).
     offsets = [span * number // num_offsets for number in range(num_offsets)]
     with ThreadPoolExecutor(recognizer.workers) as pool:
         for row in tqdm(utterances, desc="placing answers", unit="answer"):
             clip = load_audio(data / row["audio"], None, rate)
             waveforms = np.stack([np.pad(clip, (offset, offsets[-1] - offset)) for offset in offsets])
             with torch.no_grad():
+                # The lengths leave out the silence after the clip. Rows of codes end with -1.
                 encoded = codec.encode(torch.from_numpy(waveforms), torch.tensor(offsets) + len(clip))
                 candidates = [codes[codes >= 0] for codes in encoded]
                 spoken = [codec.decode(codes[None])[0].flatten().numpy() for codes in candidates]
+            # In threads, because the recognizer releases Python's lock while it computes.
             scores = pool.map(recognizer.log_probability, spoken, repeat(rate), repeat(row["text"]))
             yield row["id"], candidates[int(np.argmax(list(scores)))].tolist()
 
@@ -83,11 +86,13 @@ def whisper_base(folder: Path) -> Path:
     """
     if folder.is_dir():
         return folder
+    # Found without an import: the packages only carry files.
     specs = [importlib.util.find_spec(name) for name in _PARTS]
     origins = [Path(spec.origin).parent / "data" for spec in specs if spec is not None and spec.origin is not None]
     if len(origins) < len(_PARTS):
         raise ModuleNotFoundError(f"Whisper base, which chooses how answers are coded, is not installed: {_REMEDY}.")
     with atomic_folder(folder) as joined:
+        # The first package has all other files of the model, too; the weights are the parts, joined in order.
         shutil.copytree(origins[0], joined, ignore=shutil.ignore_patterns("model.bin.*"), dirs_exist_ok=True)
         with (joined / "model.bin").open("wb") as model:
             for origin in origins:

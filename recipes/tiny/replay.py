@@ -1,4 +1,4 @@
-"""Recordings in the place of a model's replies, for reference scores: what remains is the transcriber's own error."""
+"""Recordings instead of a model's replies, for reference scores: the errors left are those of the transcriber."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RecordedReplies:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides the replies: whether there is a codec, and its weights."""
+        """Identifies the replies: whether there is a codec, and a hash of its folder."""
         name = "recordings" if self.codec is None else "recordings, encoded and decoded"
         return {"kind": "recordings", "name": name, "revision": self._revision}
 
@@ -36,7 +36,7 @@ class RecordedReplies:
         """Replies with the recordings of a batch.
 
         Args:
-            samples: Samples with the recording and, as `question`, what it says.
+            samples: Samples with the recording and, as `question`, its text.
             task: Any task with spoken replies.
 
         Returns:
@@ -52,10 +52,12 @@ class RecordedReplies:
             raise ValueError(f"The sample {sample.id} has no recording to reply with.")
         started = time.perf_counter()
         audio, rate = sample.audio, sample.sampling_rate
+        # The recording may have another rate than the codec; the reply gets that of the codec.
         if self.codec is not None:
             codec_rate = self.codec.config.sampling_rate
             waveform = torch.from_numpy(resample(audio, rate, codec_rate))
             with torch.no_grad():
                 decoded = self.codec.decode(self.codec.encode(waveform[None]))
             audio, rate = decoded[0].flatten().float().numpy(), codec_rate
+        # The text of the reply is the reference that its transcript is compared with.
         return Response(text=sample.question, audio=audio, sampling_rate=rate, seconds=time.perf_counter() - started)

@@ -41,7 +41,7 @@ REFERENCE_TASKS = ("reference_answers", "reference_sentences")
 
 
 def score(model: str, out: Path, batch_size: int, limit: int | None = None, **generation: Any) -> None:
-    """Scores a checkpoint; what an earlier run has recorded is not asked again.
+    """Scores a checkpoint; samples that an earlier run has answered are not generated again.
 
     Args:
         model: Name or folder of the checkpoint.
@@ -62,6 +62,7 @@ def score(model: str, out: Path, batch_size: int, limit: int | None = None, **ge
         return [tables / f"{name}.yaml" for name in names]
 
     ttt_hf.evaluate(model, files(TASKS), out=scores / "checkpoint", batch_size=batch_size, limit=limit, **generation)
+    # The reference replies: recordings as they are, and through the checkpoint's own codec.
     for name, replies in (("recordings", RecordedReplies()), ("codec", RecordedReplies(codec_folder))):
         ttt_hf.evaluate(replies, files(REFERENCE_TASKS), out=scores / name, limit=limit)
 
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         generation = dict(split_override(pair, "audio_steps_per_block=8") for pair in options.generation)
         settings = load_settings()
+        # Whoever scores the embedded checkpoint may have no data: only the recordings that the tasks need are made.
         if not (options.out / "data" / "items.jsonl").is_file():
             synthesize(options.out, workers=settings.data.workers, held_out=True)
         score(options.model, options.out, settings.score.batch_size, options.limit, **generation)

@@ -32,9 +32,9 @@ class Line:
 
     Args:
         task: Task that was scored, see `tasks/`.
-        metric: Its metric.
-        text: What the number is.
-        aim: What the recipe aims at, such as `"<= 2 %"`; may be empty.
+        metric: Name of a metric in its `results.json`.
+        text: Label of the line.
+        aim: Target of the recipe, such as `"<= 2 %"`; may be empty.
     """
 
     task: str
@@ -58,7 +58,7 @@ LINES = (
 
 @dataclass(frozen=True)
 class Scores:
-    """What the stage score has written.
+    """Results that the stage `score` has written.
 
     Args:
         out: The recipe's output root.
@@ -95,16 +95,18 @@ def read_scores(out: Path) -> Scores:
                 raise FileNotFoundError(f"There is no {folder.results}: run the stage score first.")
         results[run] = {task: folder.read_results() for task, folder in folders.items()}
         for task, entry in results[run].items():
+            # A run with a limit has no headline numbers; its rates would look like those of all data.
             if entry["headline"] is None:
                 raise ValueError(f"{folders[task].path} was scored in part: run the stage score without --limit.")
     return Scores(out, results)
 
 
 def aims_are_met(scores: Scores) -> bool:
-    """Whether every value reaches what the recipe aims at; a value that is missing does not."""
+    """Whether every value reaches its target; a missing value does not."""
     for line in LINES:
         if line.aim:
             value = scores.checkpoint[line.task]["metrics"][line.metric]["value"]
+            # The form of every aim: sign, number, "%".
             sign, percent, _ = line.aim.split()
             if value is None or (100 * value > float(percent) if sign == "<=" else 100 * value < float(percent)):
                 return False
@@ -112,7 +114,7 @@ def aims_are_met(scores: Scores) -> bool:
 
 
 def score_block(scores: Scores) -> str:
-    """The table of scores with what has to be said beside it, in Markdown."""
+    """Renders the table of scores and the notes below it in Markdown."""
     rows = []
     for line in LINES:
         metric = scores.checkpoint[line.task]["metrics"][line.metric]
@@ -122,10 +124,11 @@ def score_block(scores: Scores) -> str:
 
 
 def breakdown_block(scores: Scores) -> str:
-    """The scores of spoken questions by family and by voice, in Markdown."""
+    """Renders the scores of spoken questions by family and by voice in Markdown."""
     columns = (("wording_asr", "wer"), ("wording_answers", "accuracy_text"), ("wording_answers", "wer_speech_vs_text"))
     families = [_rates(scores, task, metric, "family") for task, metric in columns]
     voices: list[tuple[str, ...]] = []
+    # The unseen voice asks in its own split, whose line in the table of scores has the metric `accuracy`.
     for split, metric in (("wording", "accuracy_text"), ("voice", "accuracy")):
         transcripts = _rates(scores, f"{split}_asr", "wer", "voice")
         for voice, (share, count) in _rates(scores, f"{split}_answers", metric, "voice").items():
@@ -148,7 +151,7 @@ def fill_scores(path: Path, scores: Scores) -> None:
     """Writes scores into a Markdown file: between its marks, and into the metadata of a model card.
 
     Args:
-        path: The file. The block `scores` must be there, the block `breakdown` may.
+        path: The file. It must have the marks of the block `scores` and may have those of `breakdown`.
         scores: The scores.
 
     Raises:
@@ -157,6 +160,7 @@ def fill_scores(path: Path, scores: Scores) -> None:
     text = _filled(path, path.read_text(encoding="utf-8"), "scores", score_block(scores))
     if "<!-- breakdown:begin -->" in text:
         text = _filled(path, text, "breakdown", breakdown_block(scores))
+    # Only a model card begins with metadata.
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
         if text.startswith("---\n"):
@@ -164,7 +168,7 @@ def fill_scores(path: Path, scores: Scores) -> None:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Renders a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -182,6 +186,7 @@ def _notes(scores: Scores) -> list[str]:
     answers, read = scores.checkpoint["wording_answers"], scores.checkpoint["read_aloud"]
     transcriber, generation = answers["transcriber"], answers["model"]["generation"]
     spoken = [answers, read]
+    # Replies with an empty transcript, and replies that were cut by the length limit or failed.
     silent = sum(entry["counts"]["silent"] for entry in spoken)
     cut = sum(entry["n_truncated"] + entry["n_failed"] for entry in spoken)
     reference = {
@@ -208,6 +213,7 @@ def _notes(scores: Scores) -> list[str]:
 
 def _rates(scores: Scores, task: str, metric: str, column: str) -> dict[str, tuple[float | None, int]]:
     """Group -> rate and number of samples, for the groups that a column of the task's table names."""
+    # Scores have only the ids of samples; the groups are in the table of the split, `wording.jsonl` for `wording_asr`.
     groups = {
         row["id"]: row[column] for row in read_rows(scores.out / "data" / "eval" / f"{task.split('_')[0]}.jsonl")
     }
@@ -216,6 +222,7 @@ def _rates(scores: Scores, task: str, metric: str, column: str) -> dict[str, tup
         sums[groups[row["id"]]].append(row["values"][metric])
     rates = {}
     for group, values in sorted(sums.items()):
+        # A rate of sums, as in the metric itself: not the mean of the rates of its samples.
         numerator, denominator = (sum(part) for part in zip(*values))
         rates[group] = (numerator / denominator if denominator else None, len(values))
     return rates

@@ -1,7 +1,7 @@
 """The settings of the recipe: a tree of dataclasses that is read from `tiny.yaml`.
 
-The values stand in the YAML file alone (those of the codec are the defaults of `CodecTraining`), so that each number
-is in one place. `load_settings` checks names and types and applies `section.key=value` overrides; `fingerprint` hashes
+Values are given in the YAML file only (those of the codec are the defaults of `CodecTraining`), so that each number is
+defined once. `load_settings` checks names and types and applies `section.key=value` overrides; `fingerprint` hashes
 sections, so that a finished stage can tell whether its settings have changed.
 """
 
@@ -174,6 +174,7 @@ def load_settings(path: Path | str | None = None, overrides: Iterable[str] = ())
         raise ValueError(
             f"{path} has to hold the sections of the recipe (data:, codec:, ...), see {RECIPE_FILE.name}."
         )
+    # Before the checks, so that a misspelled override gets the same error as a misspelled key of the file.
     for override in overrides:
         _apply_override(tree, override)
     settings: TinySettings = _build(TinySettings, tree, "")
@@ -190,6 +191,7 @@ def fingerprint(settings: TinySettings, sections: Iterable[str]) -> str:
     Returns:
         16 hexadecimal digits.
     """
+    # Sorted keys: the hash must not depend on the order of the fields.
     tree = {
         section: {
             key: value for key, value in dataclasses.asdict(getattr(settings, section)).items() if key not in NEUTRAL
@@ -215,10 +217,12 @@ def _build(kind: type[Any], tree: Any, where: str) -> Any:
     """Builds the dataclass `kind` from a mapping; checks names and types."""
     if not isinstance(tree, Mapping):
         raise ValueError(f"{where.rstrip('.')} has to be a section with keys, not {tree!r}.")
+    # Annotations are strings in this module; this evaluates them.
     hints = typing.get_type_hints(kind)
     for name in tree:
         if name not in hints:
             raise ValueError(f"The recipe has no setting {where}{name}, {_nearest(str(name), hints)}.")
+    # Of all sections, only the codec's has defaults.
     defaults = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
     missing = [where + name for name in hints if name not in tree and name not in defaults]
     if missing:
@@ -226,6 +230,7 @@ def _build(kind: type[Any], tree: Any, where: str) -> Any:
     values = {}
     for name, value in tree.items():
         hint = hints[name]
+        # A section; its keys get its name in messages.
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             values[name] = _build(hint, value, f"{where}{name}.")
         else:
@@ -235,6 +240,7 @@ def _build(kind: type[Any], tree: Any, where: str) -> Any:
 
 def _check(value: Any, hint: Any, name: str) -> Any:
     """Returns the value as the hinted type; an int is accepted for a float."""
+    # `X | None`: either nothing, or checked as X.
     if isinstance(hint, types.UnionType):
         if value is None and type(None) in hint.__args__:
             return None
@@ -246,6 +252,7 @@ def _check(value: Any, hint: Any, name: str) -> Any:
         # YAML 1.1 reads 1e-3 (no dot) as text: take it for the number that was meant.
         with contextlib.suppress(ValueError):
             return float(value)
+    # A bool is an int in Python, but `true` is no number here: falls through to the error.
     elif hint is int and isinstance(value, bool):
         pass
     elif isinstance(value, hint):

@@ -33,8 +33,10 @@ from .tables import write_rows
 from .voices import HELD_OUT_VOICE, REPLY_VOICE, SAMPLING_RATE, VOICES, Voice, check_engines, question_voices, speak
 
 
+# Facts that are asked in speech, by kind; of other kinds, all are.
 SPOKEN = {"plus": 450, "minus": 250, "next_number": 60, "previous_number": 60, "greater": 90, "double": 35, "half": 35,
           "bigger": 45, "smaller": 45}  # fmt: skip
+# Spoken questions per fact, by family.
 RENDERINGS = {"arithmetic": 3, "numbers": 3, "capitals": 5, "opposites": 5, "calendar": 6, "colors": 7, "sizes": 5,
               "facts": 7, "kinds": 6, "talk": 16}  # fmt: skip
 # Drawn after everything else, so that they do not change the held-out items. A word that occurs in only one question
@@ -44,8 +46,10 @@ MORE_RENDERINGS = {"arithmetic": 4, "numbers": 6, "capitals": 12, "opposites": 1
 WORDING_TESTS_PER_FAMILY = 36
 VOICE_TESTS_PER_FAMILY = 15
 SUM_TESTS_PER_KIND = 66
+# Of the varied sample that is made first: recordings of the reply voice, and the share of each voice's questions.
 FIRST_STAGE = 1200
 FIRST_SLICE = 0.15
+# Texts that a voice speaks in one job.
 CHUNK = 10
 
 
@@ -92,6 +96,7 @@ class Plan:
         self._rng = random.Random(seed)
         self._deck: list[Voice] = []
         self._asked: Counter[str] = Counter()
+        # All steps draw from one generator: their order is part of the plan, and a new step belongs at the end.
         spoken = self._spoken_facts()
         self._add_spoken(spoken, RENDERINGS)
         self._add_written()
@@ -103,6 +108,7 @@ class Plan:
         return max(least, round(count * self._scale))
 
     def _utter(self, text: str, voice: str, role: str) -> str:
+        # The name depends on the text alone: questions with the same text share a recording, as do answers.
         digest = hashlib.sha1(text.encode()).hexdigest()[:12]
         name = f"{voice}-{digest}"
         self.utterances.setdefault(name, Utterance(name, text, voice, f"audio/{voice}/{digest}.wav", role))
@@ -110,12 +116,14 @@ class Plan:
 
     def _next_voice(self) -> str:
         if not self._deck:
+            # A shuffled deck of about 100 cards: shares are exact in each deck, not only on average.
             self._deck = [voice for voice in question_voices() for _ in range(round(100 * voice.share))]
             self._rng.shuffle(self._deck)
         return self._deck.pop().name
 
     def _spoken_facts(self) -> list[Fact]:
         chosen: list[Fact] = []
+        # Held-out sums are never asked in training.
         by_kind: dict[str, list[Fact]] = {}
         for fact in self.domain.train_facts():
             by_kind.setdefault(fact.kind, []).append(fact)
@@ -133,16 +141,19 @@ class Plan:
         wordings: dict[str, list[str]] = {}
         for fact in spoken:
             for _ in range(renderings[fact.family]):
+                # All wordings of a kind are used once before any is used again.
                 left = wordings.get(fact.kind)
                 if not left:
                     left = wordings[fact.kind] = list(self.domain.train_wordings[fact.kind])
                     self._rng.shuffle(left)
+                # Numbered over both rounds of recordings, so that ids stay unique.
                 name = f"{fact.id}/{self._asked[fact.id]}"
                 self._asked[fact.id] += 1
                 self._add_item(name, fact, "train", left.pop(), self._next_voice(), True)
 
     def _add_written(self) -> None:
         for fact in self.domain.train_facts():
+            # Only a sample of these facts is asked in speech; in writing, the model learns all of them.
             if fact.family in ("arithmetic", "numbers", "sizes"):
                 question, wording = self.domain.random_question(fact.id, self._rng)
                 self.items.append(
@@ -154,6 +165,7 @@ class Plan:
         families: dict[str, dict[str, list[Fact]]] = {}
         for fact in spoken:
             families.setdefault(fact.family, {}).setdefault(fact.kind, []).append(fact)
+        # Facts known from spoken questions: only the wording is new, or wording and voice. Kinds of a family in turn.
         for split, count in (("wording", WORDING_TESTS_PER_FAMILY), ("voice", VOICE_TESTS_PER_FAMILY)):
             for family, kinds in families.items():
                 names = list(kinds)
@@ -163,6 +175,7 @@ class Plan:
                     fact, wording = rng.choice(kinds[kind]), held_out[index // len(names) % len(held_out)]
                     voice = HELD_OUT_VOICE if split == "voice" else self._next_voice()
                     self._add_item(f"{split}/{family}/{index}", fact, split, wording, voice, True)
+        # Wordings known from training, so that only the sum is new.
         for kind in ("plus", "minus"):
             held = sorted(name for name in domain.held_out_sums if name.startswith(kind))
             for name in rng.sample(held, min(self._scaled(SUM_TESTS_PER_KIND), len(held))):
@@ -192,6 +205,7 @@ class Plan:
         by_voice: dict[str, list[Utterance]] = {}
         for utterance in questions:
             by_voice.setdefault(utterance.voice, []).append(utterance)
+        # Questions need every voice early, so that each gives a share; the replies have one voice.
         first, later = replies[: self._scaled(FIRST_STAGE)], replies[self._scaled(FIRST_STAGE) :]
         rest: list[Utterance] = []
         for utterances in by_voice.values():
@@ -200,6 +214,7 @@ class Plan:
             rest += utterances[cut:]
         # Fast voices before Piper, so that most questions are there early; sentences last: no question needs them.
         rest = sorted(rest + later, key=lambda u: (u.role == "sentence", VOICES[u.voice].engine == "piper"))
+        # Not voice by voice, so that an early stop leaves a varied sample, too.
         random.Random(1).shuffle(first)
         return first + rest
 
@@ -210,6 +225,7 @@ def _chunks(utterances: list[Utterance]) -> Iterator[list[Utterance]]:
     for utterance in utterances:
         chunk = open_chunks.setdefault(utterance.voice, [])
         chunk.append(utterance)
+        # Full chunks follow the order of the utterances; what is left over comes last.
         if len(chunk) == CHUNK:
             yield open_chunks.pop(utterance.voice)
     yield from open_chunks.values()
@@ -221,6 +237,7 @@ def _make(job: tuple[Path, list[Utterance]]) -> list[dict[str, Any]]:
     for utterance, samples in zip(chunk, speak(VOICES[chunk[0].voice], [u.text for u in chunk]), strict=True):
         path = data / utterance.audio
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Atomic, because an existing file counts as finished in the next run.
         with atomic_write(path) as part:
             soundfile.write(part, np.round(samples * 32767).astype(np.int16), SAMPLING_RATE, "PCM_16", format="WAV")
         rows.append(_row(utterance, samples.size))
@@ -253,9 +270,11 @@ def synthesize(out: Path, scale: float = 1.0, workers: int = 2, held_out: bool =
     check_engines()
     data = Path(out) / "data"
     data.mkdir(parents=True, exist_ok=True)
+    # 1. The items, whether their recordings exist or not.
     plan = Plan(build_domain(), scale)
     write_rows(data / "items.jsonl", map(asdict, plan.items))
     wanted = plan.held_out_utterances() if held_out else set(plan.utterances)
+    # 2. Rows of the existing recordings, whose files tell more surely than an earlier table which ones are finished.
     rows: list[dict[str, Any]] = []
     todo: list[Utterance] = []
     for utterance in plan.ordered():
@@ -266,7 +285,7 @@ def synthesize(out: Path, scale: float = 1.0, workers: int = 2, held_out: bool =
             todo.append(utterance)
     table = data / "utterances.jsonl"
     write_rows(table, rows)
-    # Spawned, because a forked onnxruntime may hang; one thread per process.
+    # 3. The missing recordings. Spawned, because a forked onnxruntime may hang; one thread per process.
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     with (
@@ -278,6 +297,7 @@ def synthesize(out: Path, scale: float = 1.0, workers: int = 2, held_out: bool =
     ):
         for made in pool.imap_unordered(_make, ((data, chunk) for chunk in _chunks(todo))):
             stream.write("".join(json.dumps(row) + "\n" for row in made))
+            # Readers see complete chunks, as training may begin before all is made.
             stream.flush()
             progress.update(len(made))
     return data

@@ -27,6 +27,8 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}: make the data first (python -m recipes.tiny.synthesize).")
+    # Not `splitlines`, which also splits at separators that JSON strings may hold. A complete last line ends with a
+    # newline, so that what follows it is empty or cut.
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines if line.strip()]
 

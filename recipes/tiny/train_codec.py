@@ -45,6 +45,7 @@ from .parallel import (
 from .voices import REPLY_VOICE
 
 
+# File in `codec/`: the encoder is final, and codes made with it stay valid.
 FROZEN_MARKER = "ENCODER_FROZEN"
 SAVE_SECONDS = 120.0
 
@@ -72,12 +73,15 @@ class CodecBatches(Dataset):
             raise ValueError(f"The data holds no clip of the reply voice {REPLY_VOICE!r}.")
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
+        # Sorted, because the order of a set of names differs between processes.
         others = sorted(self.by_voice.keys() - {REPLY_VOICE}) or [REPLY_VOICE]
-        # 1. A length. Batches that are computed at the same time share it, so that no process waits for another.
+        # 1. A length. Batches that are computed at the same time share it, so that no process waits for another. The
+        # second number of a seed tells random series apart.
         rng = np.random.default_rng([self.settings.seed, 0, step // self.settings.processes])
         anchor_clips = self.by_voice[REPLY_VOICE if rng.random() < 0.5 else others[rng.integers(len(others))]]
         anchor = anchor_clips[rng.integers(len(anchor_clips))].seconds
         rng = np.random.default_rng([self.settings.seed, 1, step])
+        # As many clips as make `batch_seconds`, so that every step costs about the same.
         clean, noisy, texts, voices = [], [], [], []
         for _ in range(max(2, round(self.settings.batch_seconds / (anchor + 0.5)))):
             # 2. A clip of about this length.
@@ -85,6 +89,7 @@ class CodecBatches(Dataset):
             voice = REPLY_VOICE if is_reply else others[rng.integers(len(others))]
             clip = _clip_of_length(self.by_voice[voice], anchor, rng)
             # 3. Augmentation: the reply voice must stay as it is; question voices may sound like anyone, anywhere.
+            # Speed changes the target, too; `degrade` only the input, so that codes do not depend on noise and room.
             waveform = read_wave(clip.path)
             if voice != REPLY_VOICE and rng.random() < 0.5:
                 waveform = change_speed(waveform, rng)
@@ -95,8 +100,10 @@ class CodecBatches(Dataset):
             lead = int(rng.integers(0, 3 * self.codec.config.samples_per_code))
             clean.append(F.pad(self.codec.normalise(torch.from_numpy(waveform)), (lead, 0)))
             noisy.append(F.pad(self.codec.normalise(torch.from_numpy(degraded)), (lead, 0)))
+            # One-based, because 0 is the blank of CTC.
             texts.append(torch.tensor([CHARACTERS.index(c) + 1 for c in clip.text.lower() if c in CHARACTERS]))
             voices.append(voice_index(voice))
+        # 5. Tensors: waveforms of shape `(batch, samples)`, and all letters in one row, as CTC takes them.
         batch = {
             "clean": _stack(clean, self.codec),
             "noisy": _stack(noisy, self.codec),
@@ -110,12 +117,14 @@ class CodecBatches(Dataset):
 
 def _clip_of_length(clips: list[Utterance], seconds: float, rng: np.random.Generator) -> Utterance:
     """Draws one of the clips, sorted by length, that are about so long."""
+    # Neighbours in the sorted list are about as long: one up to a twelfth of the list away, so that batches vary.
     spread = len(clips) // 12 + 1
     index = bisect_left(clips, seconds, key=lambda clip: clip.seconds) + rng.integers(-spread, spread + 1)
     return clips[int(np.clip(index, 0, len(clips) - 1))]
 
 
 def _stack(rows: list[Tensor], codec: TtTTinyCodec) -> Tensor:
+    # A random start leaves a part of a code at the end; the encoder needs all of its frames.
     stacked = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return F.pad(stacked, (0, -stacked.shape[1] % codec.config.samples_per_code))
 
@@ -139,6 +148,7 @@ class ReplyBatches(Dataset):
         rng = np.random.default_rng([self.settings.seed, 2, step // self.settings.processes])
         anchor = int(rng.integers(len(self.clips)))
         rng = np.random.default_rng([self.settings.seed, 3, step])
+        # The clips are sorted by length, so that those near the anchor need little padding.
         count = max(2, round(self.settings.vocoder_batch_seconds / self.clips[anchor].seconds))
         indices = anchor + rng.integers(-4 * count, 4 * count + 1, count)
         waveforms = []
@@ -165,18 +175,26 @@ def train(
     workers: int = 1,
     on_save: Callable[[], None] | None = None,
 ) -> None:
-    """Optimizes with AdamW and a one-cycle cosine schedule; continues from `state_file` if it exists.
+    """Optimizes with AdamW; continues from `state_file` if it exists.
+
+    Each step
+
+    1. sets the learning rate: 200 steps of linear warmup, times a cosine that falls to zero at the last step;
+    2. computes the loss of the next batch;
+    3. updates the weights with clipped gradients;
+    4. logs running averages of the parts of the loss;
+    5. saves the state if two minutes have passed.
 
     With several processes (`torch.distributed`) each takes other batches, and gradients are averaged.
 
     Args:
         name: Shown with the progress.
-        state_file: Weights, optimizer state and step, saved every two minutes and at the end.
+        state_file: Weights, optimizer state and step; also saved at the end.
         modules: Module whose weights are saved.
         parameters: The optimized parameters.
         batches: Maps a step to its batch.
         loss_function: Returns the loss of a batch, and its parts for the log.
-        steps: All steps, those of earlier runs included.
+        steps: Total number of steps, including those of earlier runs.
         learning_rate: Peak of the schedule.
         workers: Data loader processes.
         on_save: Called after each saved state.
@@ -187,6 +205,7 @@ def train(
     done = _load_state(state_file, modules, optimizer)
 
     def save() -> None:
+        # One process writes for all: weights and optimizer states are equal, since gradients are averaged.
         if not is_first_process():
             return
         state = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
@@ -195,6 +214,8 @@ def train(
         if on_save is not None:
             on_save()
 
+    # The processes take turns in the numbers of the batches. After an interruption the next number follows: the
+    # batches are those of an uninterrupted run.
     loader: Iterable[Any] = DataLoader(
         batches,
         batch_size=None,
@@ -207,16 +228,21 @@ def train(
     averages: dict[str, float] = {}
     progress = tqdm(loader, desc=name, initial=done, total=steps, mininterval=10.0, disable=not is_first_process())
     for batch in progress:
+        # 1. Learning rate.
         warmup = min(1.0, (done + 1) / 200)
         rate = learning_rate * warmup * (0.5 + 0.5 * math.cos(math.pi * done / steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
+        # 2. Loss; its parts are for the log alone.
         loss, parts = loss_function(_moved(batch, device))
+        # 3. Weights.
         _update(loss, parameters, optimizer)
         done += 1
+        # 4. The first value of a part starts its average, which would otherwise begin at zero.
         for key, value in parts.items():
             averages[key] = 0.98 * averages.get(key, value.item()) + 0.02 * value.item()
         progress.set_postfix({key: f"{value:.4f}" for key, value in averages.items()}, refresh=False)
+        # 5. Only the first process writes; the others wait for it when gradients are averaged.
         now = time.monotonic()
         if now - saved > SAVE_SECONDS:
             save()
@@ -228,6 +254,7 @@ def _load_state(path: Path, modules: nn.Module, optimizer: torch.optim.Optimizer
     """Restores an interrupted training, if there is one; returns the number of steps done."""
     if not path.exists():
         return 0
+    # To the CPU: loading copies each tensor to the device of its parameter.
     state = torch.load(path, map_location="cpu", weights_only=True)
     modules.load_state_dict(state["modules"])
     optimizer.load_state_dict(state["optimizer"])
@@ -237,6 +264,7 @@ def _load_state(path: Path, modules: nn.Module, optimizer: torch.optim.Optimizer
 def _update(loss: Tensor, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    # Before clipping: with one common norm, all processes make the same update.
     average_gradients(parameters)
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
@@ -249,6 +277,7 @@ def _moved(batch: Any, device: torch.device) -> Any:
 
 
 def _one_thread(_: int) -> None:
+    # Several workers with all threads each would slow one another down.
     torch.set_num_threads(1)
 
 
@@ -268,6 +297,7 @@ def run_codec_stage(out: Path, settings: CodecTraining) -> None:
     codec = TtTTinyCodec(TtTTinyCodecConfig())
     trainer = CodecTrainer(codec, settings).to(training_device())
     batches = CodecBatches(training_utterances(out / "data"), codec, settings)
+    # The vocoder has its own stage. The rest includes the modules that only training needs.
     trained = [parameter for name, parameter in trainer.named_parameters() if ".vocoder." not in name]
     train(
         "codec",
@@ -282,10 +312,13 @@ def run_codec_stage(out: Path, settings: CodecTraining) -> None:
     )
     if is_first_process():
         with torch.no_grad():
+            # From now on the codec decodes to this voice alone.
             codec.decoder.voice.copy_(trainer.voices.weight[voice_index(REPLY_VOICE)])
+        # Before freezing: the encoder that makes the codes of the training data is then the one that is shipped.
         _round_weights(codec)
         with atomic_update(folder) as part:
             codec.save_pretrained(part)
+        # Last, so that the marker stands for a complete codec.
         (folder / FROZEN_MARKER).write_text("The weights of the encoder do not change any more.\n", encoding="utf-8")
 
 
@@ -308,6 +341,7 @@ def run_vocoder_stage(out: Path, settings: CodecTraining) -> None:
     codec = load_codec(folder, dtype=torch.float32)
     if not isinstance(codec, TtTTinyCodec):
         raise ValueError(f"{folder} holds a {type(codec).__name__}, not the tiny codec.")
+    # Codes that were made with it must stay valid.
     codec.encoder.requires_grad_(False)
     codec.to(training_device())
     voice = [clip for clip in training_utterances(out / "data") if clip.voice == REPLY_VOICE]
@@ -316,12 +350,15 @@ def run_vocoder_stage(out: Path, settings: CodecTraining) -> None:
     losses = VocoderLosses(codec, _trained_listener(codec, states / "codec.pt"), settings.joint_listener_weight)
 
     def publish() -> None:
+        # A copy is rounded, because training continues in full precision. The encoder is rounded already: its codes
+        # stay the same.
         published = TtTTinyCodec(codec.config)
         published.load_state_dict(codec.state_dict())
         _round_weights(published)
         with atomic_update(folder) as part:
             published.save_pretrained(part)
 
+    # The second part continues with the weights that the first one leaves in `codec`.
     parts = [
         (
             "vocoder",
@@ -357,6 +394,7 @@ def _trained_listener(codec: TtTTinyCodec, state_file: Path) -> LetterReader:
     """Loads the letter reader that the stage `codec` trained on recordings; its weights are fixed."""
     listener = make_listener(codec.config)
     modules = torch.load(state_file, map_location="cpu", weights_only=True)["modules"]
+    # The state is that of a `CodecTrainer`, which has the listener as a submodule.
     prefix = "listener."
     listener.load_state_dict(
         {name.removeprefix(prefix): weight for name, weight in modules.items() if name.startswith(prefix)}

