@@ -38,8 +38,6 @@ def answer_task(
     """Has a model answer the samples that have no reply yet, or one that failed.
 
     Args:
-        task: The task.
-        model: The model.
         folder: Where replies are recorded; made if it does not exist.
         loaded_from: Name or file that `load_task` loads the task by, so that it can be loaded again for scoring.
         overrides: Keyword arguments of `load_task` that it was loaded with.
@@ -51,11 +49,13 @@ def answer_task(
         ValueError: If the folder holds replies to another version of the task, or the data are wrong.
         OSError: If the data are missing, or nothing can be written.
     """
+    # 1. Check what can be checked before anything is written.
     processes = processes or Processes()
     if batch_size < 1:
         raise ValueError(f"The batch size must be at least 1, not {batch_size}.")
     folder.check_version(task)
     check_folder(folder.path)
+    # 2. Describe the run. Replies with another fingerprint than this one are not continued.
     samples = load_samples(task, limit)
     settings = run_settings(task, model, samples)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -66,12 +66,15 @@ def answer_task(
         before = folder.read_settings() if folder.settings.is_file() else {}
         later = {key: before.get(key) for key in ("transcriber", "judge", "judge_price")}
         write_json(folder.settings, {**settings, **call, **shape, **later})
+    # 3. Find out what is left to do. Failed samples are tried again.
     known = latest_lines(folder.predictions, settings["fingerprint"])
     answered = {key for key, reply in known.items() if reply["finish_reason"] != "error"}
     # No process may write before all have read what is answered.
     processes.wait()
+    # Batches are shared out before answered ones are dropped: they are the same ones in every run.
     mine = processes.shard(batches_by_length(samples, batch_size))
     todo = [batch for batch in mine if any(samples.ids[index] not in answered for index in batch)]
+    # 4. Answer. Lines are written batch by batch: an interruption loses the current batch only.
     with JsonLinesFile(folder.predictions, processes.rank) as file:
         for batch in processes.progress(todo, task.name, "batch"):
             wanted = [samples[index] for index in batch if samples.ids[index] not in answered]
@@ -80,6 +83,7 @@ def answer_task(
                 record_reply(folder, settings["fingerprint"], sample, response)
                 for (sample, _), response in zip(wanted, responses, strict=True)
             )
+    # 5. Merge the parts after all have closed them. Nobody goes on to read the replies before that is done.
     processes.wait()
     if processes.is_first:
         merge_parts(folder.predictions)
@@ -93,6 +97,7 @@ def run_settings(task: Task, model: SpeechModel, samples: Samples) -> dict[str, 
         Keys of `settings.json`; `fingerprint` is a hash of what must not change within a run.
     """
     description = model.description
+    # `fingerprint` counts the language as part of the scoring, but recognisers under evaluation are set to it.
     identity = {"task": fingerprint(task, samples.content), "language": task.language, "model": description}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -112,6 +117,7 @@ def batches_by_length(samples: Samples, batch_size: int) -> list[list[int]]:
     Returns:
         Indices of the samples of each batch.
     """
+    # The sort is stable: samples of equal length stay in the order of the data, on every machine.
     order = sorted(range(len(samples)), key=lambda index: -samples.seconds[index])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -120,13 +126,12 @@ def answer_batch(task: Task, model: SpeechModel, samples: Sequence[tuple[Sample,
     """Has a model answer a batch. The model does not get samples whose recordings cannot be read: they fail.
 
     Args:
-        task: The task.
-        model: The model.
-        samples: Samples, and what is wrong with their recordings.
+        samples: Samples, and why their recordings cannot be read, if so.
 
     Returns:
         One response per sample, in order.
     """
+    # Readable samples go to the model together. The others are put back at their positions afterwards.
     readable = [sample for sample, error in samples if error is None]
     responses = iter(model.respond(readable, task) if readable else [])
     return [
@@ -135,14 +140,8 @@ def answer_batch(task: Task, model: SpeechModel, samples: Sequence[tuple[Sample,
 
 
 def record_reply(folder: TaskFolder, fingerprint: str, sample: Sample, response: Response) -> JsonLine:
-    """Writes the speech of a reply, and makes its line of `predictions.jsonl`.
-
-    Args:
-        folder: The run.
-        fingerprint: Fingerprint of the run.
-        sample: The question.
-        response: The reply.
-    """
+    """Writes the speech of a reply, and makes its line of `predictions.jsonl`."""
+    # The recording is written before its line, so that no line names a missing file.
     has_audio = response.audio is not None and len(response.audio) > 0
     path, checksum = write_speech(folder, fingerprint, sample.id, response) if has_audio else (None, None)
     return {
@@ -169,7 +168,6 @@ def write_speech(folder: TaskFolder, fingerprint: str, sample: str, response: Re
     """Writes the speech of a reply as 16-bit FLAC.
 
     Args:
-        folder: The run.
         fingerprint: Fingerprint of the run; the speech of each model has a folder of its own.
         sample: Id of the sample.
         response: A response with audio.
@@ -177,18 +175,21 @@ def write_speech(folder: TaskFolder, fingerprint: str, sample: str, response: Re
     Returns:
         Path relative to the folder, and a hash of the samples.
     """
+    # Rounded here and not by the encoder: the hash is that of the samples that are read back.
     waveform = np.clip(np.asarray(response.audio, dtype=np.float64), -1.0, 1.0)
     samples = np.round(waveform * 32767).astype(np.int16)
     path = folder.path / "audio" / fingerprint / f"{file_name(sample)}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
         soundfile.write(partial, samples, response.sampling_rate, format="FLAC", subtype="PCM_16")
+    # Of the samples and not of the file, whose bytes may depend on the version of the encoder.
     checksum = hashlib.sha256(f"{response.sampling_rate} ".encode() + samples.tobytes()).hexdigest()
     return path.relative_to(folder.path).as_posix(), checksum
 
 
 def file_name(sample: str) -> str:
-    """Makes a file name of the id of a sample: the id itself if possible, else its safe characters and a hash."""
+    """Makes a file name from the id of a sample: the id itself if possible, else its safe characters and a hash."""
+    # A changed id gets a hash, because two ids may have the same safe characters.
     name = re.sub(r"[^\w.-]+", "_", sample, flags=re.ASCII).lstrip(".")[:80]
     return name if name == sample else f"{name}-{digest(sample)[:8]}"
 

@@ -1,4 +1,4 @@
-"""The stage judge: a language model judges the replies of a task, and its answers are recorded."""
+"""The judge stage: a language model judges the replies of a task, and its answers are recorded."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ def judge_task(folder: TaskFolder, judge: Judge, price: tuple[float, float] | No
 
     Args:
         folder: The run, with transcripts of spoken replies.
-        judge: Asked about each reply.
         price: Price of a million tokens that it reads, and of a million that it writes.
 
     Raises:
         ValueError: If spoken replies have not been transcribed.
         OSError: If the judge cannot be reached. Its answers up to then are kept.
     """
+    # Records come with the answers of the judge before: this one starts from the replies alone.
     records = [dataclasses.replace(record, judgements=()) for record in folder.records()]
     folder.update_settings(judge=judge.description, judge_price=price)
+    # A reply with a failed answer is judged again in full: its line replaces the earlier one.
     known = {
         key for key, answers in folder.judgements_of(records, judge.description).items() if not _has_error(answers)
     }
     todo = {record.id: record for record in records if record.id not in known}
+    # Each reply is written as soon as it is judged, because answers may cost money.
     with JsonLinesFile(folder.judgements) as file:
         answers = judge.ask(list(todo.values()))
         name = f"{folder.path.name}, judge"

@@ -23,7 +23,6 @@ def task_to_score(folder: TaskFolder, overrides: Mapping[str, Any] | None = None
     """Loads the task of a run again, so that a changed scorer counts.
 
     Args:
-        folder: The run.
         overrides: Another `scorer` or other `scorer_options`.
 
     Returns:
@@ -41,12 +40,15 @@ def task_to_score(folder: TaskFolder, overrides: Mapping[str, Any] | None = None
                 f"{key} cannot be changed after the model was asked, only {' and '.join(SCORING_KEYS)} can: run "
                 "`ttt-hf eval run` with it into another folder."
             )
+    # Loaded again with the overrides of the run, such as a path; those of this call take precedence.
     try:
         task = load_task(settings["loaded_from"], **{**settings["overrides"], **overrides})
     except FileNotFoundError:
+        # Overrides are changes to the file: the recorded task is used only as it is.
         if overrides:
             raise
         task = task_from(settings["task"])
+    # The file may have changed since the run: another version may have other samples or references.
     folder.check_version(task)
     return task
 
@@ -55,7 +57,6 @@ def score_task(folder: TaskFolder, task: Task) -> dict[str, Any]:
     """Scores the records of a run, and writes `scores.jsonl` and `results.json`.
 
     Args:
-        folder: The run.
         task: As `task_to_score` loads it.
 
     Returns:
@@ -64,6 +65,7 @@ def score_task(folder: TaskFolder, task: Task) -> dict[str, Any]:
     Raises:
         ValueError: If replies have not been transcribed or judged, or the scorer does not fit the task.
     """
+    # Wrong options fail here, before any record is read.
     scorer = bind_scorer(task.scorer, task.scorer_options)
     settings = folder.read_settings()
     if SCORERS[task.scorer].needs_judge and settings["judge"] is None:
@@ -74,11 +76,13 @@ def score_task(folder: TaskFolder, task: Task) -> dict[str, Any]:
     replies, records = folder.replies(), folder.records(task)
     if not records:
         raise ValueError(f"{folder.path} has no replies yet: run `ttt-hf eval run` again.")
+    # All is computed before the first file is written: an error leaves the former scores as they are.
     scores = [scorer(record) for record in records]
     results = make_results(settings, task, replies, records, scores)
     with atomic_write(folder.scores) as partial, partial.open("w", encoding="utf-8") as file:
         for record, score in zip(records, scores):
             line = {"id": record.id, "values": dict(score.values), "counts": dict(score.counts)}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    # Last, so that results always have their per-sample scores.
     write_json(folder.results, results)
     return results

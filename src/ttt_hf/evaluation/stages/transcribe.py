@@ -1,4 +1,4 @@
-"""The stage transcribe: the speech of the replies becomes text."""
+"""The transcription stage: the speech of the replies becomes text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def transcribe_task(folder: TaskFolder, transcriber: Transcriber, processes: Pro
     """Transcribes the spoken replies of a task that have no transcript yet.
 
     Args:
-        folder: The run.
         transcriber: Its language is the task's.
         processes: This process among those of the run; alone by default.
 
@@ -33,15 +32,18 @@ def transcribe_task(folder: TaskFolder, transcriber: Transcriber, processes: Pro
     """
     processes = processes or Processes()
     spoken = [reply for reply in folder.replies() if reply["audio"] is not None]
+    # Scoring reads the transcripts of this transcriber from now on; those of others stay in the file.
     if processes.is_first:
         folder.update_settings(transcriber=transcriber.description)
     known = folder.transcripts_of(spoken, transcriber.description)
     # No process may write before all have read what is known.
     processes.wait()
+    # Only what is left is shared out: a transcript does not depend on the others of its chunk.
     todo = processes.shard([reply for reply in spoken if reply["id"] not in known])
     chunks = [todo[start : start + CHUNK_SIZE] for start in range(0, len(todo), CHUNK_SIZE)]
     with JsonLinesFile(folder.transcripts, processes.rank) as file:
         for chunk in processes.progress(chunks, f"{folder.path.name}, transcripts", "chunk"):
+            # Audio is read chunk by chunk, so that never more than one chunk is in memory.
             texts = transcriber.transcribe_all([read_speech(folder, reply) for reply in chunk])
             file.append(
                 {
@@ -51,6 +53,7 @@ def transcribe_task(folder: TaskFolder, transcriber: Transcriber, processes: Pro
                 }
                 for reply, text in zip(chunk, texts, strict=True)
             )
+    # All parts are closed before they are merged, and merged before anyone scores them.
     processes.wait()
     if processes.is_first:
         merge_parts(folder.transcripts)
@@ -61,7 +64,6 @@ def read_speech(folder: TaskFolder, reply: JsonLine) -> tuple[np.ndarray, int]:
     """Reads the speech of a reply.
 
     Args:
-        folder: The run.
         reply: Line of `predictions.jsonl` with audio.
 
     Returns:
