@@ -24,6 +24,7 @@ def failed_response(error: Exception | str, seconds: float = 0.0) -> Response:
         error: What went wrong.
         seconds: Time spent on the sample.
     """
+    # One line: errors of CUDA and of tokenizers span many, and the text goes into tables and JSON lines.
     sentence = " ".join(str(error).split())[:MAX_ERROR_LENGTH] or type(error).__name__
     return Response(text="", finish_reason="error", seconds=seconds, error=sentence)
 
@@ -47,6 +48,7 @@ def answer_in_halves(items: Sequence[Item], answer: Callable[[Sequence[Item]], l
         return []
     try:
         return answer(items)
+    # A RuntimeError, too, so that it has to come before the errors of samples.
     except torch.AcceleratorError:
         raise
     except SAMPLE_ERRORS as error:

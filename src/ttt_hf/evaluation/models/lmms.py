@@ -48,6 +48,7 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def _make_class() -> type:
+    # In here, because this module has to be importable without lmms-eval.
     from lmms_eval.api.model import lmms
 
     class TtTForLmmsEval(lmms):
@@ -96,6 +97,7 @@ def _make_class() -> type:
             """Not supported: speech tasks have one round."""
             raise NotImplementedError("ttt answers tasks of the output type generate_until only.")
 
+    # Without `_make_class.<locals>`: messages show the name that the manifest has.
     TtTForLmmsEval.__qualname__ = CLASS_NAME
     return TtTForLmmsEval
 
@@ -124,6 +126,7 @@ def answer_requests(
     answers = [""] * len(requests)
     groups: dict[str, list[tuple[int, Sample, Task]]] = {}
     for number, (context, settings, doc_to_visual, document, task_name, split) in enumerate(requests):
+        # 1. Turn each request into a sample. A question without a recording is asked in writing.
         recordings = list(doc_to_visual(task_dict[task_name][split][document]) or [])
         waveform, rate = _waveform(recordings[0]) if recordings else (None, Response.sampling_rate)
         task = _task(task_name, prompt, settings, context if instruct and recordings else "")
@@ -131,6 +134,7 @@ def answer_requests(
         # Only requests with the same settings can be in one batch.
         groups.setdefault(repr(task), []).append((number, sample, task))
     for group in groups.values():
+        # 2. Answer in batches of similar length, to save padding.
         group.sort(key=lambda entry: 0 if entry[1].audio is None else len(entry[1].audio))
         for start in range(0, len(group), batch_size):
             batch = group[start : start + batch_size]
@@ -138,17 +142,21 @@ def answer_requests(
             for (number, sample, _), reply in zip(batch, replies):
                 if reply.error:
                     logger.warning("%s has no answer: %s", sample.id, reply.error)
+                # 3. Back to the order of the requests, cut at the task's endings as lmms-eval expects.
                 answers[number] = _cut(reply.text, requests[number][1].get("until"))
     return answers
 
 
 def _task(name: str, prompt: str, settings: Mapping[str, Any], instruction: str) -> Task:
+    # Settings that are named but None are not set, and those of other models are not passed on.
     generation = {key: settings[key] for key in GENERATION_KEYS if settings.get(key) is not None}
+    # No temperature counts as 0. Greedy decoding has no use for sampling settings, so that they are dropped.
     if not generation.get("do_sample", True) or not generation.get("temperature", 0):
         generation = {key: value for key, value in generation.items() if key == "max_new_tokens"}
         generation["do_sample"] = False
     elif "do_sample" not in generation:
         generation["do_sample"] = True
+    # lmms-eval loads and scores the data itself: source and scorer are placeholders.
     source = DatasetSource(path="lmms-eval", columns={})
     return Task(
         name, 1, source, prompt, "text", scorer="lmms-eval", generation=generation, instruction=instruction.strip()
@@ -159,9 +167,11 @@ def _waveform(recording: Any) -> tuple[np.ndarray, int]:
     """Mono samples of a cell of an audio column of `datasets`: a dictionary, or a decoder of torchcodec."""
     if hasattr(recording, "get_all_samples"):
         samples = recording.get_all_samples()
+        # (channels, samples) -> (samples,)
         return np.asarray(samples.data, dtype=np.float32).mean(axis=0), int(samples.sample_rate)
     if isinstance(recording, Mapping) and recording.get("array") is not None:
         array = np.asarray(recording["array"], dtype=np.float32)
+        # `datasets` gives (samples,), or two dimensions in either order: the shorter one is the channels.
         return (array if array.ndim == 1 else array.mean(axis=int(array.shape[0] > array.shape[1]))), int(
             recording["sampling_rate"]
         )
@@ -169,7 +179,7 @@ def _waveform(recording: Any) -> tuple[np.ndarray, int]:
 
 
 def _cut(text: str, until: str | Sequence[str] | None) -> str:
-    """The text before the first of some endings."""
+    """The text before the earliest of the endings."""
     for ending in [until] if isinstance(until, str) else until or []:
         if ending:
             text = text.split(ending)[0]

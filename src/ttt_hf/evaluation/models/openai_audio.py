@@ -83,6 +83,7 @@ class OpenAIAudioModel:
             raise ValueError(
                 f"Task {task.name} wants the prompt {task.prompt!r}: choose one of {', '.join(SYSTEM_PROMPTS)}."
             )
+        # Set by an earlier batch that was stopped by an error.
         self.endpoint.stopped.clear()
         with ThreadPoolExecutor(max(1, min(self.concurrency, len(samples)))) as pool:
             try:
@@ -94,6 +95,7 @@ class OpenAIAudioModel:
 
     def _answer(self, sample: Sample, task: Task) -> Response:
         started = time.perf_counter()
+        # Apart from the request below: there, a ValueError is a wrong address, which ends the run.
         try:
             messages = _messages(sample, task)
         except (ValueError, TypeError) as error:
@@ -109,6 +111,7 @@ class OpenAIAudioModel:
         body |= {TASK_KEYS[key]: value for key, value in task.generation.items() if key in TASK_KEYS}
         if task.output == "speech":
             body |= {"modalities": ["text", "audio"], "audio": {"voice": self.voice, "format": "wav"}}
+        # The user's own fields last: they override those of the task.
         return {**body, **self.request}
 
 
@@ -125,7 +128,7 @@ def load_openai(
     """Makes a model of `URL#MODEL`. Nothing is sent yet.
 
     Args:
-        name: Base address, `#`, name of the model: `http://localhost:8000/v1#name`.
+        name: Base address, `#` and the name of the model, such as `http://localhost:8000/v1#name`.
         key_variable, timeout, tries, pause: As of `Endpoint`.
         voice, concurrency: As of `OpenAIAudioModel`.
         **request: Further fields of each request.
@@ -145,6 +148,7 @@ def _messages(sample: Sample, task: Task) -> list[dict[str, Any]]:
     """Makes the system and the user message; raises an error if the sample has no usable question."""
     content: list[dict[str, Any]] = []
     if sample.audio is not None:
+        # Checked here like any recording, so that silence is no request that costs money.
         waveform, rate = read_audio(sample.audio, sample.sampling_rate)
         file = io.BytesIO()
         soundfile.write(file, np.clip(waveform, -1, 1), rate, format="WAV", subtype="PCM_16")
@@ -164,14 +168,17 @@ def _read_answer(answer: Mapping[str, Any], seconds: float) -> Response:
         choice = answer["choices"][0]
         message, reason = choice["message"], choice.get("finish_reason")
         speech = message.get("audio") or {}
+        # Spoken replies have no content: their text comes as the transcript of the audio.
         text = message.get("content") or speech.get("transcript") or ""
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise RequestFailed("The answer holds no message as the API describes it.") from error
     if not isinstance(text, str):
         raise RequestFailed("The answer's text is no text.")
+    # Such as a content filter: what there is of the text is not a reply.
     if reason not in FINISH_REASONS:
         return failed_response(f"The server ended the reply with {reason!r}.", seconds)
     waveform, rate = _decode_audio(speech["data"]) if speech.get("data") else (None, Response.sampling_rate)
+    # Optional in the API: many servers count no tokens.
     usage = answer.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else 0
     return Response(
@@ -186,8 +193,10 @@ def _read_answer(answer: Mapping[str, Any], seconds: float) -> Response:
 
 def _decode_audio(data: Any) -> tuple[np.ndarray | None, int]:
     try:
+        # Two dimensions for mono, too, so that channels are averaged in one way.
         samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data)), dtype="float32", always_2d=True)
     except (binascii.Error, TypeError, ValueError, soundfile.LibsndfileError) as error:
         raise RequestFailed(f"The answer's audio is not WAV in base64 ({error}).") from error
+    # (samples, channels) -> (samples,)
     waveform = samples.mean(axis=1)
     return (waveform if len(waveform) else None), int(rate)

@@ -25,6 +25,7 @@ class TranscriberModel:
     def description(self) -> dict[str, Any]:
         """All that the replies depend on. The language is left out: it is the task's."""
         description = dict(self.transcriber.description)
+        # Runs in several languages share the identity of the model; each task's fingerprint has its language.
         if description.get("language") is not None:
             description["language"] = "the task's, forced"
         return {"kind": "recognizer", "name": self.transcriber.name, **description}
@@ -48,15 +49,18 @@ class TranscriberModel:
                 f"{self.transcriber.name} transcribes what is said, and task {task.name} wants answers: run it on "
                 "recognition tasks."
             )
+        # Outside of the batch: an unknown language is an error of the task, and not of its samples.
         transcriber = self.transcriber.for_language(task.language)
 
         def transcribe(batch: Sequence[Sample]) -> list[Response]:
             started = time.perf_counter()
             recordings = [(sample.audio, sample.sampling_rate) for sample in batch if sample.audio is not None]
             texts = list(transcriber.transcribe_all(recordings))
+            # Time is only known for the batch as such, so that its samples share it equally.
             seconds = (time.perf_counter() - started) / len(batch)
             return [Response(text=text, seconds=seconds) for text in texts]
 
+        # Samples without audio are left out of the batch, and get their failures at their positions.
         responses = iter(answer_in_halves([sample for sample in samples if sample.audio is not None], transcribe))
         return [
             next(responses) if sample.audio is not None else failed_response("The sample has no audio.")

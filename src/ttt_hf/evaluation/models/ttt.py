@@ -36,7 +36,7 @@ DEFAULT_MAX_NEW_TOKENS = 2048
 
 @dataclass(frozen=True)
 class _Prompt:
-    """The prompt of one sample, and the seconds that it took to make it."""
+    """The prompt of one sample, and the seconds it took to encode it."""
 
     ids: list[int]
     seconds: float
@@ -50,7 +50,7 @@ class TtTModel:
 
     Args:
         model: The model, in evaluation mode.
-        processor: Its processor; without a codec, tasks have to be in writing.
+        processor: Its processor; without a codec, questions and replies have to be in writing.
         identity: Identifies the model in results: name, revision, adapter, codec.
         generation: Keyword arguments of `generate`; they override the task's and the checkpoint's own.
 
@@ -73,7 +73,9 @@ class TtTModel:
         if model.generation_config.max_new_tokens is None:
             self._defaults["max_new_tokens"] = DEFAULT_MAX_NEW_TOKENS
         self.generation = dict(generation or {})
+        # Settings that passed `_try_settings`: each is tried once.
         self._tested: list[dict[str, Any]] = []
+        # Right away: a misspelt argument must not wait for the data to be loaded.
         self._try_settings({**self._defaults, **self.generation})
 
     @property
@@ -83,6 +85,7 @@ class TtTModel:
 
         from ... import __version__
 
+        # The checkpoint's own settings count, too: somebody may edit them without touching the weights.
         own = self.model.generation_config.to_diff_dict()
         own = {key: value for key, value in own.items() if key != "transformers_version" and not key.startswith("_")}
         return {
@@ -113,10 +116,11 @@ class TtTModel:
         Raises:
             ValueError: The model cannot do the task at all.
         """
+        # 1. Settings: the user's override the task's, which override the defaults.
         settings = {**self._defaults, **task.generation, **self.generation}
         self._check_task(task)
         self._try_settings(settings)
-        # Prompts are made one by one, so that a recording that cannot be encoded fails alone.
+        # 2. Prompts are made one by one, so that a recording that cannot be encoded fails alone.
         failed: dict[int, Response] = {}
         prompts: dict[int, _Prompt] = {}
         for index, sample in enumerate(samples):
@@ -125,8 +129,10 @@ class TtTModel:
                 prompts[index] = self._prompt(sample, task)
             except (*SAMPLE_ERRORS, TypeError) as error:
                 failed[index] = failed_response(error, time.perf_counter() - started)
+        # 3. Generate and decode together; halves only where that fails.
         speaks = task.output == "speech"
         responses = answer_in_halves(list(prompts.values()), lambda batch: self._generate(batch, settings, speaks))
+        # 4. Each sample's own seconds on top, and everything back at its position in the batch.
         answered = {
             index: replace(response, seconds=response.seconds + prompt.seconds)
             for (index, prompt), response in zip(prompts.items(), responses, strict=True)
@@ -149,6 +155,7 @@ class TtTModel:
         """Generates one token with new settings, so that wrong ones fail at once and not for every sample."""
         if settings not in self._tested:
             prompt = self.processor.apply_chat_template([{"role": "user", "content": "Hello."}], task="text")
+            # One token is enough: `generate` checks all settings before its first step.
             once = {**settings, "max_new_tokens": 1}
             self.model.generate(**prompt.to(self.model.device), return_dict_in_generate=True, **once)
             self._tested.append(settings)
@@ -165,6 +172,7 @@ class TtTModel:
             raise ValueError("The sample has neither audio nor a question.")
         if task.instruction:
             content.append({"type": "text", "text": task.instruction})
+        # Ids only, without padding: batches are made of the prompts that could be made.
         inputs = self.processor.apply_chat_template(
             [{"role": "user", "content": content}],
             task=task.prompt,
@@ -172,6 +180,7 @@ class TtTModel:
             return_tensors=None,
         )
         ids = inputs["input_ids"][0]
+        # A full context leaves no position for a reply.
         limit = self.model.config.get_text_config().max_position_embeddings
         if len(ids) >= limit:
             raise ValueError(f"The question has {len(ids)} tokens, and the model reads less than {limit}.")
@@ -179,6 +188,7 @@ class TtTModel:
 
     def _generate(self, prompts: Sequence[_Prompt], settings: Mapping[str, Any], speaks: bool) -> list[Response]:
         started = time.perf_counter()
+        # (rows, longest prompt). The padding is for the batch only: `sequences` come back without it.
         inputs = self.processor.tokenizer.pad(
             {"input_ids": [prompt.ids for prompt in prompts]}, padding_side="left", return_tensors="pt"
         )
@@ -186,6 +196,7 @@ class TtTModel:
         sequences = output.sequences.tolist()
         if not speaks:  # without audio segments, `decode_reply` decodes no speech
             output.segments = [[piece for piece in row if hasattr(piece, "token_ids")] for row in output.segments]
+        # Before decoding, whose time is known for each row.
         seconds = (time.perf_counter() - started) / len(prompts)
         return [
             self._decode(output, row, self._new_ids(sequences[row], len(prompt.ids)), seconds)
@@ -196,8 +207,10 @@ class TtTModel:
         """The generated ids of a row: with the end of sequence, without padding."""
         new = sequence[prompt_length:]
         ends = [index for index, token in enumerate(new) if token in self._eos_ids]
+        # All after the first end of sequence is padding, because other rows were still generating.
         if ends:
             return new[: ends[0] + 1]
+        # A row that was cut at a limit has padding without an end of sequence.
         length = len(new)
         while length and new[length - 1] == self.model.generation_config.pad_token_id:
             length -= 1
@@ -206,15 +219,18 @@ class TtTModel:
     @property
     def _eos_ids(self) -> list[int]:
         ids = self.model.generation_config.eos_token_id
+        # transformers allows one id or a list of them.
         return ids if isinstance(ids, list) else [ids]
 
     def _decode(self, output: Any, row: int, new_ids: list[int], seconds: float) -> Response:
         started = time.perf_counter()
         try:
+            # Row by row: codes that cannot be decoded fail their own sample only.
             decoded = self.processor.decode_reply(output, row)
         except SAMPLE_ERRORS as error:
             return failed_response(error, seconds + time.perf_counter() - started)
         spans = [segment["codes"].tolist() for segment in decoded.segments if segment["type"] == "audio"]
+        # A span of audio that was cut counts as cut, even if the text after it ends properly.
         is_complete = all(segment.get("complete", True) for segment in decoded.segments)
         has_ended = bool(new_ids) and new_ids[-1] in self._eos_ids
         return Response(
@@ -284,6 +300,7 @@ def load_ttt(
         raise ValueError(f"{error} Speech recognisers of transformers are named hf-asr:{name}.") from error
     codec_folder = find_codec(base_folder(folder), codec)
     model, processor = load_checkpoint(folder, codec_folder, device, dtype)
+    # An adapter is identified together with its base model, on which its replies depend as much.
     own_codec = base_folder(folder) / CODEC_FOLDER
     base = None
     if is_adapter(folder):
