@@ -28,6 +28,7 @@ def load_transcriber(name: str | None = None, language: str = "en", **settings: 
     try:
         return _transcriber_class(kind)(model, language, **settings)
     except TypeError as error:
+        # Python's own error of an unknown argument; other TypeErrors are not the user's.
         if "keyword argument" not in str(error):
             raise
         raise ValueError(f"{kind} has no such setting ({error}).") from error
@@ -59,6 +60,7 @@ def _split_name(name: str | None) -> tuple[str, str | None]:
 
 
 def _transcriber_class(kind: str) -> Any:
+    # Imported by kind: each needs other packages, of which only one may be installed.
     if kind == "hf-asr":
         from .transformers import TransformersTranscriber
 

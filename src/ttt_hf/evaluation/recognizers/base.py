@@ -76,6 +76,7 @@ class Transcriber(ABC):
         """
         if language == self.language:
             return self
+        # A shallow copy: the loaded model is shared, and the language of this one stays.
         other = copy.copy(self)
         other.language = language
         other.check_language()

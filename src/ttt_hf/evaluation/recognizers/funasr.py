@@ -31,6 +31,7 @@ class FunAsrTranscriber(Transcriber):
         from funasr import AutoModel
 
         self.revision = revision
+        # `disable_update`: no search for a newer FunASR, which would need the network.
         self._model = AutoModel(model=model, model_revision=revision, device=device, disable_update=True)
         super().__init__(Path(model).name, language)
 

@@ -60,7 +60,9 @@ class TransformersTranscriber(Transcriber):
                 model=str(folder) if is_local else model,
                 revision=None if is_local else revision,
                 device=device,
+                # Half precision is slow on CPUs.
                 dtype=torch.float32 if device == "cpu" else "auto",
+                # Pickled weights could run code when they are loaded.
                 model_kwargs={"use_safetensors": True},
             )
         except (OSError, ValueError, KeyError) as error:
@@ -68,6 +70,7 @@ class TransformersTranscriber(Transcriber):
                 f"{model} cannot be loaded as a speech recogniser of transformers: check the name of the folder or on "
                 f"the Hub ({str(error).splitlines()[0]})."
             ) from error
+        # The commit and not the name of the branch, which moves.
         commit = getattr(self._pipeline.model.config, "_commit_hash", None)
         self.revision = content_hash(folder) if is_local else commit
         # The default of the pipeline, given explicitly so that it is recorded and does not change with its version.
@@ -112,6 +115,7 @@ class TransformersTranscriber(Transcriber):
         if not getattr(config, "is_multilingual", True):
             known = {"en"}
         else:
+            # Languages are tokens of its vocabulary, such as `<|en|>`.
             known = {token.strip("<|>") for token in getattr(config, "lang_to_id", None) or {}}
         if self.language not in known:
             raise ValueError(
@@ -132,17 +136,20 @@ class TransformersTranscriber(Transcriber):
         Yields:
             The transcripts, in order.
         """
+        # Taken batch by batch, so that an iterable may read its recordings as they are needed.
         rest = iter(recordings)
         rate = self._pipeline.feature_extractor.sampling_rate
         while batch := list(islice(rest, self.batch_size)):
             waveforms = [resample(np.ascontiguousarray(wave, dtype=np.float32), own, rate) for wave, own in batch]
             texts = [""] * len(batch)
+            # Whisper pads everything up to 30 s to the same window, so that a batch changes nothing.
             together, alone = [], []
             for index, waveform in enumerate(waveforms):
                 if self._is_whisper and 0 < len(waveform) <= WHISPER_WINDOW_SECONDS * rate:
                     together.append(index)
                 elif len(waveform):
                     alone.append([index])
+            # Empty recordings are in neither and keep the empty transcript.
             for indices in [together, *alone] if together else alone:
                 transcripts = self._transcribe_batch([waveforms[index] for index in indices])
                 for index, text in zip(indices, transcripts, strict=True):
@@ -157,8 +164,10 @@ class TransformersTranscriber(Transcriber):
             is_multilingual = getattr(self._pipeline.model.generation_config, "is_multilingual", True)
             language = {"language": self.language, "task": "transcribe"} if is_multilingual else {}
             arguments["generate_kwargs"] = {**language, **self.generation}
+            # Longer recordings need timestamps, to know where the next window starts.
             arguments["return_timestamps"] = len(waveforms[0]) > WHISPER_WINDOW_SECONDS * rate
         elif self._pipeline.type == "seq2seq":
             arguments["generate_kwargs"] = self.generation
+        # New dictionaries for every call: the pipeline removes their keys.
         inputs = [{"raw": waveform, "sampling_rate": rate} for waveform in waveforms]
         return [output["text"].strip() for output in self._pipeline(inputs, **arguments)]

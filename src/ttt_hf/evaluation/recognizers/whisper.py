@@ -73,11 +73,13 @@ class WhisperTranscriber(Transcriber):
         self.workers = workers or os.cpu_count() or 1
         self.compute_type = compute_type
         folder = _find_whisper(model)
+        # The hash of the weights: a name such as large-v3 does not say which conversion it is.
         self.revision = _file_hash(folder / "model.bin")
         self._model = WhisperModel(
             str(folder),
             device=device,
             compute_type=compute_type,
+            # Parallel over recordings: as many workers as cores, with one thread each.
             cpu_threads=1,
             num_workers=self.workers,
         )
@@ -123,6 +125,7 @@ class WhisperTranscriber(Transcriber):
             resample(waveform, sampling_rate, SPEECH_SAMPLING_RATE),
             language=self.language,
             beam_size=self.beam_size,
+            # An error in one window must not carry over to the next.
             condition_on_previous_text=False,
             # No fallback to higher temperatures, where transcripts are sampled and differ from call to call.
             temperature=0.0,
@@ -149,6 +152,7 @@ class WhisperTranscriber(Transcriber):
         from faster_whisper.transcribe import get_ctranslate2_storage
 
         model = self._model
+        # 1. The window: speech at 16 kHz and a second of silence, (samples,).
         speech = resample(np.ascontiguousarray(waveform, dtype=np.float32), sampling_rate, SPEECH_SAMPLING_RATE)
         window = np.pad(speech, (0, round(TRAILING_SECONDS * SPEECH_SAMPLING_RATE)))
         # The encoder halves the frame rate, so that it needs an even number of frames.
@@ -158,15 +162,20 @@ class WhisperTranscriber(Transcriber):
             raise ValueError(
                 f"Only a text in a recording of up to 29 s has a probability, not {text!r} in {seconds} s."
             )
+        # 2. Log-mel features of exactly these frames, not padded to 30 s: (1, mels, num_frames).
         features = get_ctranslate2_storage(model.feature_extractor(window)[None, :, :num_frames])
         tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, "transcribe", self.language)
+        # 3. Tokens of the text. A transcript begins with a space, and has other tokens without it.
         tokens = tokenizer.encode(" " + text.strip())
+        # 4. One decoder pass with the text given (teacher forcing), instead of a search.
         alignment = model.model.align(features, tokenizer.sot_sequence, [tokens], num_frames)[0]
+        # Probabilities of tokens may underflow to 0, whose logarithm is not finite.
         return float(np.log(np.maximum(alignment.text_token_probs, 1e-9)).sum())
 
     def transcribe_all(self, recordings: Iterable[Recording]) -> Iterator[str]:
         """Transcribes many recordings, `workers` at a time, in order."""
         with ThreadPoolExecutor(self.workers) as pool:
+            # CTranslate2 releases the interpreter lock, so that threads are enough.
             yield from pool.map(lambda recording: self.transcribe(*recording), recordings)
 
 
@@ -175,6 +184,7 @@ def _find_whisper(model: str | Path | None) -> Path:
     if model is None:
         return bundled_whisper_tiny_en()
     folder = Path(model).expanduser()
+    # A local folder takes precedence over a model of the same name on the Hub.
     if folder.is_dir():
         return folder
     from faster_whisper.utils import download_model
