@@ -30,6 +30,7 @@ def compare_runs(first: Path, second: Path) -> list[dict[str, Any]]:
         FileNotFoundError: There are no results.
         ValueError: There is no common task, or the tasks differ in version, scorer or judge.
     """
+    # Tasks are matched by their names, because the folders of two runs may be called anything.
     ours, theirs = ({_name(task): task for task in task_folders(folder)} for folder in (first, second))
     common = [name for name in ours if name in theirs]
     if not common:
@@ -52,14 +53,17 @@ def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
         ValueError: They cannot be compared.
     """
     results = first.read_results(), second.read_results()
+    # A difference means nothing if the two scores were not computed in the same way.
     check_comparable(first, second, *results)
     scores = _scores(first), _scores(second)
+    # A limited run has only a part of the samples. Pairs need both values.
     common = [sample for sample in scores[0] if sample in scores[1]]
     if not common:
         raise ValueError(f"{first.path} and {second.path} have no sample in common: run both on the same data.")
     metrics = {}
     for name, info in results[0]["metrics"].items():
         pairs = [tuple(score[sample]["values"].get(name) for score in scores) for sample in common]
+        # A sample may lack a metric, for example if its judgement failed.
         known = [pair for pair in pairs if None not in pair]
         if known:
             metrics[name] = {
@@ -68,6 +72,7 @@ def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
                 "higher_is_better": info["higher_is_better"],
                 "n": len(known),
             }
+    # Limited runs have no headline: the changed samples are then those of the first metric.
     main = results[0]["headline"] or results[1]["headline"] or next(iter(metrics), None)
     return {
         "task": results[0]["task"]["name"],
@@ -87,12 +92,12 @@ def check_comparable(
     """Checks that two results have the same task, scorer, transcriber and judge.
 
     Args:
-        first, second: The folders, for the message.
         ours, theirs: Contents of both `results.json`.
 
     Raises:
         ValueError: Names what differs.
     """
+    # Options of the scorer count, too: another normalizer alone changes an error rate.
     for key in ("name", "version", "scorer", "scorer_options", "output"):
         one, other = ours["task"][key], theirs["task"][key]
         if one != other:
@@ -101,6 +106,7 @@ def check_comparable(
                 f"({one} and {other}): "
                 + ("score both alike with `ttt-hf eval score`." if "scorer" in key else "run one of them again.")
             )
+    # Both are part of how the score is measured, down to the revision of their weights.
     for key in ("transcriber", "judge"):
         if ours[key] != theirs[key]:
             raise ValueError(
@@ -120,19 +126,24 @@ def compare_metric(pairs: Sequence[Any], seed: int = 0) -> dict[str, Any]:
         on one side of zero, and at least one resample; where nothing differs it is 1.
     """
     values = np.asarray(pairs, dtype=np.float64)  # (samples, runs, 2)
+    # A corpus metric is the ratio of sums, not a mean of ratios: (samples, runs, 2) -> (runs,).
     first, second = _ratio(values.sum(axis=0))
     rng = np.random.default_rng(seed)
+    # 1. Resample. Both runs get the same samples, so that easy and hard ones cancel out in the difference.
     draws = []
     for _ in range(RESAMPLES):
         ratios = _ratio(values[rng.integers(0, len(values), len(values))].sum(axis=0))
         draws.append(ratios[1] - ratios[0])
     differences = np.asarray(draws)
+    # 2. Drop resamples without a value: all samples that were drawn have the denominator 0.
     differences = differences[np.isfinite(differences)]
     if not len(differences):
         return {**dict.fromkeys(("first", "second", "difference", "low", "high", "p")), "significant": False}
+    # 3. The percentile interval and the p-value of the same resamples.
     low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     # A difference of zero is evidence for neither side, so it counts for both.
     one_sided = min(np.mean(differences <= 0), np.mean(differences >= 0))
+    # No number of resamples can show that p is 0: it is at least the share of a single one.
     p = min(1.0, 2 * max(float(one_sided), 1 / RESAMPLES))
     return {
         "first": float(first),
@@ -149,8 +160,8 @@ def comparison_text(comparison: Mapping[str, Any], samples: int = 10) -> str:
     """A comparison as lines of text for the terminal, fractions in percent.
 
     Args:
-        comparison: As `compare_tasks` gives it.
-        samples: Maximum number of changed samples to show, those that got worse most first.
+        comparison: As `compare_tasks` returns it.
+        samples: Maximum number of changed samples to show, the largest losses first.
     """
     lines = [f"{comparison['task']}, {comparison['n']} samples in common"]
     for name, metric in comparison["metrics"].items():
@@ -192,7 +203,7 @@ def _changed(
     main: str,
     metrics: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Samples whose value changed, those that got worse most first."""
+    """Samples whose value changed, the largest losses first."""
     replies = [{row["id"]: row for row in folder.replies()} for folder in (first, second)]
     better = 1 if metrics[main]["higher_is_better"] else -1
     changed = []
@@ -207,10 +218,12 @@ def _changed(
                 "references": replies[0][sample]["references"],
                 "texts": [reply[sample]["text"] for reply in replies],
                 "values": [one, other],
+                # A gain of 0 with unequal values means that only the denominators differ.
                 "change": "better" if gain > 0 else "worse" if gain < 0 else "other",
                 "gain": gain,
             }
         )
+    # The id breaks ties, so that the order does not depend on the order of the files.
     changed.sort(key=lambda row: (row["gain"], row["id"]))
     return changed
 

@@ -145,7 +145,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Record:
-    """All that is recorded of one sample and that scorers may look at.
+    """The data of one sample that scorers may use.
 
     Args:
         id: Id of the sample.

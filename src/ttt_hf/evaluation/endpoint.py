@@ -52,6 +52,7 @@ class Endpoint:
         self._parts = urlsplit(url)
         if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
             raise ValueError(f"{url!r} is no address of a server: write it like http://localhost:8000/v1.")
+        # Messages and results contain the address, which must not contain a key.
         if self._parts.username or self._parts.password:
             raise ValueError(f"The address of a server holds no key: set the variable {key_variable}.")
         if tries < 1:
@@ -62,6 +63,7 @@ class Endpoint:
         self.tries = tries
         self.pause = pause
         self._key = os.environ.get(key_variable, "").strip()
+        # http.client refuses such a header with an error that prints the key.
         if not (self._key.isascii() and self._key.isprintable()):
             raise ValueError(f"The key in {key_variable} holds characters that no key has: set it anew.")
         # Set when the answers are no longer needed: ends all pauses.
@@ -87,6 +89,7 @@ class Endpoint:
         )
         for attempt in range(self.tries):
             is_last = attempt == self.tries - 1
+            # Jitter: concurrent requests that failed together are not sent again at the same moment.
             delay = self.pause * 2**attempt * random.uniform(0.75, 1.25)
             try:
                 with self._opener.open(request, timeout=self.timeout) as response:
@@ -94,15 +97,18 @@ class Endpoint:
                 if isinstance(answer, dict):
                     return answer
                 problem = "answered with something that is no JSON object"
+            # An HTTPError is a URLError and an OSError, too, so that it has to come first.
             except urllib.error.HTTPError as error:
                 delay = self._after_status(address, error, delay)
                 problem = f"answered with {error.code}{self._excerpt(error)}"
             except (OSError, HTTPException) as error:
+                # urllib wraps errors of connecting in a URLError; those of reading come as they are.
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, TimeoutError):
                     problem = f"gave no answer within {self.timeout:g} s"
                 elif not isinstance(error, urllib.error.URLError):
                     problem = f"broke off ({reason})"
+                # Without any connection, all other requests would fail alike: an error of the run, not of the request.
                 elif is_last:
                     raise ConnectionError(
                         f"{self.url} cannot be reached ({reason}): start the server, or name another address."
@@ -111,11 +117,13 @@ class Endpoint:
                     problem = f"cannot be reached ({reason})"
             except ValueError:
                 problem = "answered with something that is not JSON"
+            # Wakes up at once when nobody needs the answer any more, instead of sleeping through the pause.
             if not is_last and self.stopped.wait(delay):
                 break
         raise RequestFailed(f"{self.url} {problem}, after {attempt + 1} of {self.tries} tries.")
 
     def _address(self, path: str) -> str:
+        # Users often paste the full address of the method instead of the base address.
         base = self._parts.path.rstrip("/").removesuffix(f"/{path}")
         return urlunsplit(self._parts._replace(path=f"{base}/{path}", fragment=""))
 
@@ -124,6 +132,7 @@ class Endpoint:
 
     def _after_status(self, address: str, error: urllib.error.HTTPError, delay: float) -> float:
         """Returns the seconds to wait before the next try, or raises if there is no point in one."""
+        # 1. Wrong for all requests: the run ends.
         if error.code in (401, 403):
             missing = "" if self._key else ", which is not set"
             raise PermissionError(
@@ -135,8 +144,10 @@ class Endpoint:
                 f"There is nothing at {address} ({error.code}{self._excerpt(error)}): check the address and the name "
                 "of the model."
             ) from error
+        # 2. Wrong for this request: trying again would give the same answer.
         if error.code not in _TRANSIENT and error.code < 500:
             raise RequestFailed(f"{self.url} refuses the request: {error.code}{self._excerpt(error)}.") from error
+        # 3. Transient: the server knows best how long to wait.
         wanted = _retry_after(error.headers.get("Retry-After"))
         if wanted is None:
             return delay
@@ -151,6 +162,7 @@ class Endpoint:
                 body = error.read(4096).decode("utf-8", "replace")
             except (OSError, HTTPException):
                 body = ""
+            # Some servers repeat the key in their error, and errors are recorded.
             if self._key:
                 body = body.replace(self._key, "(key)")
             error.excerpt = " ".join(body.split())[:_EXCERPT_LENGTH]  # type: ignore[attr-defined]
@@ -176,6 +188,7 @@ def _retry_after(value: str | None) -> float | None:
         date = parsedate_to_datetime(value)
     except ValueError:
         return None
+    # HTTP dates are in UTC; without a zone, or with `-0000`, Python leaves the time zone out.
     if date.tzinfo is None:
         date = date.replace(tzinfo=timezone.utc)
     return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())

@@ -92,6 +92,7 @@ class TaskFolder:
         """
         if not self.settings.is_file():
             return
+        # The name, too: a folder may have been renamed, or be that of another task file.
         recorded = self.read_settings()["task"]
         if (recorded["name"], recorded["version"]) != (task.name, task.version):
             raise ValueError(
@@ -107,11 +108,12 @@ class TaskFolder:
             Lines of `predictions.jsonl`; samples that are not answered yet are missing.
         """
         settings = self.read_settings()
+        # The file may hold replies of other models and settings, which the fingerprint filters out.
         lines = latest_lines(self.predictions, settings["fingerprint"])
         return [lines[sample] for sample in settings["samples"] if sample in lines]
 
     def records(self, task: Task | None = None) -> list[Record]:
-        """Reads all that scorers may look at.
+        """Reads the data that scorers may use.
 
         Args:
             task: The task as it is scored; by default as it was when the model was asked.
@@ -126,6 +128,7 @@ class TaskFolder:
         task = task or task_from(settings["task"])
         replies = self.replies()
         transcripts = self.transcripts_of(replies, settings["transcriber"])
+        # A reply without audio needs no transcript: it was silent, which scores as an empty one.
         missing = sum(reply["audio"] is not None and reply["id"] not in transcripts for reply in replies)
         if task.output == "speech" and missing:
             raise ValueError(
@@ -144,6 +147,7 @@ class TaskFolder:
             )
             for reply in replies
         ]
+        # Judgements are looked up by all else that a record holds, so that they are joined last.
         judgements = self.judgements_of(records, settings["judge"])
         return [
             replace(record, judgements=judgements[record.id]) if record.id in judgements else record
@@ -162,6 +166,7 @@ class TaskFolder:
         """
         if transcriber is None:
             return {}
+        # Each line by its own fingerprint: transcripts of replies that stayed the same are used again.
         wanted = {reply["id"]: transcript_fingerprint(reply, transcriber) for reply in replies}
         return {key: line["text"] for key, line in _matching(self.transcripts, wanted).items()}
 
@@ -188,11 +193,13 @@ class TaskFolder:
 
 def transcript_fingerprint(reply: JsonLine, transcriber: Mapping[str, Any]) -> str:
     """Hashes all that a transcript depends on: the audio and the transcriber."""
+    # By the hash of the audio and not by the run: the same speech is not transcribed twice.
     return digest({"audio": reply["audio_sha256"], "transcriber": transcriber})
 
 
 def judgement_fingerprint(record: Record, judge: Mapping[str, Any]) -> str:
     """Hashes all that a judgement depends on: what the judge is shown, and the judge."""
+    # Without judgements: the fingerprint is the same before and after the judge was asked.
     shown = {**_shallow(record), "judgements": (), "references": list(record.references)}
     return digest({"record": shown, "judge": judge})
 
@@ -209,6 +216,7 @@ def task_folders(folder: Path) -> list[TaskFolder]:
     Raises:
         FileNotFoundError: If there are none.
     """
+    # Settings are the first file of a task, so that unfinished ones are found, too.
     if TaskFolder(folder).settings.is_file():
         return [TaskFolder(folder)]
     found = [TaskFolder(path) for path in sorted(folder.glob("*")) if TaskFolder(path).settings.is_file()]
@@ -226,6 +234,7 @@ def task_from(content: Mapping[str, Any]) -> Task:
 
 def task_content(task: Task) -> dict[str, Any]:
     """Writes a task as JSON can hold it; `task_from` reads it."""
+    # Through JSON, so that tuples become lists as they do when the file is read back.
     return json.loads(json.dumps(asdict(task)))
 
 
@@ -245,6 +254,7 @@ def _read_json(path: Path, missing: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{missing}, it lacks {path.name}: run `ttt-hf eval run` first.") from None
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run `ttt-hf eval run` again.") from error
+    # Checked before any key is read: files of other versions have other keys.
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise ValueError(

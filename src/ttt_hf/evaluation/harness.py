@@ -60,8 +60,8 @@ def evaluate(
         overrides: Keys of the task files with other values, such as `{"path": "recordings", "scorer": "wer"}`.
         limit: Takes the first `limit` samples of each task; the results then have no headline.
         batch_size: Samples that the model answers together.
-        transcriber: Who transcribes spoken replies, as [`load_transcriber`] takes it; the bundled Whisper tiny.en by
-            default.
+        transcriber: Speech recogniser for spoken replies, as [`load_transcriber`] takes it; the bundled Whisper
+            tiny.en by default.
         judge: Where the judge of tasks that need one can be reached.
         **generation: Generation settings that differ from the checkpoint's, such as `audio_steps_per_block=8`; for a
             model given by name also its other settings (`dtype`, `device`, `codec`).
@@ -83,6 +83,7 @@ def evaluate(
     ```
     """
     overrides = dict(overrides or {})
+    # 1. Check all tasks first: a wrong option of the last one must not show after hours.
     chosen = find_tasks(tasks, overrides)
     check_requirements(list(chosen.values()), transcriber)
     if out is None:
@@ -91,6 +92,7 @@ def evaluate(
         folders = [TaskFolder(run_folder / task.name) for task in chosen.values()]
         for folder, task in zip(folders, chosen.values()):
             folder.check_version(task)
+        # 2. Answer. All tasks share one loaded model.
         with Processes.of_this_run() as processes:
             with _prepared(model, processor, revision, generation) as speech_model:
                 for folder, (name, task) in zip(folders, chosen.items()):
@@ -104,9 +106,11 @@ def evaluate(
                         batch_size=batch_size,
                         processes=processes,
                     )
+            # 3. Transcribe. The name outlives its with-block: deleted, so that the weights can be freed first.
             del speech_model
             _free_memory()
             transcribe_folders(folders, transcriber, processes)
+        # 4. Judge and score, in one process: both work on the complete, merged records.
         if not processes.is_first:
             return {}
         if judge is not None:
@@ -121,8 +125,7 @@ def check_requirements(tasks: Sequence[Task], transcriber: str | None = None) ->
     """Checks what can be checked before a model or data are loaded: scorers with their options, optional packages.
 
     Args:
-        tasks: The tasks of a run.
-        transcriber: Name of the transcriber.
+        transcriber: Name, as [`load_transcriber`] takes it; used for spoken replies only.
 
     Raises:
         ModuleNotFoundError: An optional package is missing; says how to install it.
@@ -143,7 +146,6 @@ def transcribe_folders(
     """Transcribes the replies of all tasks with spoken replies. The transcriber is loaded once, and only if needed.
 
     Args:
-        folders: The tasks.
         transcriber: Name, as [`load_transcriber`] takes it.
         processes: This process among those of the run; alone by default.
 
@@ -156,16 +158,13 @@ def transcribe_folders(
         task = task_to_score(folder)
         if task.output != "speech":
             continue
+        # Loaded for the first task that needs it; other languages share its weights.
         loaded = loaded or load_transcriber(transcriber, task.language)
         transcribe_task(folder, loaded.for_language(task.language), processes)
 
 
 def judge_folders(folders: Sequence[TaskFolder], judge: JudgeServer) -> int:
-    """Has the replies of all tasks judged whose scorers need it.
-
-    Args:
-        folders: The tasks.
-        judge: Where the judge can be reached.
+    """Judges the replies of all tasks whose scorers need a judge.
 
     Returns:
         Number of tasks that were judged.
@@ -184,10 +183,9 @@ def judge_folders(folders: Sequence[TaskFolder], judge: JudgeServer) -> int:
 
 
 def score_folders(folders: Sequence[TaskFolder], overrides: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Scores all tasks of a run. One that cannot be scored does not keep the others from it.
+    """Scores all tasks of a run. If one cannot be scored, the others still are.
 
     Args:
-        folders: The tasks.
         overrides: Another scorer, or other options of it.
 
     Returns:
@@ -200,6 +198,7 @@ def score_folders(folders: Sequence[TaskFolder], overrides: Mapping[str, Any] | 
     for folder in folders:
         try:
             results.append(score_task(folder, task_to_score(folder, overrides)))
+        # Collected, so that one run without a judge does not hide the scores of the others.
         except ValueError as error:
             errors.append(str(error))
     if errors:
@@ -209,6 +208,7 @@ def score_folders(folders: Sequence[TaskFolder], overrides: Mapping[str, Any] | 
 
 def _check_temporary(tasks: Sequence[Task], judge: JudgeServer | None) -> None:
     """Refuses a run whose records would be removed before they could be used."""
+    # Each process would make a temporary folder of its own, and see its own replies only.
     if launched_processes() > 1:
         raise ValueError("Several processes need one folder for their records: give out=FOLDER.")
     for task in tasks:
@@ -232,7 +232,7 @@ def _run_folder(out: str | Path | None) -> Iterator[Path]:
 def _prepared(
     model: Any, processor: Any, revision: str | None, generation: Mapping[str, Any]
 ) -> Iterator[SpeechModel]:
-    """The model as the stages ask it: loaded by name, wrapped, or as it is."""
+    """The model with the interface of [`SpeechModel`]: loaded by name, wrapped, or as it is."""
     if isinstance(model, (str, Path)):
         if processor is not None:
             raise ValueError(f"{model} comes with its own processor: leave processor out, or give the loaded model.")
@@ -242,6 +242,7 @@ def _prepared(
         return
     if revision is not None:
         raise ValueError("A revision belongs to the name of a model on the Hub: leave it out for a loaded model.")
+    # Anything with the interface of `SpeechModel` is used as it is, without being wrapped.
     if callable(getattr(model, "respond", None)):
         if processor is not None or generation:
             unused = [*(["processor"] if processor is not None else []), *generation]
@@ -250,6 +251,7 @@ def _prepared(
         return
     from .models.ttt import wrap_loaded
 
+    # An evaluation in the middle of a training run must not leave the model in evaluation mode.
     was_training = getattr(model, "training", False)
     try:
         yield wrap_loaded(model, processor, generation)
@@ -262,6 +264,7 @@ def _free_memory() -> None:
     """Frees the memory of a model that is no longer needed, for the transcriber."""
     import torch
 
+    # Models may hold references to themselves, which only the collector of cycles frees.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

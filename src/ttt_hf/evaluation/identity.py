@@ -68,11 +68,14 @@ def content_hash(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for part in (folder, folder / CODEC_FOLDER):
+        # Sorted, because the order of a folder differs between file systems.
         files = sorted(part.iterdir()) if part.is_dir() else []
         for path in files:
             if path.is_file() and path.name.startswith(DECISIVE_PREFIXES):
+                # With names, relative to the folder: the same bytes under other names are another model.
                 digest.update(f"{part.name if part != folder else ''}/{path.name}\0".encode())
                 with path.open("rb") as file:
+                    # In blocks of 1 MiB: weights need not fit into memory.
                     while block := file.read(1 << 20):
                         digest.update(block)
     return f"sha256:{digest.hexdigest()[:16]}"
@@ -83,7 +86,6 @@ def identify_loaded(model: Any, processor: Any) -> Identity:
 
     Args:
         model: A TtT model, or one of PEFT around it.
-        processor: Its processor.
 
     Returns:
         The name that it was loaded by, and a hash of weights, configuration, adapters, tokenizer and codec.
@@ -92,6 +94,7 @@ def identify_loaded(model: Any, processor: Any) -> Identity:
         ValueError: Weights are offloaded, so that they cannot be read.
     """
     settings = {
+        # The content alone, and nothing about where it was loaded from.
         "config": _settings(model.config.to_dict()),
         "adapters": {name: _settings(config.to_dict()) for name, config in getattr(model, "peft_config", {}).items()},
         "tokenizer": processor.tokenizer.backend_tokenizer.to_str(),
@@ -99,15 +102,13 @@ def identify_loaded(model: Any, processor: Any) -> Identity:
         "weights": state_hash(model),
         "codec": None if processor.codec is None else state_hash(processor.codec),
     }
+    # Results are shared: a path of this machine is reduced to the name of the folder.
     name = str(getattr(model, "name_or_path", "") or type(model).__name__)
     return Identity(Path(name).name if Path(name).exists() else name, f"memory:{digest(settings)}")
 
 
 def state_hash(module: torch.nn.Module) -> str:
-    """Hashes the parameters and buffers of a module.
-
-    Args:
-        module: On any device.
+    """Hashes the parameters and buffers of a module, on any device.
 
     Returns:
         64 hexadecimal digits.
@@ -124,7 +125,9 @@ def state_hash(module: torch.nn.Module) -> str:
                 f"The weight {name} is offloaded, so that the model cannot be identified: give its name instead, or "
                 "load it without device_map."
             )
+        # Without type and shape, tensors of different layouts could have the same bytes.
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        # As bytes, because numpy has no bfloat16. Flattened first: a scalar cannot be viewed as another type.
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 

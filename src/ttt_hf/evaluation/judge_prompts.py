@@ -30,7 +30,9 @@ from .scoring.normalizers import strip_special_tokens
 PROMPTS_FOLDER = Path(__file__).parent / "prompts"
 PLACEHOLDERS = {"question", "references", "reply"}
 
+# Reasoning models write their thoughts before the answer.
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+# Chat models often put JSON into a Markdown code block.
 _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
 _VERDICTS = {"correct": 1.0, "incorrect": 0.0}
 
@@ -44,6 +46,7 @@ def parse_verdict(answer: str) -> float:
     Raises:
         ValueError: It is anything else.
     """
+    # No search for the word within a sentence: "incorrect" contains "correct", and "not correct" is the opposite.
     word = _THOUGHT.sub("", answer).strip().strip("*\"'`.").lower()
     if word not in _VERDICTS:
         raise ValueError("is neither correct nor incorrect")
@@ -92,6 +95,7 @@ def parse_grade(answer: str, highest: int) -> float:
         ValueError: It is anything else.
     """
     text = _THOUGHT.sub("", answer).strip().strip("*")
+    # ASCII, because both `\d` and `float` accept digits of other scripts.
     match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\.?", text, re.ASCII)
     if not match or not 1 <= float(match[1]) <= highest:
         raise ValueError(f"is not a number from 1 to {highest}")
@@ -147,6 +151,7 @@ class JudgePrompt:
             record: The sample.
             reply: Its text or transcript.
         """
+        # Values are inserted in one pass: a `$question` within a reply is text, and no placeholder.
         return Template(self.text).substitute(
             question=record.question,
             references="\n".join(record.references) or "(none)",
@@ -166,11 +171,12 @@ def load_prompt(name: str, parser: str | None = None) -> JudgePrompt:
         parser: Name of the parser; required for a file, and fixed for the prompts of this package.
 
     Raises:
-        ValueError: No such prompt or parser, or a placeholder that is not known.
+        ValueError: No such prompt or parser, or an unknown placeholder.
         FileNotFoundError: No such file.
     """
     if name in _PROMPTS:
         parser_name, samples, temperature = _PROMPTS[name]
+        # Another parser would read answers that the prompt does not ask for.
         if parser not in (None, parser_name):
             raise ValueError(f"The judge's prompt {name!r} is read by {parser_name!r}, not by {parser!r}.")
         text = (PROMPTS_FOLDER / f"{name}.txt").read_text(encoding="utf-8")
@@ -190,6 +196,7 @@ def load_prompt(name: str, parser: str | None = None) -> JudgePrompt:
 
 
 def _check_placeholders(path: Path, text: str) -> None:
+    # `$$` is an escaped dollar sign. A lone `$` matches without a name, and None is no placeholder.
     found = {match["named"] or match["braced"] for match in Template.pattern.finditer(text) if not match["escaped"]}
     if "reply" not in found or not found <= PLACEHOLDERS:
         raise ValueError(
@@ -199,6 +206,7 @@ def _check_placeholders(path: Path, text: str) -> None:
 
 def _parse_object(answer: str) -> dict[str, Any]:
     text = _THOUGHT.sub("", answer).strip()
+    # Only a fence around the complete answer: text beside the object is not what was asked for.
     if fenced := _FENCE.match(text):
         text = fenced[1]
     try:

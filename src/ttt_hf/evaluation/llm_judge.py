@@ -44,7 +44,7 @@ class JudgeServer:
 
 
 class Judge:
-    """Has a language model judge replies.
+    """Judges replies with a language model.
 
     Args:
         url: Base address of the server, such as `http://localhost:8000/v1`.
@@ -122,6 +122,7 @@ class Judge:
             ValueError: There is no such address or model.
             ConnectionError: The server cannot be reached, or fails ten replies in a row.
         """
+        # An earlier call leaves it set, so that its remaining requests end.
         self._endpoint.stopped.clear()
         rest = iter(records)
         pool = ThreadPoolExecutor(self.concurrency)
@@ -134,10 +135,13 @@ class Judge:
                     running[pool.submit(self._judge, record)] = record.id
                 if not running:
                     return
+                # In the order of completion: a slow answer does not hold up those that are ready to be recorded.
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     judgements = future.result()
+                    # Recorded by the caller before failures are counted: the answers are kept when this raises.
                     yield running.pop(future), judgements
+                    # Empty replies were not sent to the judge, and say nothing about it.
                     if judgements:
                         failures = failures + 1 if all(_has_no_answer(one) for one in judgements) else 0
                     if failures >= _FAILURES_IN_A_ROW:
@@ -146,6 +150,7 @@ class Judge:
                             "Run the same command again when it works; its answers are kept."
                         )
         finally:
+            # Also after an interruption: requests in flight are not waited for, and their retries are cut short.
             self._endpoint.stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -168,13 +173,16 @@ class Judge:
         for _ in range(1 + self.retries):
             try:
                 answer = self._endpoint.post("chat/completions", body)
+            # The endpoint has retried it already. No answer: `_has_no_answer` tells it from an unreadable one.
             except RequestFailed as error:
                 raw, problem = "", str(error)
                 break
             raw, usage = _content(answer), answer.get("usage") or {}
+            # Tokens of unreadable answers are paid for, too.
             prompt_tokens += int(usage.get("prompt_tokens") or 0)
             completion_tokens += int(usage.get("completion_tokens") or 0)
             try:
+                # The first answer that can be parsed counts.
                 score, problem = self.prompt.parse(raw), ""
                 break
             except ValueError as error:
@@ -201,6 +209,7 @@ def load_judge(task: Task, url: str, model: str, **settings: Any) -> Judge:
     for key in task.judge:
         if key not in TASK_KEYS:
             raise ValueError(f"The judge of task {task.name} has no setting {key!r}: it has {', '.join(TASK_KEYS)}.")
+    # The scorer's own prompt unless the task names one.
     return Judge(url, model, **{**task.judge, "prompt": prompt}, **settings)
 
 

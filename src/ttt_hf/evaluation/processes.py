@@ -48,8 +48,10 @@ class Processes:
         import torch
         import torch.distributed as dist
 
+        # More processes than GPUs share them in turn.
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        # A training script that evaluates under a launcher has a group already, which stays open afterwards.
         owns_group = not dist.is_initialized()
         if owns_group:
             # The processes only wait for each other and exchange no tensors: gloo works on every machine.
@@ -76,11 +78,12 @@ class Processes:
         """
         from tqdm import tqdm
 
+        # Every process yields its items; a bar of each would overwrite the others'.
         total = len(items) if isinstance(items, Sequence) else total
         yield from tqdm(items, desc=name, unit=unit, total=total, disable=not self.is_first or total == 0)
 
     def wait(self) -> None:
-        """Returns when all processes have come here."""
+        """Waits until all processes have reached this point."""
         if self.count > 1:
             import torch.distributed as dist
 

@@ -36,6 +36,7 @@ def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, An
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    # Read first: a folder without results must not create a repository.
     results = read_results(folder)
     api = HfApi()
     with tempfile.TemporaryDirectory() as temporary:
@@ -43,6 +44,7 @@ def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, An
         report.write_text(render_markdown(folder, with_replies=False), encoding="utf-8")
         try:
             api.create_repo(repo, private=private, exist_ok=True)
+            # An existing card is completed, so that its text and the scores of other tasks stay.
             if api.file_exists(repo, card.name):
                 shutil.copy(api.hf_hub_download(repo, card.name), card)
             tasks = update_model_card(card, results)
@@ -50,6 +52,7 @@ def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, An
             for task in task_folders(folder):
                 for file in (task.results, task.scores):
                     files[f"{HUB_FOLDER}/{task.path.name}/{file.name}"] = file
+            # One commit: the card never shows scores whose files are not there.
             operations = [CommitOperationAdd(name, str(file)) for name, file in files.items()]
             commit = api.create_commit(repo, operations, commit_message=f"Scores: {', '.join(tasks)}")
         except OfflineModeIsEnabled as error:

@@ -60,7 +60,7 @@ def make_results(
 
     Args:
         settings: Content of `settings.json`.
-        task: The task, as it is scored.
+        task: The task as it is scored, which may differ from `settings` in its scorer.
         replies: Rows of `predictions.jsonl`.
         records: What was scored of each reply, in the same order.
         scores: Per-sample scores, in the same order.
@@ -69,6 +69,7 @@ def make_results(
     estimates, counts = aggregate(task.scorer, scores)
     judgements = [judgement for record in records for judgement in record.judgements]
     n_scored = sum(headline in score.values for score in scores)
+    # A headline must be comparable with published numbers: every sample of the full set has a value.
     is_complete = n_scored == settings["n_expected"] and not settings["limited"]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -83,8 +84,10 @@ def make_results(
             "dataset": _dataset(task.source),
         },
         "model": settings["model"],
+        # Settings keep the transcriber and judge of earlier calls, which this output or scorer may not use.
         "transcriber": settings["transcriber"] if task.output == "speech" else None,
         "judge": settings["judge"] if entry.needs_judge else None,
+        # Scoring may run later than the model, on another machine.
         "versions": {"run": settings["versions"], "scoring": scorer_versions()},
         "fingerprint": settings["fingerprint"],
         "n_expected": settings["n_expected"],
@@ -105,7 +108,7 @@ def make_results(
 
 
 def limited(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What `--limit` left of the set: `n` samples `of` all, and a `note` to print beside every number; or null."""
+    """Describes a run with `--limit`: `n` samples `of` all, and a `note` to print beside every number; else null."""
     if not settings["limited"]:
         return None
     n, total = len(settings["samples"]), settings["n_expected"]
@@ -113,7 +116,7 @@ def limited(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def metric_content(info: MetricInfo, estimate: Estimate) -> dict[str, Any]:
-    """A metric as `results.json` holds it: `value`, `low` and `high` are null where nothing could be divided by."""
+    """A metric as `results.json` holds it: `value`, `low` and `high` are null where the denominator is 0."""
     return {
         "value": _finite(estimate.value),
         "low": _finite(estimate.low),
@@ -135,6 +138,7 @@ def speed(task: Task, replies: Sequence[JsonLine]) -> dict[str, Any]:
         time); forward passes in total and per second of audio, null for models that do not count them.
     """
     key = "audio_seconds" if task.output == "speech" else "question_seconds"
+    # Sums over all replies, failed ones included: their time was spent, too.
     seconds = sum(row["seconds"] for row in replies)
     audio = sum(row[key] or 0.0 for row in replies)
     passes = sum(row["forward_passes"] for row in replies)
@@ -143,6 +147,7 @@ def speed(task: Task, replies: Sequence[JsonLine]) -> dict[str, Any]:
         "audio_seconds": round(audio, 3),
         "audio": "reply" if task.output == "speech" else "question",
         "real_time_factor": round(seconds / audio, 4) if audio else None,
+        # Models that do not count them record 0, which is unknown and not fast.
         "forward_passes": passes or None,
         "forward_passes_per_audio_second": round(passes / audio, 4) if audio and passes else None,
         "tokens": sum(row["tokens"] for row in replies) or None,
@@ -171,6 +176,7 @@ def judge_cost(judgements: Sequence[Judgement], price: Sequence[float] | None = 
 
 def _dataset(source: DatasetSource) -> dict[str, Any]:
     """The data set without paths of this machine, because results are shared."""
+    # A local folder is reduced to its name; a Hub id is public and stays.
     path = local_path(source.path)
     return {
         **{key: value for key, value in asdict(source).items() if value is not None and key != "hint"},
@@ -179,4 +185,5 @@ def _dataset(source: DatasetSource) -> dict[str, Any]:
 
 
 def _finite(value: float) -> float | None:
+    # JSON has neither NaN nor infinity.
     return value if math.isfinite(value) else None

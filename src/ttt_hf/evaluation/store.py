@@ -29,6 +29,7 @@ def digest(value: Any) -> str:
     Returns:
         16 hexadecimal digits.
     """
+    # `default=str` for values such as paths. 64 bits of the hash are enough to tell runs apart.
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -51,6 +52,7 @@ class JsonLinesFile:
         # Unbuffered: after a failed write, nothing is left in a buffer to be written again on closing.
         self._file = self.path.open("ab", buffering=0)
         try:
+            # Locked first: the incomplete line of another process that is still writing must not be cut.
             self._lock()
             # A killed process may have left an incomplete line; the next one must not be appended to it.
             self._file.truncate(_complete_length(self.path))
@@ -61,9 +63,11 @@ class JsonLinesFile:
 
     def append(self, lines: Iterable[JsonLine]) -> None:
         """Writes lines together."""
+        # One string, so that a line that cannot be written as JSON leaves none of the others behind.
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
         try:
             while text:
+                # An unbuffered write may take only a part of the bytes.
                 text = text[self._file.write(text) :]
         except OSError as error:
             raise OSError(
@@ -77,6 +81,7 @@ class JsonLinesFile:
         except ImportError:  # Windows has no advisory locks: there, nothing detects a run that is started twice
             return
         try:
+            # Without waiting: the other process may run for hours. The system drops the lock when a process dies.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError(
@@ -103,8 +108,10 @@ def read_lines(path: Path) -> Iterator[JsonLine]:
     for file in (path, *_parts(path)):
         if not file.is_file():
             continue
+        # In binary: a killed process may have left half a character, which cannot be decoded.
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
+                # Only the last line can be incomplete: it was cut while it was written.
                 if line.endswith(b"\n") and line.strip():
                     yield _parse(line, file, number)
 
@@ -119,6 +126,7 @@ def latest_lines(path: Path, fingerprint: str | None = None) -> dict[str, JsonLi
     Returns:
         Id -> line, in the order in which the ids appeared first.
     """
+    # A dict keeps the position of the first line of an id and the content of the last.
     return {line["id"]: line for line in read_lines(path) if fingerprint in (None, line.get("fingerprint"))}
 
 
@@ -127,6 +135,7 @@ def merge_parts(path: Path) -> None:
     for part in _parts(path):
         with JsonLinesFile(path) as file:
             file.append(read_lines(part))
+        # Only now: an interruption before this leaves the lines in both files, and none is lost.
         part.unlink()
 
 
@@ -142,6 +151,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _complete_length(path: Path) -> int:
     """Number of bytes up to the end of the last complete line."""
     with path.open("rb") as file:
+        # Backwards in blocks: files may be long, and the last line break is near the end.
         position = file.seek(0, 2)
         while position > 0:
             start = max(0, position - 65536)

@@ -70,10 +70,12 @@ class Samples(Sequence[tuple[Sample, str | None]]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         entry = self._entries[index]
+        # What a model gets if there is no recording, or one that cannot be read.
         silent = Sample(entry.id, None, NO_AUDIO_RATE, entry.question, entry.references)
         if self._recordings is None:
             return silent, None
         try:
+            # `range` maps negative indices; the recordings go on beyond the limit, where -1 would be another one.
             waveform, rate = read_audio(*self._recordings[range(len(self))[index]])
         except (OSError, ValueError, TypeError) as error:
             return silent, str(error)
@@ -95,12 +97,14 @@ class Samples(Sequence[tuple[Sample, str | None]]):
         return [self._seconds(index) for index in range(len(self))]
 
     def _seconds(self, index: int) -> float:
+        # The data's own column is preferred: headers have to be read file by file.
         known = self._entries[index].seconds
         if known is not None or self._recordings is None:
             return known or 0.0
         try:
             source, rate = self._recordings[index]
             return audio_seconds(source) if rate is None else len(source) / rate
+        # Only an order depends on it: the error itself is reported when the sample is asked for.
         except (OSError, ValueError, TypeError):
             return 0.0
 
@@ -109,6 +113,7 @@ class _Recordings:
     """Where the recordings of samples are: cells of text tables, or a data set whose cells hold the audio itself."""
 
     def __init__(self, table: Table, rows: Sequence[TableRow], column: Column) -> None:
+        # Only the column with audio: the text of all rows has been read already.
         self._dataset = table.dataset.select_columns([column[0]]) if table.dataset is not None else None
         self._rows = rows
         self._column = column
@@ -116,6 +121,7 @@ class _Recordings:
     def __getitem__(self, index: int) -> tuple[Any, int | None]:
         """What `processing.audio.read_audio` takes: path, URL, bytes or samples, and the rate of samples in Hz."""
         row = self._rows[index]
+        # Audio of a data set stays on disk until it is asked for: thousands of recordings do not fit into memory.
         cells = row.cells if self._dataset is None else self._dataset[index]
         return audio_cell(_cell(cells, self._column), row.folder)
 
@@ -131,7 +137,6 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
     """Opens the samples of a task.
 
     Args:
-        task: The task.
         limit: Takes only the first samples; the complete set is checked in any case.
 
     Returns:
@@ -147,9 +152,11 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
     if limit is not None and limit < 1:
         raise ValueError(f"The limit must be at least 1, not {limit}.")
     table = _open(task)
+    # 1. Read the text of all rows, also of those beyond the limit, and hash local files on the way.
     digest = _ContentHash()
     # Audio in the cells of a data set is read sample by sample.
     rows = list(table.rows(None if table.dataset is None else _text_columns(task, table), digest.open))
+    # 2. Check columns and size. An incomplete copy would give a number that looks like the benchmark's.
     columns = _find_columns(task, table, rows)
     expected = task.source.expected
     if expected is not None and len(rows) != expected:
@@ -157,29 +164,32 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
             f"{task.source.path} has {len(rows)} samples, but task {task.name} has {expected}: use the whole set "
             f"in the version that the task names, or say expected={len(rows)} if you mean another one."
         )
+    # 3. Make the samples; all faulty rows are reported together.
     entries = _entries(rows, columns, task.source.separator)
     recordings = _Recordings(table, rows, columns["audio"][0]) if "audio" in columns else None
+    # 4. Say which files are not used, and check that the recordings are where the data say.
     if table.listing is not None:
         is_text = table.dataset is None and recordings is not None
         report_left_out(table.name, table.listing, recordings.paths() if is_text else None)
     if recordings is not None:
         _check_recordings(task, recordings, len(entries[:limit]))
+    # 5. A data set on the Hub is identified by its revision, local data only by their content.
     content = digest.of(table) if local_path(task.source.path) is not None else None
     return Samples(entries[:limit], recordings, len(rows), content)
 
 
 def check_packages(source: DatasetSource) -> None:
-    """Checks that what opens the data is installed, without opening them.
+    """Checks that the packages that open the data are installed, without opening them.
 
     Raises:
-        ImportError: If it is not; says how to install it.
+        ImportError: If one is not; says how to install it.
     """
     if source.path and needs_datasets(source.path):
         require_datasets()
 
 
 def audio_cell(cell: Any, folder: Path | None) -> tuple[Any, int | None]:
-    """Reads what a cell says about its recording.
+    """Reads a cell of an audio column.
 
     Args:
         cell: A path or URL, the bytes of a file, or an `Audio` cell of `datasets`: `bytes` and `path`, or `array` and
@@ -187,9 +197,10 @@ def audio_cell(cell: Any, folder: Path | None) -> tuple[Any, int | None]:
         folder: Folder that relative paths start from.
 
     Returns:
-        Path, URL, bytes or samples, and the rate of samples in Hz; a cell of another type as it is, so that reading it
-        says what is wrong.
+        Path, URL, bytes or samples, and the rate of samples in Hz; a cell of another type is returned unchanged, and
+        `read_audio` says what is wrong with it.
     """
+    # `datasets` fills `bytes` for embedded audio, `array` for decoded audio, and `path` otherwise.
     if isinstance(cell, Mapping):
         if cell.get("bytes") is not None:
             return cell["bytes"], None
@@ -213,13 +224,17 @@ def _open(task: Task) -> Table:
     missing = f"There is no file or folder {source.path} for task {task.name}"
     if path is not None and not path.exists():
         raise FileNotFoundError(f"{missing}: check path={hint}.")
+    # Becomes the start of the error if the Hub does not have it either.
     subject = f"The data set {source.path} of task {task.name}"
+    # A name without an organisation may be a Hub id, but is more often a misspelt folder.
     if "/" not in source.path:
         subject = f"{missing}, and the data set of that name"
     remedy = f"give a local copy with path=FOLDER{hint}"
+    # A table beside a folder of audio: only these two are downloaded, and not the whole repository.
     if source.table and path is None:
         with hub_errors(source.path, subject, remedy):
             return _open_beside(_download(source), source)
+    # The same layout in a local copy. A path to a file is the table itself, and falls through.
     if source.table and path is not None and path.is_dir():
         return _open_beside(path, source)
     return open_table(
@@ -259,6 +274,7 @@ class _ContentHash:
         self._digest = hashlib.sha256()
 
     def open(self, path: Path) -> BinaryIO:
+        # Hashed and parsed from one read, so that the hash is that of the rows that are scored.
         content = path.read_bytes()
         self._digest.update(path.name.encode())
         self._digest.update(content)
@@ -266,6 +282,7 @@ class _ContentHash:
 
     def of(self, table: Table) -> str:
         """The hash of a table that was read; Parquet files count by their sizes."""
+        # Parquet files hold the audio, too: gigabytes, which are not read in full before every run.
         for file in table.files if table.dataset is not None else ():
             self._digest.update(file.name.encode())
             self._digest.update(str(file.stat().st_size).encode())
@@ -286,6 +303,7 @@ def _named(task: Task) -> list[tuple[str, str]]:
 
 def _find(name: str, columns: Sequence[str]) -> Column | None:
     exact = find_column(columns, name)
+    # A column whose own name has a dot takes precedence over a cell within a cell.
     if exact is not None or "." not in name:
         return None if exact is None else (exact,)
     first, rest = name.split(".", 1)
@@ -300,7 +318,9 @@ def _text_columns(task: Task, table: Table) -> list[str]:
 
 def _find_columns(task: Task, table: Table, rows: Sequence[TableRow]) -> dict[str, list[Column]]:
     names = table.dataset.column_names if table.dataset is not None else []
+    # Rows of JSON need not have the same keys: a column exists if any row has it.
     names = names or list(dict.fromkeys(name for row in rows for name in row.cells))
+    # No row could be read.
     if not names:
         raise ValueError(f"{list_problems([f'{row.origin}: {row.error}' for row in rows])}.")
     columns: dict[str, list[Column]] = {}
@@ -320,6 +340,7 @@ def _cell(cells: Mapping[str, Any], column: Column) -> Any:
     outer = find_column(cells, column[0])
     value: Any = None if outer is None else cells[outer]
     for name in column[1:]:
+        # A missing inner cell is an empty one, which is reported by row like any other.
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
 
@@ -328,11 +349,12 @@ def _cell(cells: Mapping[str, Any], column: Column) -> Any:
 
 
 def _entries(rows: Sequence[TableRow], columns: Mapping[str, list[Column]], separator: str | None) -> list[_Entry]:
-    """The samples without their audio; lists all rows of which none can be made."""
+    """The samples without their audio; one error lists all rows that cannot be read."""
     entries: list[_Entry] = []
     problems: list[str] = []
     first: dict[str, str] = {}
     for number, row in enumerate(rows):
+        # Collected and not raised, so that a file can be fixed in one go.
         if row.error is not None:
             problems.append(f"{row.origin}: {row.error}")
             continue
@@ -346,6 +368,7 @@ def _entries(rows: Sequence[TableRow], columns: Mapping[str, list[Column]], sepa
                 f"{row.origin} has the id {entry.id!r}, as has {first[entry.id]}: give each sample an id of its own, "
                 "or name another column with columns.id=NAME"
             )
+        # The first row keeps the id, so that all later ones are reported against it.
         first.setdefault(entry.id, row.origin)
         entries.append(entry)
     if problems:
@@ -365,6 +388,7 @@ def _entry(row: TableRow, columns: Mapping[str, list[Column]], separator: str | 
         # Rows of a pinned data set do not change their order; seven digits sort like numbers.
         id=_id(row, columns["id"][0]) if "id" in columns else f"{number:07d}",
         question=_text(row, columns["question"][0], question) if "question" in columns else "",
+        # Duplicates are dropped in order: a judge is shown the list.
         references=tuple(dict.fromkeys(filled)),
         seconds=_number(_cell(row.cells, columns["seconds"][0])) if "seconds" in columns else None,
     )
@@ -372,6 +396,7 @@ def _entry(row: TableRow, columns: Mapping[str, list[Column]], separator: str | 
 
 def _id(row: TableRow, column: Column) -> str:
     value = _cell(row.cells, column)
+    # `True` is an `int` in Python, but no id.
     is_number = isinstance(value, int) and not isinstance(value, bool)
     text = str(value) if is_number else _text(row, column, value)
     if not text:
@@ -396,6 +421,7 @@ def _text(row: TableRow, column: Column, value: Any) -> str:
 
 def _number(value: Any) -> float | None:
     try:
+        # A duration only sorts the samples into batches: a wrong one counts as unknown.
         number = float(value)
     except (TypeError, ValueError):
         return None
@@ -410,6 +436,7 @@ def _check_recordings(task: Task, recordings: _Recordings, count: int) -> None:
             source, _ = recordings[index]
         except ValueError:
             return
+        # Embedded audio and URLs cannot be missing files, and one file that exists shows that the folder is right.
         if not isinstance(source, str) or "://" in source or Path(source).exists():
             return
         missing = missing or source

@@ -53,12 +53,13 @@ def load_task(name_or_yaml: str | Path, **overrides: Any) -> Task:
     document = _read(path, ())
     changes: dict[str, Any] = {}
     for key, value in overrides.items():
+        # `path=...` for `source.path=...`: the keys of both levels differ, so that this is unambiguous.
         _set(changes, f"source.{key}" if key.split(".", 1)[0] in _SOURCE_KEYS else key, value)
     return _build(_override(document, changes), path)
 
 
 def find_tasks(names: str | Path | Iterable[str | Path], overrides: Mapping[str, Any]) -> dict[str, Task]:
-    """Loads tasks by what a user calls them.
+    """Loads tasks by the names that a user gives: tasks, presets or files.
 
     Args:
         names: Names of tasks or presets, or paths of YAML files; one or several.
@@ -76,10 +77,13 @@ def find_tasks(names: str | Path | Iterable[str | Path], overrides: Mapping[str,
     if not given:
         raise ValueError("Name a task or a preset: `ttt-hf eval tasks` lists them.")
     found: dict[str, Task] = {}
+    # A task may be named twice, by itself and within a preset: it runs once.
     for name in dict.fromkeys(task for word in given for task in presets.get(word, [word])):
         task = load_task(name, **overrides)
+        # The name is that of the folder: two tasks would write into one.
         if any(task.name == other.name for other in found.values()):
             raise ValueError(f"Two tasks are called {task.name}: rename one, or run them into two folders.")
+        # Absolute, so that the scores can be computed from another working directory.
         found[str(Path(name).resolve()) if name.endswith((".yaml", ".yml")) else name] = task
     return found
 
@@ -112,13 +116,14 @@ def fingerprint(task: Task, content: str | None = None) -> str:
     Two tasks that differ only in their scoring have the same fingerprint.
 
     Args:
-        task: The task.
         content: Hash of its data if they are local; it stands for their path, so that they may move.
 
     Returns:
         16 hexadecimal digits.
     """
+    # Names and descriptions may change without another run.
     kept = {key: value for key, value in asdict(task).items() if key not in ("name", "description", *_SCORING_KEYS)}
+    # `expected` is checked when the data are loaded, and `hint` is shown only.
     source = {key: value for key, value in kept["source"].items() if key not in ("hint", "expected")}
     return digest({**kept, "source": {**source, "path": content} if content else source})
 
@@ -146,10 +151,12 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     document = _read_task_file(path)
     if path in seen:
         raise ValueError(f"{path}: its base leads back to itself.")
+    # Before merging: each path is relative to the file that names it, and not to the one that inherits it.
     _resolve_path(document, path)
     base = document.pop("base", None)
     if base is None:
         return {"source": {}, **document}
+    # Another file beside this one, or a shipped task by its name.
     file = path.parent / base if str(base).endswith((".yaml", ".yml")) else base
     return _override(_read(_task_file(file), (*seen, path)), document)
 
@@ -171,8 +178,10 @@ def _resolve_path(document: dict[str, Any], file: Path) -> None:
 def _override(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Merges changes into a task. Keys that belong to the old data or the old scorer are dropped."""
     kept = dict(base)
+    # A revision is a commit of one repository: other data do not have it.
     if "path" in (changes.get("source") or {}):
         kept["source"] = {key: value for key, value in base["source"].items() if key != "revision"}
+    # Options and judge belong to the old scorer: another one would refuse or misread them.
     if changes.get("scorer", base.get("scorer")) != base.get("scorer"):
         kept = {key: value for key, value in kept.items() if key not in ("scorer_options", "judge")}
     return _merge(kept, changes)
@@ -182,6 +191,7 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
+        # Mappings are merged key by key; lists and single values are replaced.
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
     return merged
 
@@ -216,6 +226,7 @@ def _check_document(document: Mapping[str, Any], file: Path) -> None:
     missing += [f"source.{key}" for key in ("path", "columns") if key not in source]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}: a task needs them.")
+    # `true` in YAML becomes a boolean, which is an integer in Python.
     for key, value in (("version", document["version"]), ("expected", source.get("expected"))):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{file}: {key} is a whole number from 1 on, not {value!r}.")
@@ -246,6 +257,7 @@ def _check_columns(file: Path, columns: Any) -> None:
     if "audio" not in columns and "question" not in columns:
         raise ValueError(f"{file}: columns names neither audio nor question, so that nothing can be asked.")
     for key, value in columns.items():
+        # Only references may come from several columns, such as the answers to one question.
         several = key == "references" and isinstance(value, list) and all(isinstance(name, str) for name in value)
         if not (isinstance(value, str) or several):
             raise ValueError(f"{file}: columns.{key} is the name of a column, not {value!r}.")
