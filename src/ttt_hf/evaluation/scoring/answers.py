@@ -16,6 +16,8 @@ def dpr_tokens(text: str) -> list[str]:
     """
     tokens: list[str] = []
     in_word = False
+    # Decomposed, an accent is a mark (M) of its own, which continues the word.
+    # First letters of categories: L letters, N numbers, M marks; Z separators, C control characters.
     for character in unicodedata.normalize("NFD", text):
         kind = unicodedata.category(character)[0]
         if kind in "LNM":
@@ -26,6 +28,7 @@ def dpr_tokens(text: str) -> list[str]:
         elif kind not in "ZC":
             tokens.append(character)
         in_word = kind in "LNM"
+    # Last, as in the original, after the categories have been looked up.
     return [token.lower() for token in tokens]
 
 
@@ -35,6 +38,7 @@ def contains_answer(reply: str, answers: Iterable[str]) -> bool:
     An answer without tokens is never found.
     """
     tokens = dpr_tokens(reply)
+    # The first occurrence decides: the iterator is not read to its end.
     return any(next(_starts(tokens, dpr_tokens(answer)), None) is not None for answer in answers)
 
 
@@ -53,12 +57,14 @@ def chosen(reply: str, choices: Iterable[str]) -> str | None:
         if starts:
             named.append(choice)
         for start in starts:
+            # None equals no token, so that later, shorter choices cannot match here.
             tokens[start : start + len(wanted)] = [None] * len(wanted)
     return named[0] if len(named) == 1 else None
 
 
 def _starts(tokens: Sequence[str | None], wanted: Sequence[str]) -> Iterator[int]:
     """Indices at which a run of tokens begins."""
+    # An empty run would begin everywhere.
     if wanted:
         yield from (
             start

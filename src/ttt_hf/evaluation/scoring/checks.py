@@ -42,9 +42,11 @@ def is_repetition_loop(text: str) -> bool:
     tokens = [
         token
         for word in split_mixed(text.casefold())
+        # Punctuation is dropped, or a loop could hide behind a changing comma.
         for token in (list(word) if len(word) > _MAX_WORD else [_letters(word)])
         if token
     ]
+    # A longer run cannot be repeated often enough within the text.
     for period in range(1, min(_MAX_PERIOD, len(tokens) // _MIN_REPEATS) + 1):
         # A text with this period equals itself shifted by it, so `same` tokens in a row make `same + period` repeated.
         same = 0
@@ -63,14 +65,17 @@ def is_other_language(text: str, language: str) -> bool:
     Args:
         language: ISO 639-1 code of the expected language.
     """
+    # Of "zh-CN" or "zh_CN", the first part.
     scripts = _SCRIPTS.get(language.lower().split("-")[0].split("_")[0])
     letters = Counter(
         unicodedata.name(character, "").split(" ")[0].split("-")[0]
+        # NFKC turns full-width letters and ligatures into plain ones, whose names begin with their script.
         for character in unicodedata.normalize("NFKC", strip_special_tokens(text))
         if character.isalpha()
     )
     if scripts is None or not letters:
         return False
+    # Half of the letters is enough, since short replies may name foreign people and places.
     return sum(letters[script] for script in scripts) * 2 < letters.total()
 
 

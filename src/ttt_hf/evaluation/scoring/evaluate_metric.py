@@ -61,11 +61,13 @@ class ScorerMetric(evaluate.Metric):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.options = {key: value for key, value in kwargs.items() if key not in LOADER_ARGUMENTS}
+        # Before any predictions are collected. Options may be incomplete here: compute() can give the rest.
         check_options(self.scorer, self.options)
         super().__init__(*args, **{key: value for key, value in kwargs.items() if key in LOADER_ARGUMENTS})
 
     def add(self, *, prediction: str | None = None, reference: Any = None, **kwargs: Any) -> None:
         """Adds one prediction and its reference, or its list of accepted references."""
+        # The column's type is string: None stands for a failed reply, which scores like an empty one.
         super().add(prediction=prediction or "", reference=_accepted(reference), **kwargs)
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
@@ -79,6 +81,7 @@ class ScorerMetric(evaluate.Metric):
     def _compute(self, predictions: Sequence[str], references: Sequence[list[str]], **options: Any) -> dict[str, Any]:
         if not len(predictions):
             raise ValueError("There is nothing to score: give predictions and references.")
+        # The functions of `ttt-hf eval`, on records made of the texts alone.
         score = bind_scorer(self.scorer, {**self.options, **options})
         records = [
             Record(str(index), "", tuple(accepted), prediction)
@@ -92,6 +95,7 @@ class ScorerMetric(evaluate.Metric):
             f"{name}_low": estimate.low,
             f"{name}_high": estimate.high,
             "samples": estimate.n,
+            # A scorer without an alignment has no counts of one.
             **{count: counts[count] for count in TEXT_COUNTS if count in counts},
         }
 
@@ -105,6 +109,7 @@ def metric_info(
         example: Lines of a Python session, tested as a doctest, in which `metric` is this metric.
     """
     entry = SCORERS[scorer]
+    # An error rate is named like its scorer; the others report accuracy.
     is_error_rate = entry.headline == scorer
     options = [
         f"    {name}: {OPTIONS[name].format(default=entry.normalizer)}"
@@ -133,4 +138,5 @@ def metric_info(
 def _accepted(reference: str | Sequence[str]) -> list[str]:
     if reference is None or isinstance(reference, Mapping):
         raise ValueError(f"The reference of each prediction is a text or a list of texts, and not {reference!r}.")
+    # One shape for the column, whether a caller gives one reference or several.
     return [reference] if isinstance(reference, str) else list(reference)

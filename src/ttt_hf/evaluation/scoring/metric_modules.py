@@ -53,6 +53,7 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
     wer.compute(predictions=["Good mourning."], references=["good morning"])["wer"]  # 0.5
     ```
     """
+    # By path, so that `evaluate` does not ask the Hub for a metric of that name.
     return _evaluate().load(str(metric_folder(name)), **options)
 
 
@@ -78,6 +79,7 @@ def write_metric_space(name: str, folder: str | Path) -> Path:
     info = load_metric(name).info
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     with atomic_folder(folder) as space:
+        # A Space holds the module alone; the scorer itself comes with this package, which the requirements name.
         shutil.copy(MODULES / name / f"{name}.py", space / f"{folder.name}.py")
         (space / "requirements.txt").write_text(f"ttt-hf[eval]>={__version__}\n", encoding="utf-8")
         for file, template in SPACE_TEMPLATES.items():

@@ -93,10 +93,13 @@ def word_errors(
     normalize = get_normalizer(normalizer)
     texts = [normalize(text) for text in (reference, hypothesis)]
     if unit == "mixed":
+        # CJK characters become words of their own, so that the alignment of words counts both.
         texts = [" ".join(split_mixed(text)) for text in texts]
     elif unit == "character" and not counts_spaces(normalizer):
+        # Spaces in Chinese come from the transcriber or from dropped punctuation: they are no errors.
         texts = [text.replace(" ", "") for text in texts]
     align = jiwer.process_characters if unit == "character" else jiwer.process_words
+    # Reference first: the order tells deletions from insertions.
     counts = align(texts[0], texts[1])
     return WordErrors(counts.hits, counts.substitutions, counts.deletions, counts.insertions)
 
@@ -124,6 +127,7 @@ def total_word_errors(
         normalizer, unit: See [`word_errors`].
     """
     counts = (word_errors(reference, hypothesis, normalizer, unit) for reference, hypothesis in pairs)
+    # Summed before they are divided, see the top of this module.
     return sum(counts, WordErrors())
 
 
@@ -138,6 +142,7 @@ def is_same_answer(answer: str, reference: str, normalizer: str = "whisper_engli
     """
     normalize = get_normalizer(normalizer)
     answer, reference = normalize(answer), normalize(reference)
+    # A reference may be empty after normalisation, too.
     return bool(answer) and answer == reference
 
 
@@ -147,6 +152,7 @@ def estimate(values: Sequence[tuple[float, float]]) -> Estimate:
     Args:
         values: Numerator and denominator of each sample.
     """
+    # A ratio of sums: long samples weigh more than short ones.
     numerator, denominator = (sum(column) for column in zip(*values)) if values else (0.0, 0.0)
     low, high = bootstrap_interval(values)
     return Estimate(numerator / denominator if denominator else float("nan"), low, high, len(values))
@@ -172,7 +178,9 @@ def bootstrap_interval(
     pairs = np.asarray(values, dtype=np.float64).reshape(-1, 2)
     if len(pairs) == 0:
         return float("nan"), float("nan")
+    # Samples are drawn with both of their numbers, since errors and lengths belong together.
     draws = np.random.default_rng(seed).integers(0, len(pairs), size=(resamples, len(pairs)))
+    # (resamples, samples, 2) -> (resamples, 2)
     sums = pairs[draws].sum(axis=1)
     # A resample of empty references has a denominator of zero.
     ratios = sums[sums[:, 1] > 0]

@@ -76,6 +76,7 @@ def is_cjk(character: str) -> bool:
     """Whether a character belongs to a script without spaces between words: Han, Hiragana or Katakana."""
     code = ord(character)
     return (
+        # Kana; extension A, unified and compatibility ideographs, extensions B to H; two marks.
         0x3040 <= code <= 0x30FF
         or 0x3400 <= code <= 0x4DBF
         or 0x4E00 <= code <= 0x9FFF
@@ -103,6 +104,7 @@ def read_digits(text: str, digits: str = _DIGITS) -> str:
 
     def read(match: re.Match[str]) -> str:
         integer, decimals, suffix = match.groups()
+        # Everything but the digits stays: the point, and a percent sign, which counts as punctuation later.
         spoken = integer.replace(",", "") + (f"点{decimals}" if decimals else "") + (suffix or "")
         return "".join(digits[int(character)] if character.isdecimal() else character for character in spoken)
 
@@ -124,6 +126,7 @@ def read_cardinals(text: str) -> str:
             spoken = "".join(_DIGITS[int(digit)] for digit in integer)
         else:
             spoken = _read_cardinal(int(integer))
+        # Decimals are always spelled digit by digit.
         if decimals:
             spoken += "点" + "".join(_DIGITS[int(digit)] for digit in decimals)
         return f"百分之{spoken}" if suffix == "%" else spoken
@@ -153,11 +156,13 @@ def _read_cardinal(number: int) -> str:
         if not group:
             skipped = True
             continue
+        # A group below 1000 begins with zeros itself.
         if spoken and (skipped or group < 1000):
             spoken += "零"
         spoken, skipped = spoken + _read_group(group) + _GROUPS[power], False
     if not spoken:
         return "零"
+    # 10 is 十, not 一十, but only at the beginning: 110 is 一百一十.
     return spoken[1:] if spoken.startswith("一十") else spoken
 
 
@@ -169,6 +174,7 @@ def _read_group(group: int) -> str:
         if not digit:
             skipped = True
             continue
+        # Zeros at the end are not spoken, so 零 waits for the next digit.
         if spoken and skipped:
             spoken += "零"
         spoken, skipped = spoken + _DIGITS[digit] + _UNITS[power], False
@@ -182,14 +188,18 @@ def _join(text: str) -> str:
 def _drop_punctuation(text: str) -> str:
     # An apostrophe within a word joins it ("don't" is one word, whichever apostrophe was typed).
     text = re.sub(r"(?<=\w)['’](?=\w)", "", text)
+    # Punctuation, symbols, separators and control characters end a word.
     return "".join(" " if unicodedata.category(character)[0] in "PSZC" else character for character in text)
 
 
 def _chinese(simplify: Normalizer | None = None, read_numbers: Normalizer | None = None) -> Normalizer:
     def normalize(text: str) -> str:
+        # 1. Full-width letters and digits become ASCII, which the numbers below are found by.
         text = unicodedata.normalize("NFKC", text).lower()
+        # 2. Simplified characters, in which numbers are spelled below.
         if simplify:
             text = simplify(text)
+        # 3. Numbers before punctuation, since they may hold commas, a point or a percent sign.
         if read_numbers:
             text = read_numbers(text)
         return _join(_drop_punctuation(text))
@@ -219,6 +229,7 @@ def _whisper(language: str) -> Normalizer:
             "Whisper's normalisers need whisper-normalizer: pip install 'ttt-hf[eval]'.", name=error.name
         ) from error
     normalize = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
+    # Whisper's normalisers may leave spaces at both ends, which an alignment of characters would count.
     return lambda text: _join(normalize(text))
 
 

@@ -25,7 +25,7 @@ class TextOptions:
         special_tokens: Whether special and timestamp tokens left in a reply are removed. They are counted either way.
 
     Raises:
-        ValueError: There is no such normaliser, or no such way with special tokens.
+        ValueError: There is no such normaliser, or `special_tokens` is another value.
         ModuleNotFoundError: The normaliser's package is not installed.
     """
 
@@ -33,6 +33,7 @@ class TextOptions:
     special_tokens: Literal["strip", "keep"] = "strip"
 
     def __post_init__(self) -> None:
+        # Raises if there is no such normaliser, or its package is missing.
         get_normalizer(self.normalizer)
         if self.special_tokens not in ("strip", "keep"):
             raise ValueError(f"special_tokens is {self.special_tokens!r}: choose strip or keep.")
@@ -64,6 +65,7 @@ def score_errors(record: Record, options: TextOptions, *, metric: str, unit: Uni
         for name, text in _scored_texts(record, metric).items()
     }
     values = {name: (float(count.errors), float(count.reference_words)) for name, count in errors.items()}
+    # The headline metric is the last one: of spoken replies, that of the transcript.
     return _complete(record, options, values, alignment=list(errors.values())[-1])
 
 
@@ -132,19 +134,23 @@ def score_judged(
     """
     values, errors = {}, 0
     for name, reply in _scored_texts(record, "score").items():
+        # Text and transcript of a spoken reply are judged apart.
         about = "transcript" if name.endswith("_speech") else "text"
         judgements = [judgement for judgement in record.judgements if judgement.about == about]
         grades = [judgement.score for judgement in judgements if judgement.score is not None]
+        # A prompt with another scale would give plausible, but wrong scores.
         if strays := [grade for grade in grades if not lowest <= grade <= highest]:
             raise ValueError(
                 f"Sample {record.id} has the mark {strays[0]:g}, which is not within {lowest:g} and {highest:g}: the "
                 "judge's prompt and the scorer's scale do not belong together."
             )
         if is_empty(reply):
+            # Grades are multiplied by full_score / highest, and not shifted: the lowest of 1 to 5 stays 1.
             values[name] = (lowest * full_score / highest, 1.0)
             continue
         if not judgements:
             raise ValueError(f"The {about} of sample {record.id} has not been judged: run `ttt-hf eval judge` first.")
+        # Answers without a readable grade do not enter the mean.
         errors += len(judgements) - len(grades)
         if grades:
             values[name] = (sum(grades) / len(grades) * full_score / highest, 1.0)
@@ -158,6 +164,7 @@ def reply_counts(record: Record) -> dict[str, int]:
         `failed`, `empty` (no text), `silent` (no speech in the transcript), `truncated`, `repetitions`,
         `other_language` and `special_tokens`.
     """
+    # The text first; of spoken replies, the transcript is the last.
     texts = list(_scored_texts(record, "").values())
     return {
         "failed": int(record.finish_reason == "error"),
@@ -189,6 +196,7 @@ def _complete(
     values = dict(values)
     if record.transcript is not None:
         agreement = _speech_errors(record, options)
+        # How well the model reads its own text aloud, whatever the scorer.
         values["wer_speech_vs_text"] = (float(agreement.errors), float(agreement.reference_words))
         alignment = alignment or agreement
     aligned = {} if alignment is None else {kind: getattr(alignment, kind) for kind in ALIGNMENT_COUNTS}
@@ -206,6 +214,7 @@ def _speech_errors(record: Record, options: TextOptions) -> WordErrors:
 
 def _scored_texts(record: Record, metric: str) -> dict[str, str]:
     """Name of the metric -> text that it scores; of spoken replies text, then transcript. A failed reply is empty."""
+    # A reply that failed midway may have a text already: scoring it would reward the failure.
     is_failed = record.finish_reason == "error"
     text = "" if is_failed else record.text
     if record.transcript is None:

@@ -49,7 +49,7 @@ TEXT_OPTIONS = tuple(field.name for field in fields(TextOptions))
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a metric's values mean.
+    """Direction and unit of a metric.
 
     Args:
         unit: `"fraction"`, or the scale of a judge whose grades are kept as they are, such as `"of 5"`.
@@ -97,10 +97,11 @@ def bind_scorer(name: str, options: Mapping[str, Any] | None = None) -> Callable
         options: The task's `scorer_options`.
 
     Raises:
-        ValueError: There is no such scorer, option, normaliser or way with special tokens, or an option is missing.
+        ValueError: There is no such scorer, option or normaliser, or an option is missing or has a wrong value.
         ModuleNotFoundError: The normaliser's package is not installed.
     """
     text_options, own = check_options(name, options or {})
+    # Here, not in check_options, which also takes options that are still incomplete.
     if name == "choice" and len(set(own.get("choices", ()))) < 2:
         raise ValueError("The scorer 'choice' needs the option choices, a list of two or more.")
     return functools.partial(SCORERS[name].function, options=text_options, **own)
@@ -118,14 +119,17 @@ def check_options(name: str, options: Mapping[str, Any]) -> tuple[TextOptions, d
     if not isinstance(name, str) or name not in SCORERS:
         raise ValueError(f"There is no scorer {name!r}: choose one of {', '.join(SCORERS)}.")
     entry = SCORERS[name]
+    # A misspelled option would otherwise leave its default in effect.
     known = (*entry.own_options, *TEXT_OPTIONS)
     for key in options:
         if key not in known:
             raise ValueError(f"The scorer {name!r} has no option {key!r}: it has {', '.join(known)}.")
+    # The rule itself would take any other value for a verdict.
     if options.get("scale", "verdict") not in ("verdict", "grade_10"):
         raise ValueError(f"scale is {options['scale']!r}: choose verdict or grade_10.")
     shared = {key: value for key, value in options.items() if key in TEXT_OPTIONS}
     own = {key: value for key, value in options.items() if key in entry.own_options}
+    # The scorer's own normaliser, unless another one is given.
     return TextOptions(**{"normalizer": entry.normalizer, **shared}), own
 
 
@@ -140,6 +144,7 @@ def aggregate(scorer: str, scores: Sequence[SampleScore]) -> tuple[dict[str, Est
     """
     metrics = {}
     for name in SCORERS[scorer].metrics:
+        # A text reply has no value of the `_speech` metrics, and one without any readable grade has no score.
         if values := [score.values[name] for score in scores if name in score.values]:
             metrics[name] = estimate(values)
     counts: Counter[str] = Counter()
@@ -149,7 +154,7 @@ def aggregate(scorer: str, scores: Sequence[SampleScore]) -> tuple[dict[str, Est
 
 
 def printed_unit(unit: str) -> tuple[float, str]:
-    """How values of a unit are printed: the factor they are multiplied by and the unit behind them.
+    """How values of a unit are printed: the factor they are multiplied by and the unit after them.
 
     Fractions are printed in percent, everything else as it is.
     """
