@@ -4,8 +4,8 @@
     python benchmarks/evaluation.py --parts batches --json
     python benchmarks/evaluation.py --readme README.md
 
-`run` times the command `ttt-hf eval run tiny` from outside: loading, generation, transcription, report. `batches` asks
-the same questions one by one and in batches, in turn; the replies must be equal. How good the answers are is measured
+`run` times the command `ttt-hf eval run tiny` from outside: loading, generation, transcription, report. `batches`
+generates the same replies one by one and in batches, in turn; they must be equal. The quality of the answers is scored
 elsewhere, on more questions: `python -m recipes.tiny.score`.
 """
 
@@ -38,7 +38,7 @@ AIM_SECONDS, AIM_TIMES = 360, 2.0
 
 
 def time_run(preset: str, limit: int | None) -> dict[str, float]:
-    """Seconds that the command takes, by the clock and of all processors together."""
+    """Seconds that the command takes: wall clock, and processor time of all cores together."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "ttt_hf.cli", "eval", "run", preset, "--out", out]
         command += ["--limit", str(limit)] if limit else []
@@ -49,22 +49,25 @@ def time_run(preset: str, limit: int | None) -> dict[str, float]:
 
 
 def _processor_seconds() -> float:
+    # Of the processes that have ended: the command is one when it is read the second time.
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def compare_batches(model: SpeechModel, name: str, limit: int, batch_size: int, repeat: int) -> dict[str, Any]:
-    """Asks the samples of a task one by one and in batches, in turn; the best time of each counts."""
+    """Answers the samples of a task one by one and in batches, in turn; reports the best time of each."""
     seconds = {1: float("inf"), batch_size: float("inf")}
     said: dict[int, list[dict[str, Any]]] = {}
     task = load_task(name)
     for _ in range(repeat):
         for size in seconds:
+            # A new folder each time, because recorded replies would not be generated again.
             with tempfile.TemporaryDirectory() as place:
                 folder = TaskFolder(Path(place))
                 start = time.perf_counter()
                 answer_task(task, model, folder, limit=limit, batch_size=size)
                 seconds[size] = min(seconds[size], time.perf_counter() - start)
+                # The time of a reply differs in every run; all else has to be equal.
                 said[size] = [{**row, "seconds": None} for row in folder.replies()]
     return {
         "task": name,
@@ -77,7 +80,8 @@ def compare_batches(model: SpeechModel, name: str, limit: int, batch_size: int, 
 
 
 def total_times(batches: list[dict[str, Any]]) -> float:
-    """How many times as fast batches are in all tasks together."""
+    """Speed-up by batches over all tasks together."""
+    # A dictionary keeps its order: one by one, then in batches.
     single, batched = (
         sum(entry["samples"] / list(entry["samples_per_second"].values())[place] for entry in batches)
         for place in (0, 1)
@@ -147,6 +151,7 @@ def main() -> None:
     print(json.dumps(report, indent=2) if args.json else table(report))
     if args.readme:
         fill(args.readme, table(report), MARKS)
+    # After the report, which shows the task that differs.
     if not all(entry["same_replies"] for entry in report.get("batches", [])):
         raise SystemExit("Batches say something else than single samples.")
 

@@ -62,12 +62,14 @@ def replay_rows(domain: Path, counts: dict[str, int], seed: int) -> dict[str, li
     """Rows of the embedded model's own training data: questions to transcribe, and questions to answer."""
     utterances = {row["id"]: row for row in read_rows(domain / "utterances.jsonl")}
     items = [row for row in read_rows(domain / "items.jsonl") if row["split"] == "train" and row["question_audio"]]
+    # In the order of ids first, so that the draw does not depend on the order of the table.
     items.sort(key=lambda row: row["id"])
     random.Random(seed).shuffle(items)
 
     def path(name: str) -> str:
         return str((domain / utterances[name]["audio"]).resolve())
 
+    # No item is both transcribed and answered.
     heard = [{"audio": path(item["question_audio"][0]), "text": item["question"]} for item in items[: counts["asr"]]]
     spoken = [
         {
@@ -82,7 +84,7 @@ def replay_rows(domain: Path, counts: dict[str, int], seed: int) -> dict[str, li
 
 
 def prepare(data: Path, domain: Path, out: Path, counts: dict[str, int], seed: int) -> None:
-    """Writes what is trained on (OUT/digits.jsonl, OUT/asr.jsonl, OUT/chat.jsonl) and the domain's held-out questions
+    """Writes the training rows (OUT/digits.jsonl, OUT/asr.jsonl, OUT/chat.jsonl) and the domain's held-out questions
     (OUT/domain.jsonl).
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -99,6 +101,7 @@ def prepare(data: Path, domain: Path, out: Path, counts: dict[str, int], seed: i
 
 def commands(out: Path, workers: int, keys: Sequence[str]) -> list[list[str]]:
     """The commands of a user, from rows to an adapter; rows of the domain are known and encoded without variants."""
+    # The digits are not encoded here: `train` encodes them itself, with variants.
     encode = [
         ["encode", f"{out}/{task}.jsonl", "--task", task, "--out", f"{out}/{task}", "--workers", str(workers)]
         for task in REPLAYED
@@ -120,6 +123,7 @@ class Effort:
 def run(arguments: Sequence[Sequence[str]], threads: int) -> Effort:
     """Runs `ttt-hf` once for each list of arguments."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    # Processor time depends less than the wall clock on other load on the machine.
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     for words in arguments:
         subprocess.run([sys.executable, "-m", "ttt_hf.cli", *words], check=True, env=environment)
@@ -132,9 +136,10 @@ def run(arguments: Sequence[Sequence[str]], threads: int) -> Effort:
 
 
 def score(model: str, data: Path, out: Path, digits: int | None, questions: int) -> dict[str, dict[str, Any]]:
-    """Scores the digits (`digits_wer`), and of the domain's questions transcripts (`domain_wer`) and answers
-    (`domain_answers`); gives the metrics of `results.json`.
+    """Scores transcripts of the digits (`digits_wer`) and of the domain's questions (`domain_wer`), and the answers to
+    those questions (`domain_answers`); returns the metrics of `results.json`.
     """
+    # Other data than those of the presets, whose expected number of samples does not apply.
     own = {"path": str(data / "test.jsonl"), "expected": None}
     domain = {"path": str(out / "domain.jsonl"), "expected": None, "output": "text"}
     of_digits = ttt_hf.evaluate(model, "fsdd", overrides=own, limit=digits, batch_size=BATCH_SIZE)

@@ -69,10 +69,12 @@ class Plain:
 
     @torch.inference_mode()
     def generate(self, prompt: list[int]) -> list[int]:
-        """Answers one prompt and returns the new ids."""
+        """Answers one prompt, text token by token (1.) and audio span by span (2.); returns the new ids."""
         config, settings = self.model.config, self.settings
+        # `texts_left` counts the text tokens that must follow a span before the reply may end.
         ids, texts_left = list(prompt), 0
         while len(ids) - len(prompt) < settings.max_new_tokens:
+            # 1. Text is greedy, one token per forward.
             logits = self._logits(ids)[-1]
             if texts_left > 0:
                 logits[self.eos_token_id] = -torch.inf
@@ -81,6 +83,7 @@ class Plain:
             texts_left = max(0, texts_left - 1)
             if token == self.eos_token_id:
                 break
+            # 2. A begin token opens a span, which only an end marker or the limit of the reply closes.
             if token in config.begin_audio_token_ids:
                 while len(ids) - len(prompt) < settings.max_new_tokens and self._write_span(ids) is False:
                     pass
@@ -92,6 +95,7 @@ class Plain:
         settings, ends = self.settings, self.model.config.end_audio_token_ids
         for _ in range(settings.max_span_length // settings.block_length):
             block = self._denoise(ids)
+            # What a block holds after its first end marker is dropped.
             end = next((index for index, token in enumerate(block) if token in ends), None)
             ids += block if end is None else block[: end + 1]
             if end is not None:
@@ -107,10 +111,13 @@ class Plain:
         )
         block = [mask] * length
         for step in range(steps):
+            # (block_length, vocabulary); a masked position proposes its own token, not the next one.
             logits = self._logits(ids + block)[-length:]
             logits[:, self.eos_token_id] = -torch.inf
             confidence, proposal = logits.softmax(dim=-1).max(dim=-1)
+            # Positions that are filled already keep their token.
             confidence[torch.tensor([token != mask for token in block])] = -torch.inf
+            # The first steps fill one more where the positions do not divide evenly.
             count = length // steps + (step < length % steps)
             for position in confidence.topk(count).indices.tolist():
                 if block[position] == mask:
@@ -122,6 +129,8 @@ class Plain:
         self.num_forward_passes += 1
         input_ids = torch.tensor([ids], device=self.model.device)
         is_audio = input_ids[0] >= self.model.config.audio_token_start_id
+        # Audio tokens with no text between them have the same number. They see each other, everything else is causal:
+        # (length, length).
         run = (~is_audio).cumsum(0)
         same_run = is_audio[:, None] & is_audio[None, :] & (run[:, None] == run[None, :])
         visible = torch.ones_like(same_run).tril() | same_run
@@ -138,6 +147,7 @@ class Plain:
 def ours(scenario: Scenario, prompts: list[list[int]], eos_token_id: int) -> tuple[list[list[int]], list[int]]:
     """Answers prompts with `generate`, all in one batch; returns the new ids and the forwards of every row."""
     settings, device = scenario.settings, scenario.model.device
+    # Padding is on the left, so that all replies begin at the same column.
     width = max(map(len, prompts))
     out = scenario.model.generate(
         input_ids=torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device),
@@ -173,6 +183,7 @@ def measure(scenario: Scenario, repeat: int, batch_size: int, bandwidth: float) 
 
     plain = Plain(model, scenario.settings, eos)
     ours(scenario, scenario.prompts[:1], eos)  # warms up
+    # In turn, so that other load on the machine affects all three.
     for _ in range(repeat):
         plain.num_forward_passes = 0
         taken, expected = timed(model, lambda: [plain.generate(prompt) for prompt in scenario.prompts])
@@ -186,6 +197,7 @@ def measure(scenario: Scenario, repeat: int, batch_size: int, bandwidth: float) 
     forwards = sum(count for _, (count,) in alone)
     tokens = sum(map(len, news))
     batch_tokens = sum(map(len, together[0]))
+    # Decoding one row has little arithmetic per weight: at best it takes as long as reading the weights.
     lower_bound = forwards * weight_bytes(model) / bandwidth
     speeds = {
         "plain": tokens / seconds["plain"],
@@ -228,6 +240,7 @@ def synchronize(device: torch.device) -> None:
 
 def weight_bytes(model: TtTForConditionalGeneration) -> int:
     """Bytes of weights that a forward reads: all but the table of input embeddings."""
+    # Of that table a forward reads only a few rows. A tied output layer is the same table, but is read in full.
     embeddings = {id(model.get_input_embeddings().weight)}
     read = [weight for weight in model.model.parameters() if id(weight) not in embeddings]
     return sum(weight.numel() * weight.element_size() for weight in [*read, model.lm_head.weight])
@@ -237,6 +250,7 @@ def memory_bandwidth(device: torch.device) -> float:
     """Measured read bandwidth in bytes per second: a matrix-vector product with a matrix larger than any cache."""
     rows = 16384 if device.type == "cuda" else 8192
     matrix, vector = torch.ones(rows, rows, device=device), torch.ones(rows, device=device)
+    # The best of several runs, since the bound must not be too high.
     best = float("inf")
     for _ in range(7):
         synchronize(device)
@@ -259,6 +273,7 @@ def embedded_scenario(device: str, dtype: torch.dtype) -> Scenario:
     ]
     shipped = model.generation_config
     block = shipped.audio_block_length
+    # The plain implementation writes full blocks only, so the limit of a span has to be a multiple of a block.
     settings = Settings(
         block_length=block,
         steps_per_block=shipped.audio_steps_per_block,
@@ -282,6 +297,7 @@ def random_scenario(device: str, dtype: torch.dtype) -> Scenario:
         tie_word_embeddings=True,
         dtype=dtype,
     )
+    # Ids in order: text (3,000 to 3,002 end the reply and begin audio), start of audio, codes, mask, end markers.
     start, codes = 3500, 16384
     config = TtTConfig(
         text_config=text_config,
@@ -294,6 +310,7 @@ def random_scenario(device: str, dtype: torch.dtype) -> Scenario:
     model = TtTForConditionalGeneration(config).to(device=device, dtype=dtype).eval()
     model.generation_config.eos_token_id = 3000
     prompt = torch.randint(0, 3000, (90,)).tolist() + torch.randint(start + 1, start + codes, (60,)).tolist()
+    # Each span fills one block: 25 codes and the end marker.
     script: list[int] = []
     for _ in range(4):
         script += [*torch.randint(0, 3000, (13,)).tolist(), 3001]
@@ -315,6 +332,7 @@ def recite(model: TtTForConditionalGeneration, script: list[int]) -> None:
     embeddings = model.get_input_embeddings().weight
 
     def push(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        # The backbone gets no ids, so masked positions are recognized by their embedding.
         is_mask = (kwargs["inputs_embeds"] == embeddings[model.config.mask_token_id]).all(dim=-1)
         # A masked position writes its own token, any other position the next one.
         index = (kwargs["position_ids"] + (~is_mask).long()).clamp(max=len(script))
@@ -353,7 +371,7 @@ def times(scenario: dict[str, Any], which: str) -> str:
 
 
 def fill(readme: Path, block: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
-    """Writes a block between the marks in a Markdown file."""
+    """Writes a block between the marks in a Markdown file, in place of what is there."""
     first, last = marks
     text = readme.read_text(encoding="utf-8")
     head, begin, rest = text.partition(first)
@@ -364,7 +382,7 @@ def fill(readme: Path, block: str, marks: tuple[str, str] = (BEGIN, END)) -> Non
 
 
 def device_name(device: str) -> str:
-    """Name of the device."""
+    """Name of the GPU, or of the processor and its number of CPUs."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     try:
@@ -387,7 +405,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Options of both benchmarks."""
+    """Adds the options that the benchmarks of generation and training share."""
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
@@ -424,6 +442,7 @@ def main() -> None:
     print(json.dumps(report, indent=2) if args.json else table(report))
     if args.readme:
         fill(args.readme, table(report))
+    # After the report, which shows what differs.
     if not all(scenario["same_ids"] and scenario["same_ids_in_batch"] for scenario in scenarios):
         raise SystemExit("The implementations wrote different ids.")
 

@@ -43,6 +43,7 @@ def build_codec(codec: str | None, size: str, device: str, dtype: torch.dtype) -
     """Loads a codec, or builds one with random weights."""
     if codec is not None:
         return load_codec(find_named_codec(codec), dtype=dtype).to(device)
+    # Made on the device, so that nothing is copied from the CPU.
     with torch.device(device):
         built = Glm4VoiceCodec(Glm4VoiceCodecConfig(**(SMALL if size == "small" else {}))).eval()
     built.tokenizer.to(dtype)
@@ -53,6 +54,7 @@ def build_codec(codec: str | None, size: str, device: str, dtype: torch.dtype) -
 def split_as_spoken(codes: Tensor) -> list[Tensor]:
     """Splits codes (n,) into the blocks of the original's demonstration."""
     sizes: list[int] = []
+    # The last block is as long as what is left.
     while (rest := len(codes) - sum(sizes)) > 0:
         sizes.append(min(rest, BLOCKS[len(sizes)] if len(sizes) < len(BLOCKS) else LAST_BLOCK))
     return list(codes.split(sizes))
@@ -76,6 +78,7 @@ def seconds_of(work: Callable[[], Any], device: str, repeats: int) -> float:
     for _ in range(repeats + 1):
         start = clock()
         work()
+        # A GPU computes while Python goes on.
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(clock() - start)
@@ -87,6 +90,7 @@ def measure(codec: Glm4VoiceCodec, seconds: float, device: str, repeats: int) ->
     config = codec.config
     generator = torch.Generator().manual_seed(0)
     waveform = torch.randn(1, int(seconds * config.sampling_rate), generator=generator).to(device)
+    # At least the 10 codes whose latency is measured.
     count = max(10, round(seconds * config.frame_rate))
     codes = torch.randint(0, config.codebook_size, (count,), generator=generator).to(device)
     spoken = count / config.frame_rate
@@ -119,6 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     codec = build_codec(args.codec, args.size, args.device, getattr(torch, args.dtype))
     if args.compile:
+        # Dynamic shapes, because blocks of a stream have different lengths.
         for module in (codec.tokenizer, codec.decoder.flow.estimator, codec.decoder.vocoder):
             module.compile(dynamic=True)
     result = {

@@ -35,6 +35,7 @@ SIZES = {
     "3B": (2048, 11008, 36, 16, 2, True),
     "7B": (3584, 18944, 28, 28, 4, False),
 }
+# Bytes per weight: half a byte, and a float32 scale for each 64 weights.
 BITS_4_BYTES = 0.5 + 4 / 64
 GIB = 2**30
 
@@ -68,12 +69,14 @@ def measure(name: str, length: int) -> dict[str, Any]:
     with torch.device("meta"):
         model = TtTForConditionalGeneration(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    # Only these are quantized; the output layer stays in bfloat16, like the embeddings.
     matrices = sum(
         module.weight.numel()
         for module in model.modules()
         if isinstance(module, nn.Linear) and module is not model.lm_head
     )
     text = config.get_text_config()
+    # Keys and values of a token in one layer: 2 x key/value heads x size of a head. Two bytes each in bfloat16.
     key_values = 2 * text.num_key_value_heads * text.hidden_size // text.num_attention_heads
     return {
         "parameters": parameters,
@@ -100,6 +103,7 @@ def table(report: dict[str, dict[str, Any]], length: int, command: str) -> str:
 
 def own_memory() -> int:
     """Bytes of this process, without mapped files."""
+    # Files that are read through a memory map are the system's cache, not memory of this process.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
 
@@ -116,6 +120,7 @@ def measure_loading(folder: str, dtype: str) -> dict[str, int]:
     """
     before, peak, is_loaded = own_memory(), 0, threading.Event()
 
+    # A thread samples every 2 ms, because the system's own peak includes what came before loading.
     def watch() -> None:
         nonlocal peak
         while not is_loaded.wait(0.002):
@@ -130,6 +135,7 @@ def measure_loading(folder: str, dtype: str) -> dict[str, int]:
         watcher.join()
     after = own_memory() - before
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    # The thread may miss the end.
     return {"weights": weights, "peak": max(peak, after), "after": after}
 
 

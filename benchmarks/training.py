@@ -70,6 +70,7 @@ def domain_samples(count: int, tasks: dict[str, float], processor: TtTProcessor,
     for task in rng.choices(list(tasks), weights=list(tasks.values()), k=count):
         fact = rng.choice(facts)
         question, _ = domain.random_question(fact.id, rng)
+        # Text or speech of the user, then text and (`chat`, `tts`) speech of the model.
         asked, said = (fact.answer if task == "tts" else question), (question if task == "asr" else fact.answer)
         user = spoken(asked) if task in ("asr", "chat") else {"type": "text", "text": asked}
         reply = [{"type": "text", "text": said}, *([spoken(said)] if task in ("chat", "tts") else [])]
@@ -88,6 +89,7 @@ def batches_by_length(samples: Sequence[dict], batch_size: int, config: TtTConfi
 def padded(batch: Batch, length: int, pad_token_id: int) -> Batch:
     """The batch with rows of a fixed length."""
     fill_with = {"input_ids": pad_token_id, "labels": IGNORE}
+    # All but ids and labels is padded with zero: no attention, no loss. `draws` has one dimension and is left out.
     missing = length - batch["input_ids"].shape[1]
     return {
         name: functional.pad(values, (0, missing), value=fill_with.get(name, 0))
@@ -104,12 +106,14 @@ def plain_loss(model: TtTForConditionalGeneration, batch: Batch) -> torch.Tensor
     ids, labels, weights = batch["input_ids"], batch["labels"], batch["audio_loss_weights"]
     length, start = ids.shape[1], model.config.audio_token_start_id
     is_audio = ids >= start
+    # 1. Mask, (rows, length, length): causal, and both ways within a run of audio tokens, which share a number.
     run = (~is_audio).cumsum(1)
     same_run = is_audio[:, :, None] & is_audio[:, None] & (run[:, :, None] == run[:, None])
     causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
     visible = (causal | same_run) & batch["attention_mask"][:, None].bool()
     mask = torch.zeros(visible.shape, dtype=model.dtype, device=ids.device)
     mask.masked_fill_(~visible, torch.finfo(model.dtype).min)
+    # 2. Logits at all positions, (rows, length, vocabulary).
     hidden = model.model(
         inputs_embeds=model.get_input_embeddings()(ids),
         attention_mask=mask[:, None],
@@ -117,10 +121,12 @@ def plain_loss(model: TtTForConditionalGeneration, batch: Batch) -> torch.Tensor
         use_cache=False,
     ).last_hidden_state
     logits = model.lm_head(hidden).float()
+    # 3. Text: the next token, the mean over the tokens of each row. Audio ids are no targets here.
     targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
     targets = targets.masked_fill(targets >= start, IGNORE)
     text = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     text = text.sum(dim=1) / (targets != IGNORE).sum(dim=1).clamp(min=1)
+    # 4. Audio: the token at the masked position itself, with the weights of the noise level.
     masked = weights > 0
     audio = functional.cross_entropy(logits[masked], labels[masked], reduction="none") * weights[masked]
     return text.mean() + audio.sum() / len(ids)
@@ -164,12 +170,14 @@ def measure_speed(stepper: Stepper, samples: list[dict], batch_size: int, padded
     """Samples per second: the official way, and ours with both objectives, each on batches of similar length."""
     config = stepper.model.config
     ours = batches_by_length(samples, batch_size, config)
+    # Rows of the official way all have the same length, so that their order does not matter.
     official = [samples[first : first + batch_size] for first in range(0, padded_rows, batch_size)]
     rates: dict[str, list[float]] = {"official": [], "paper": [], "two_stream": []}
     for objective in ("paper", "two_stream"):
         stepper.seconds(ours[0], objective)  # warms up
     for number, batch in enumerate(official):
         rates["official"].append(len(batch) / stepper.seconds(batch, "paper", length))
+        # All batches of ours are divided among the rounds: each round has one rate per implementation.
         share = ours[number :: len(official)]
         for objective in ("paper", "two_stream"):
             seconds = sum(stepper.seconds(batch, objective) for batch in share)
@@ -194,6 +202,7 @@ def measure_objectives(stepper: Stepper, samples: list[dict], batch_size: int, r
 
 def measure_overhead(model: TtTForConditionalGeneration, rows: int, length: int, repeat: int) -> dict[str, float]:
     """Seconds of forward and backward on text alone, of the plain backbone and of our model."""
+    # The same weights under the same names; the tolerance below allows for another order of summation.
     backbone = AutoModelForCausalLM.from_config(model.config.text_config, dtype=model.dtype)
     backbone.load_state_dict(model.state_dict())
     backbone = backbone.to(model.device).train()
@@ -219,6 +228,7 @@ def in_turn(ways: dict[str, Callable[[], float]], repeat: int) -> dict[str, floa
 def measure_memory(vocabulary: int, rows: int, length: int, device: str) -> dict[str, float]:
     """Peak bytes of a step, of each implementation in a process of its own."""
     sizes = {}
+    # The peak on a CPU is that since the start of a process, so that each implementation needs its own.
     for name in ("plain", "ours"):
         options = ["--memory-of", name, "--vocabulary", str(vocabulary), "--device", device]
         options += ["--memory-rows", str(rows), "--memory-length", str(length)]
@@ -235,6 +245,7 @@ def memory_of(way: str, vocabulary: int, rows: int, length: int, device: str) ->
     """Loss and additional peak memory of one step of a small model with a large vocabulary."""
     model, batch = memory_case(vocabulary, rows, length)
     model, batch = model.to(device), {name: values.to(device) for name, values in batch.items()}
+    # Weights and batch are there already, and do not count.
     before = memory_now(device)
     loss = (plain_loss if way == "plain" else our_loss)(model, batch)
     loss.backward()
@@ -246,6 +257,7 @@ def memory_case(vocabulary: int, rows: int, length: int) -> tuple[TtTForConditio
     """A model whose logits are by far its largest tensors, and rows of spoken replies to short prompts."""
     torch.manual_seed(0)
     codes = 16384
+    # Four ids are left for the start of audio, the mask and two end markers.
     start = vocabulary - codes - 4
     text_config = Qwen2Config(
         vocab_size=vocabulary,
@@ -272,7 +284,9 @@ def memory_case(vocabulary: int, rows: int, length: int) -> tuple[TtTForConditio
         while len(ids) < length:
             ids += [*(rng.randrange(start - 2) for _ in range(13)), start - 2]
             ids += [*(rng.randrange(start + 1, start + codes) for _ in range(26)), start + codes + 2]
+        # Only the reply is learned.
         samples.append({"input_ids": ids[:length], "labels": [IGNORE] * prompt + ids[prompt:length]})
+    # Without the paper's clean batches and clean first spans, so that every span is noised.
     collator = TtTDataCollator(config, 0, "paper", clean_batch_probability=0.0, prefix_preservation=0.0)
     return TtTForConditionalGeneration(config).train(), collator(samples)
 
@@ -280,6 +294,7 @@ def memory_case(vocabulary: int, rows: int, length: int) -> tuple[TtTForConditio
 def memory_now(device: str) -> float:
     """Bytes in use."""
     if device.startswith("cuda"):
+        # The peak is counted from here.
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
@@ -380,10 +395,12 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     transformers.utils.logging.set_verbosity_error()
+    # This process was started by `measure_memory`.
     if args.memory_of:
         case = (args.vocabulary, args.memory_rows, args.memory_length)
         print(json.dumps(memory_of(args.memory_of, *case, args.device)))
         return
+    # The command in the report has only the options that differ from the defaults.
     shown = ("rows", "padded_rows", "batch_size", "device", "dtype")
     options = [
         f"--{name.replace('_', '-')} {getattr(args, name)}"
