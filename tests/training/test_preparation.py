@@ -72,6 +72,20 @@ def test_the_same_recordings_serve_two_tasks(recordings, processor, config, tmp_
         assert any(phrase in prompt for prompt in prompts)
 
 
+def test_the_seed_orders_a_mixture_and_evaluation_counts_each_row_once(dialogues, processor, config, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"text": "A row of a small source."}\n')
+    text = json.dumps([{"path": dialogues, "ratio": 1}, {"path": str(other), "ratio": 3}])
+    settings = (DataArguments(), ObjectiveArguments(), processor, config, tmp_path)
+
+    def ids(**arguments):
+        return list(prepare_samples(text, *settings, **arguments)["input_ids"])
+
+    assert ids(seed=1) == ids(seed=1) != ids(seed=2)
+    evaluated = ids(is_training=False)
+    assert len(evaluated) == 13 and sum(row == evaluated[-1] for row in evaluated) == 1
+
+
 def test_what_is_encoded_is_not_encoded_again(recordings, processor, config, tmp_path):
     source = json.dumps({"path": recordings, "task": "asr"})
     first = prepare(source, processor, config, tmp_path)

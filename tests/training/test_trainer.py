@@ -51,9 +51,8 @@ def make_trainer(tiny_config, tmp_path):
                 remove_unused_columns=False,
                 report_to="none",
                 use_cpu=True,
-                logging_steps=1,
                 disable_tqdm=True,
-                **{"save_strategy": "no", **arguments},
+                **{"logging_steps": 1, "save_strategy": "no", **arguments},
             ),
             train_dataset=Dataset.from_list(samples),
             data_collator=collator(config, pad_token_id=39),
@@ -149,6 +148,25 @@ def test_log_tells_speed_padding_and_how_well_spans_end(make_trainer):
     entries = [entry for entry in trainer.state.log_history if "text_loss" in entry]
     assert all(entry["tokens_per_second"] > 0 and 0 <= entry["padding"] < 1 for entry in entries)
     assert any(0 <= entry.get("end_accuracy", -1) <= 1 for entry in entries)
+
+
+def test_means_of_training_wait_for_an_entry_of_training(make_trainer):
+    trainer = make_trainer(
+        make_samples(16),
+        per_device_train_batch_size=4,
+        max_steps=4,
+        logging_steps=4,
+        eval_strategy="steps",
+        eval_steps=1,
+        per_device_eval_batch_size=8,
+    )
+    trainer.eval_dataset = Dataset.from_list(make_samples(8))
+    trainer.train()
+    entries = trainer.state.log_history
+    assert len([entry for entry in entries if "eval_loss" in entry]) == 4
+    assert not any("text_loss" in entry for entry in entries if "eval_loss" in entry)
+    (entry,) = [entry for entry in entries if "loss" in entry]
+    assert entry["loss"] == pytest.approx(entry["text_loss"] + entry["audio_loss"], abs=2e-3)
 
 
 def test_evaluation_tells_text_and_audio_apart(make_trainer):

@@ -86,7 +86,10 @@ class DataArguments:
             "`task`, `ratio` and `split`; see docs/data.md."
         },
     )
-    eval_data: str = field(default="", metadata={"help": "Evaluation data in the same form."})
+    eval_data: str = field(
+        default="",
+        metadata={"help": "Evaluation data in the same form; every row counts once, whatever the `ratio`."},
+    )
     streaming: bool = field(
         default=False, metadata={"help": "Read the data during training instead of preparing it before."}
     )

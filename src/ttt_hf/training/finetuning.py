@@ -170,9 +170,17 @@ def _prepare_data(
     work = Path(recipe.training.output_dir) / WORK_FOLDER
     sources: list[dict[str, Any]] = []
 
-    def prepare(data: str, facts: list[dict[str, Any]] | None, is_training: bool) -> Any:
+    def prepare(data: str, statistics: list[dict[str, Any]] | None, is_training: bool) -> Any:
         return prepare_samples(
-            data, recipe.data, recipe.objective, processor, model.config, work, facts, is_training=is_training
+            data,
+            recipe.data,
+            recipe.objective,
+            processor,
+            model.config,
+            work,
+            statistics,
+            is_training=is_training,
+            seed=recipe.training.seed,
         )
 
     # The first process encodes; the others wait for it and find the codes.

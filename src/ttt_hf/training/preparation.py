@@ -15,7 +15,7 @@ from ..data import SampleBuilder, fit_samples, pack_samples, training_length
 from ..data.conversations import Row, audio_source, row_items
 from ..data.encoding import BROKEN_FILE, check_fingerprint, encode_source
 from ..data.samples import Sample
-from ..data.sources import Source, mix_rows, open_source, usable_rows
+from ..data.sources import Source, concatenate_rows, mix_rows, open_source, usable_rows
 from ..data.variants import growth
 from ..modeling import TtTConfig
 from ..processing import TtTProcessor
@@ -68,6 +68,7 @@ def prepare_samples(
     work: Path,
     statistics: list[dict[str, Any]] | None = None,
     is_training: bool = True,
+    seed: int = 0,
 ) -> Any:
     """Prepares samples for `TtTTrainer`.
 
@@ -82,7 +83,9 @@ def prepare_samples(
         work: Folder for encoded audio.
         statistics: List to which each source is added as in the recipe, with its number of `rows` and its `seconds` of
             audio where they are known.
-        is_training: Whether recordings may have variants; evaluation uses the recordings themselves.
+        is_training: Whether sources are mixed by their ratios and recordings may have variants. In evaluation every
+            row counts once, and only the recordings themselves are used.
+        seed: Seed of the order in which the sources are mixed.
 
     Returns:
         Columns `input_ids`, `labels`, `length`, `variants`, and `sample_lengths` where samples are packed.
@@ -100,7 +103,11 @@ def prepare_samples(
         if statistics is not None:
             statistics.append({**source, **numbers})
     # 2. One stream of rows. Codes of another codec would train without an error, and to no avail.
-    mixed = mix_rows(sets, [float(source.get("ratio", 1.0)) for source in sources])
+    if is_training:
+        mixed = mix_rows(sets, [float(source.get("ratio", 1.0)) for source in sources], seed)
+    else:
+        # A mixture repeats rows of small sources, which would weigh more in the evaluation's means.
+        mixed = concatenate_rows(sets)
     if processor.codec is not None:
         check_fingerprint(mixed, processor.codec)
     builder = SampleBuilder(processor, config, arguments.text_per_span, arguments.audio_per_span)

@@ -193,6 +193,10 @@ class TtTTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         now = time.monotonic()
+        # Entries of an evaluation or of sample replies come between those of training, which the means belong to.
+        if not logs.keys() & {"loss", "train_loss"}:
+            super().log(logs, start_time)
+            return
         # Nothing was computed since the last entry, as at the end of a training: there is nothing to average.
         if self._positions:
             logs.update(self._means[True].take())
