@@ -41,7 +41,7 @@ class NoiseOfTheSample(TtTDataCollator):
 
 @pytest.fixture
 def make_trainer(tiny_config, tmp_path):
-    def make(samples, collator=TtTDataCollator, **arguments):
+    def make(samples, collator=TtTDataCollator, eval_samples=None, **arguments):
         torch.manual_seed(0)
         config = tiny_config()
         return TtTTrainer(
@@ -55,6 +55,7 @@ def make_trainer(tiny_config, tmp_path):
                 **{"logging_steps": 1, "save_strategy": "no", **arguments},
             ),
             train_dataset=Dataset.from_list(samples),
+            eval_dataset=eval_samples and Dataset.from_list(eval_samples),
             data_collator=collator(config, pad_token_id=39),
         )
 
@@ -153,6 +154,7 @@ def test_log_tells_speed_padding_and_how_well_spans_end(make_trainer):
 def test_means_of_training_wait_for_an_entry_of_training(make_trainer):
     trainer = make_trainer(
         make_samples(16),
+        eval_samples=make_samples(8),
         per_device_train_batch_size=4,
         max_steps=4,
         logging_steps=4,
@@ -160,7 +162,6 @@ def test_means_of_training_wait_for_an_entry_of_training(make_trainer):
         eval_steps=1,
         per_device_eval_batch_size=8,
     )
-    trainer.eval_dataset = Dataset.from_list(make_samples(8))
     trainer.train()
     entries = trainer.state.log_history
     assert len([entry for entry in entries if "eval_loss" in entry]) == 4
@@ -170,8 +171,7 @@ def test_means_of_training_wait_for_an_entry_of_training(make_trainer):
 
 
 def test_evaluation_tells_text_and_audio_apart(make_trainer):
-    trainer = make_trainer(make_samples(8), per_device_eval_batch_size=8)
-    trainer.eval_dataset = Dataset.from_list(make_samples(8))
+    trainer = make_trainer(make_samples(8), eval_samples=make_samples(8), per_device_eval_batch_size=8)
     measures = trainer.evaluate()
     assert measures["eval_loss"] == pytest.approx(measures["eval_text_loss"] + measures["eval_audio_loss"], abs=1e-3)
     assert 0 <= measures["eval_text_accuracy"] <= 1
@@ -179,6 +179,5 @@ def test_evaluation_tells_text_and_audio_apart(make_trainer):
 
 
 def test_evaluation_draws_the_same_noise_each_time(make_trainer):
-    trainer = make_trainer(make_samples(8), per_device_train_batch_size=4)
-    trainer.eval_dataset = Dataset.from_list(make_samples(8))
+    trainer = make_trainer(make_samples(8), eval_samples=make_samples(8), per_device_train_batch_size=4)
     assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
