@@ -377,7 +377,7 @@ def fill(readme: Path, block: str, marks: tuple[str, str] = (BEGIN, END)) -> Non
     head, begin, rest = text.partition(first)
     _, end, tail = rest.partition(last)
     if not (begin and end):
-        raise ValueError(f"{readme} lacks the line {first} or, behind it, {last}: add them where the table belongs.")
+        raise ValueError(f"{readme} lacks the line {first} or, after it, {last}: add them where the table belongs.")
     atomic_write_text(readme, f"{head}{first}\n{block}\n{last}{tail}")
 
 

@@ -178,7 +178,7 @@ def _filled(path: Path, text: str, name: str, block: str) -> str:
     head, has_begin, rest = text.partition(begin)
     _, has_end, tail = rest.partition(end)
     if not (has_begin and has_end):
-        raise ValueError(f"{path} lacks the line {begin} or, behind it, {end}: add them where the scores belong.")
+        raise ValueError(f"{path} lacks the line {begin} or, after it, {end}: add them where the scores belong.")
     return f"{head}{begin}\n{block}\n{end}{tail}"
 
 

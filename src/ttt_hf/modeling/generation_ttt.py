@@ -134,7 +134,7 @@ class TtTGenerationMixin(GenerationMixin):
             value = getattr(generation_config, name, None)
             if value not in neutral:
                 raise ValueError(
-                    f"{name}={value!r} is not supported: TtT decodes one hypothesis a row, greedily or by sampling, "
+                    f"{name}={value!r} is not supported: TtT decodes one hypothesis per row, greedily or by sampling, "
                     "with its own cache; leave it unset."
                 )
         if generation_config.eos_token_id is None:
