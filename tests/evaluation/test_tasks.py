@@ -144,8 +144,14 @@ def test_base_may_be_a_file_beside(task_file: Path) -> None:
     path = task_file.with_name("other.yaml")
     path.write_text("base: mine.yaml\nprompt: audio\n", encoding="utf-8")
     assert load_task(path).prompt == "audio"
-    path.write_text("base: other.yaml\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="leads back to itself"):
+
+
+@pytest.mark.parametrize("base", ["other.yaml", "../{folder}/other.yaml", "link.yaml"])
+def test_a_base_that_leads_back_to_itself_is_refused(tmp_path: Path, base: str) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text(f"base: {base.format(folder=tmp_path.name)}\n", encoding="utf-8")
+    (tmp_path / "link.yaml").symlink_to(path)
+    with pytest.raises(ValueError, match=r"/other\.yaml: its base leads back to itself"):
         load_task(path)
 
 

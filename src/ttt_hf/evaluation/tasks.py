@@ -149,16 +149,18 @@ def _task_file(name_or_yaml: str | Path) -> Path:
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """Reads a task file and merges it into its base."""
     document = _read_task_file(path)
-    if path in seen:
-        raise ValueError(f"{path}: its base leads back to itself.")
+    # One file has many paths: `../tasks/a.yaml` names a.yaml beside itself.
+    file = path.resolve()
+    if file in seen:
+        raise ValueError(f"{file}: its base leads back to itself.")
     # Before merging: each path is relative to the file that names it, and not to the one that inherits it.
     _resolve_path(document, path)
     base = document.pop("base", None)
     if base is None:
         return {"source": {}, **document}
     # Another file beside this one, or a shipped task by its name.
-    file = path.parent / base if str(base).endswith((".yaml", ".yml")) else base
-    return _override(_read(_task_file(file), (*seen, path)), document)
+    inherited = path.parent / base if str(base).endswith((".yaml", ".yml")) else base
+    return _override(_read(_task_file(inherited), (*seen, file)), document)
 
 
 def _read_task_file(path: Path) -> dict[str, Any]:
