@@ -168,6 +168,30 @@ def test_audio_in_another_folder(tmp_path, make_audio):
     assert "gone/0.wav" in text
 
 
+def test_audio_in_another_folder_is_found_out_behind_an_empty_cell(tmp_path):
+    rows = [{"audio": name, "text": "x"} for name in ("", "gone/1.wav", "gone/2.wav")]
+    text = one_sentence(FileNotFoundError, local(write_jsonl(tmp_path / "data.jsonl", rows)))
+    assert "None of the 2 recordings of task local is there, such as" in text
+    assert "gone/1.wav" in text
+
+
+def test_a_column_without_any_recording(tmp_path):
+    rows = [{"audio": cell, "text": "x"} for cell in ("", None, {"bytes": None, "path": None})]
+    path = write_jsonl(tmp_path / "data.jsonl", rows)
+    text = one_sentence(ValueError, local(path))
+    assert text == (
+        f"{path} has no recording in any of its 3 rows, in the column that task local reads as audio: name the right "
+        "one with columns.audio=NAME."
+    )
+
+
+def test_a_limit_does_not_decide_whether_there_are_recordings(tmp_path, make_audio):
+    make_audio("a.wav")
+    rows = [{"audio": name, "text": "x"} for name in ("", "gone.wav", "a.wav")]
+    samples = load_samples(local(write_jsonl(tmp_path / "data.jsonl", rows)), limit=2)
+    assert ["no recording" in samples[0][1], "no audio file" in samples[1][1]] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

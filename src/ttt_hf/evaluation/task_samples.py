@@ -172,7 +172,7 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
         is_text = table.dataset is None and recordings is not None
         report_left_out(table.name, table.listing, recordings.paths() if is_text else None)
     if recordings is not None:
-        _check_recordings(task, recordings, len(entries[:limit]))
+        _check_recordings(task, recordings, len(rows))
     # 5. A data set on the Hub is identified by its revision, local data only by their content.
     content = digest.of(table) if local_path(task.source.path) is not None else None
     return Samples(entries[:limit], recordings, len(rows), content)
@@ -429,18 +429,24 @@ def _number(value: Any) -> float | None:
 
 
 def _check_recordings(task: Task, recordings: _Recordings, count: int) -> None:
-    """One missing file is an error of one sample; where none is there, the folder is wrong."""
-    missing = ""
+    """One missing file or empty cell is an error of one sample; where all are, the folder or the column is wrong."""
+    missing: list[str] = []
     for index in range(count):
         try:
             source, _ = recordings[index]
         except ValueError:
-            return
+            # No recording in this row, which says nothing about the files of the others.
+            continue
         # Embedded audio and URLs cannot be missing files, and one file that exists shows that the folder is right.
         if not isinstance(source, str) or "://" in source or Path(source).exists():
             return
-        missing = missing or source
+        missing.append(source)
+    if not missing:
+        raise ValueError(
+            f"{task.source.path} has no recording in any of its {count} rows, in the column that task {task.name} "
+            "reads as audio: name the right one with columns.audio=NAME."
+        )
     raise FileNotFoundError(
-        f"None of the {count} recordings of task {task.name} is there, such as {missing}: check where "
+        f"None of the {len(missing)} recordings of task {task.name} is there, such as {missing[0]}: check where "
         "the audio of the data is."
     )
