@@ -149,6 +149,8 @@ def test_tasks_that_are_scored_are_shown_where_another_is_not(evaluate: Run, run
     shown = run("eval", "show", tmp_path / "out", "--json")
     (results,) = json.loads(shown.out)
     assert results["task"]["name"] == "local" and "judged is not scored yet" in shown.err
+    assert run("eval", "report", tmp_path / "out").code == 0
+    assert "judged" not in (tmp_path / "out" / "report.md").read_text()
 
 
 @pytest.mark.slow  # it is tried for a quarter of a minute

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scripted import ScriptedModel, write_task
+from scripted import ScriptedJudge, ScriptedModel, write_task
 
 from ttt_hf.evaluation.compare import compare_metric, compare_runs, comparison_text
-from ttt_hf.evaluation.concepts import Response
+from ttt_hf.evaluation.concepts import Judgement, Response
 from ttt_hf.evaluation.folder import TaskFolder
 from ttt_hf.evaluation.stages.answer import answer_task
+from ttt_hf.evaluation.stages.judge import judge_task
 from ttt_hf.evaluation.stages.score import score_task, task_to_score
 from ttt_hf.evaluation.tasks import load_task
 
@@ -78,6 +79,26 @@ def test_the_samples_that_both_have_are_compared(tmp_path: Path) -> None:
     (comparison,) = compare_runs(first, second)
     assert (comparison["n"], comparison["n_first"], comparison["n_second"]) == (4, 10, 4)
     assert comparison["metrics"]["wer"]["second"] == 0.25
+
+
+def test_tasks_that_are_not_scored_are_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path, tmp_path / "a", {})
+    spec = write_task(tmp_path, name="others")
+    answer_task(load_task(spec), ScriptedModel(), TaskFolder(run / "others"), loaded_from=str(spec))
+    assert [comparison["task"] for comparison in compare_runs(run, run)] == ["numbers"]
+
+
+def test_runs_without_a_common_value_are_compared_without_it(tmp_path: Path) -> None:
+    spec = write_task(tmp_path, prompt="chat", scorer="openaudiobench_judge")
+    unreadable = Judgement(None, "Well...", "The judge's answer is neither.")
+    for name, answers in (("a", {}), ("b", {f"s{number}": unreadable for number in range(10)})):
+        folder = TaskFolder(tmp_path / name / "numbers")
+        answer_task(load_task(spec), ScriptedModel(), folder, loaded_from=str(spec))
+        judge_task(folder, ScriptedJudge(answers))
+        score_task(folder, task_to_score(folder))
+    (comparison,) = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert (comparison["headline"], comparison["metrics"], comparison["samples"]) == (None, {}, [])
+    assert comparison_text(comparison).splitlines()[1:] == ["  cannot be compared, no sample has a score in both runs"]
 
 
 @pytest.mark.parametrize(

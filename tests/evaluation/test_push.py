@@ -152,7 +152,16 @@ def test_results_without_a_headline_are_not_pushed(hub: Hub, tmp_path: Path) -> 
     write_recognition(tmp_path / "run" / "speech", [Answer("a", "hello", "hello")], limited=True)
     result = push(hub.url, tmp_path / "run", tmp_path / "home")
     assert result.returncode == 1 and "without --limit" in result.stderr
-    assert hub.files == {}
+    assert "/api/repos/create" not in hub.requests and hub.files == {}
+
+
+def test_tasks_that_are_not_scored_are_left_out(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    write_recognition(folder / "unscored", [Answer("a", "hello", "hello")])
+    (folder / "unscored" / "results.json").unlink()
+    result = push(hub.url, folder, tmp_path / "home")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["tasks"] == ["speech"]
+    assert not [name for name in hub.files if "unscored" in name]
 
 
 def test_no_hub_is_said(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .folder import TaskFolder, task_folders
+from .folder import TaskFolder, scored_folders
 from .scoring.scorers import printed_unit
 from .store import JsonLine, latest_lines
 
@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 
 def compare_runs(first: Path, second: Path) -> list[dict[str, Any]]:
-    """Compares the tasks that two runs have in common.
+    """Compares the scored tasks that two runs have in common.
 
     Args:
         first, second: Folder of a task, or of a run with a folder for each task.
@@ -31,7 +31,7 @@ def compare_runs(first: Path, second: Path) -> list[dict[str, Any]]:
         ValueError: There is no common task, or the tasks differ in version, scorer or judge.
     """
     # Tasks are matched by their names, because the folders of two runs may be called anything.
-    ours, theirs = ({_name(task): task for task in task_folders(folder)} for folder in (first, second))
+    ours, theirs = ({_name(task): task for task in scored_folders(folder)} for folder in (first, second))
     common = [name for name in ours if name in theirs]
     if not common:
         raise ValueError(
@@ -46,7 +46,8 @@ def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
 
     Returns:
         `task`, `n` and, by metric, both values, their difference (second minus first) with its 95 % interval, a
-        two-sided `p` and whether it is `significant`; `samples`, those whose value of the first metric changed.
+        two-sided `p` and whether it is `significant`; metrics without a value in both runs are left out. `samples`
+        are those whose value of the `headline` changed: the task's, else the first metric, null if there is none.
 
     Raises:
         FileNotFoundError: One of them is not scored.
@@ -72,8 +73,8 @@ def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
                 "higher_is_better": info["higher_is_better"],
                 "n": len(known),
             }
-    # Limited runs have no headline: the changed samples are then those of the first metric.
-    main = results[0]["headline"] or results[1]["headline"] or next(iter(metrics), None)
+    # Limited runs have no headline, and no common sample may have its value: the first metric then takes its place.
+    main = next((name for name in (*(result["headline"] for result in results), *metrics) if name in metrics), None)
     return {
         "task": results[0]["task"]["name"],
         "models": [result["model"] for result in results],
@@ -164,6 +165,9 @@ def comparison_text(comparison: Mapping[str, Any], samples: int = 10) -> str:
         samples: Maximum number of changed samples to show, the largest losses first.
     """
     lines = [f"{comparison['task']}, {comparison['n']} samples in common"]
+    if not comparison["metrics"]:
+        lines.append("  cannot be compared, no sample has a score in both runs")
+        return "\n".join(lines)
     for name, metric in comparison["metrics"].items():
         if metric["difference"] is None:
             lines.append(f"  {name}: cannot be compared, nothing to divide by")

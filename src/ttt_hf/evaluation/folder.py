@@ -227,6 +227,17 @@ def task_folders(folder: Path) -> list[TaskFolder]:
     return found
 
 
+def scored_folders(folder: Path) -> list[TaskFolder]:
+    """Finds the tasks in a folder that have results; see [`task_folders`].
+
+    Returns:
+        The tasks, ordered by name; if none has results, all, so that reading the first raises the error that says so.
+    """
+    tasks = task_folders(folder)
+    # Without a judge or a transcriber, some tasks of a run may be left unscored for now.
+    return [task for task in tasks if task.results.is_file()] or tasks
+
+
 def task_from(content: Mapping[str, Any]) -> Task:
     """Reads a task as `settings.json` holds it: as it was when the model was asked."""
     return Task(**{**content, "source": DatasetSource(**content["source"])})

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .folder import task_folders
+from .folder import scored_folders
 from .report import MARKDOWN_FILE, read_results, render_markdown, update_model_card
 
 
@@ -43,13 +43,14 @@ def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, An
         card, report = Path(temporary) / "README.md", Path(temporary) / MARKDOWN_FILE
         report.write_text(render_markdown(folder, with_replies=False), encoding="utf-8")
         try:
-            api.create_repo(repo, private=private, exist_ok=True)
             # An existing card is completed, so that its text and the scores of other tasks stay.
             if api.file_exists(repo, card.name):
                 shutil.copy(api.hf_hub_download(repo, card.name), card)
             tasks = update_model_card(card, results)
+            # Only now: without a headline number, or with a card that cannot be read, nothing is made on the Hub.
+            api.create_repo(repo, private=private, exist_ok=True)
             files = {card.name: card, f"{HUB_FOLDER}/{report.name}": report}
-            for task in task_folders(folder):
+            for task in scored_folders(folder):
                 for file in (task.results, task.scores):
                     files[f"{HUB_FOLDER}/{task.path.name}/{file.name}"] = file
             # One commit: the card never shows scores whose files are not there.

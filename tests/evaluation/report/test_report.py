@@ -136,10 +136,17 @@ def test_audio_outside_the_folder_is_left_alone(run: Path) -> None:
 def test_folder_without_results(tmp_path: Path, run: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no evaluation"):
         write_markdown(run / "questions" / "audio")
-    (run / "reading" / "results.json").unlink()
+    for results in run.glob("*/results.json"):
+        results.unlink()
     with pytest.raises(FileNotFoundError, match="has no results yet"):
         write_markdown(run)
     assert not (run / "report.md").exists()
+
+
+def test_tasks_that_are_not_scored_are_left_out(run: Path) -> None:
+    (run / "reading" / "results.json").unlink()
+    assert [task.name for task in read_runs(run)] == ["questions", "reading_part"]
+    assert [entry["task"]["name"] for entry in read_results(run)] == ["questions", "reading_part"]
 
 
 def test_results_of_another_schema(run: Path) -> None:

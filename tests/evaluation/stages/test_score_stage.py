@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import ScriptedModel, ScriptedTranscriber, make_task, tone, write_task
+from scripted import ScriptedJudge, ScriptedModel, ScriptedTranscriber, make_task, tone, write_task
 
 from ttt_hf.evaluation.concepts import Judgement, Record, Response
 from ttt_hf.evaluation.folder import TaskFolder, task_folders
@@ -29,26 +27,6 @@ JUDGED = {"scorer": "openaudiobench_judge", "judge": {"prompt": "openaudiobench_
 @pytest.fixture
 def folder(tmp_path: Path) -> TaskFolder:
     return TaskFolder(tmp_path / "out" / "numbers")
-
-
-@dataclass
-class ScriptedJudge:
-    """Says correct, or what it is told of a sample; breaks down after so many."""
-
-    answers: dict[str, Judgement] | None = None
-    stop_after: int | None = None
-    asked: int = 0
-
-    @property
-    def description(self) -> dict[str, Any]:
-        return {"model": "scripted"}
-
-    def ask(self, records: Sequence[Record]) -> Iterator[tuple[str, tuple[Judgement, ...]]]:
-        for record in records:
-            if self.asked == self.stop_after:
-                raise ConnectionError("The judge cannot be reached.")
-            self.asked += 1
-            yield record.id, ((self.answers or {}).get(record.id, Judgement(1.0, "correct", None, 20, 1)),)
 
 
 def run(folder: TaskFolder, place: Path, model: ScriptedModel | None = None, **changes: Any) -> dict[str, Any]:

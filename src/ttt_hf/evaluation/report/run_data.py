@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..concepts import Task
-from ..folder import TaskFolder, task_folders, task_from
+from ..folder import TaskFolder, scored_folders, task_from
 from ..scoring.scorers import SCORERS
 from ..store import read_lines
 
@@ -74,7 +74,7 @@ def main_metric(results: Mapping[str, Any]) -> str:
 
 
 def read_results(folder: Path) -> list[Mapping[str, Any]]:
-    """Reads the results of a run, ordered by the names of their tasks.
+    """Reads the results of the scored tasks of a run, ordered by the names of their tasks.
 
     Args:
         folder: The folder of one task, or of a run with a folder for each task.
@@ -86,11 +86,11 @@ def read_results(folder: Path) -> list[Mapping[str, Any]]:
         FileNotFoundError: There are no results.
         ValueError: A file is damaged or of another version of this package.
     """
-    return [task.read_results() for task in _scored(folder)]
+    return [task.read_results() for task in scored_folders(folder)]
 
 
 def read_runs(folder: Path) -> list[TaskRun]:
-    """Reads the tasks of a run with all their samples, ordered by the names of the tasks.
+    """Reads the scored tasks of a run with all their samples, ordered by the names of the tasks.
 
     Args:
         folder: The folder of one task, or of a run with a folder for each task.
@@ -101,15 +101,8 @@ def read_runs(folder: Path) -> list[TaskRun]:
     """
     return [
         TaskRun(task_from(files.read_settings()["task"]), files.read_results(), _read_samples(files))
-        for files in task_folders(folder)
+        for files in scored_folders(folder)
     ]
-
-
-def _scored(folder: Path) -> list[TaskFolder]:
-    """The tasks with results; if none has any, all tasks, so that reading the first raises the error that says so."""
-    tasks = task_folders(folder)
-    # Without a judge or a transcriber, some tasks of a run may be left unscored for now.
-    return [task for task in tasks if task.results.is_file()] or tasks
 
 
 def without_paths(value: Any) -> Any:
