@@ -217,6 +217,19 @@ def test_a_judge_is_asked_for_before_the_model_where_replies_would_be_lost(tmp_p
     with pytest.raises(ValueError, match="have not been judged"):
         ttt_hf.evaluate(model, task, out=tmp_path / "out")
     assert len(replies(tmp_path / "out" / "numbers")) == 10
+    assert not (tmp_path / "out" / "report.md").exists()
+
+
+def test_reports_cover_the_scored_tasks_where_another_has_no_judge(tmp_path: Path) -> None:
+    tasks = [
+        write_task(tmp_path / "judged", name="judged", prompt="chat", scorer="openaudiobench_judge"),
+        write_task(tmp_path / "read"),
+    ]
+    with pytest.raises(ValueError, match="have not been judged"):
+        ttt_hf.evaluate(ScriptedModel(), tasks, out=tmp_path / "out")
+    for name in ("report.md", "report.html"):
+        report = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "numbers" in report and "judged" not in report
 
 
 # -- packages ---------------------------------------------------------------------------------------------------------

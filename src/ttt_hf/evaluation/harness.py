@@ -73,7 +73,7 @@ def evaluate(
         FileNotFoundError: A task, its data or the model cannot be found.
         ModuleNotFoundError: An optional package is missing; raised before the model or any data are loaded.
         ValueError: An argument, a task or the data are wrong, or replies need a judge and there is none. What has been
-            recorded in `out` stays.
+            recorded in `out` stays, and the reports there cover the tasks that are scored.
 
     Example:
 
@@ -115,9 +115,12 @@ def evaluate(
             return {}
         if judge is not None:
             judge_folders(folders, judge)
-        results = score_folders(folders)
-        if out is not None:
-            _write_reports(run_folder)
+        try:
+            results = score_folders(folders)
+        finally:
+            # Also where a task has no judge yet: the reports cover those that are scored.
+            if out is not None and any(folder.results.is_file() for folder in folders):
+                _write_reports(run_folder)
     return {result["task"]["name"]: result for result in results}
 
 
