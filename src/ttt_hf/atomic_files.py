@@ -193,7 +193,7 @@ def _clear_errors(path: Path, part: Path) -> Iterator[None]:
         # Not from the system: errors of the caller's own code pass, whatever their type.
         if type(error).__name__ not in WRITE_ERRORS:
             raise
-        raise _write_error(path, error) from error
+        raise _write_error(path, str(error).rstrip(".")) from error
 
 
 def _write_error(path: Path, reason: object) -> OSError:

@@ -262,7 +262,7 @@ def test_full_disk_leaves_the_old_file(
     with limit_file_size(1000):
         result = run("talk", question, "--out", reply, "--model", checkpoint, *options)
     assert result.code == 1
-    assert "reply.wav cannot be written (system error): free some space" in result.err
+    assert "reply.wav cannot be written (System error): free some space" in result.err
     assert reply.read_bytes() == b"what was there before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["reply.wav"]
 

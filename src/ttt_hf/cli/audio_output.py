@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +26,9 @@ def wav_writer(path: Path, sampling_rate: int) -> Iterator[Callable[[np.ndarray]
     Raises:
         OSError: If the file cannot be written.
     """
-    with atomic_write(path) as part:
-        try:
-            with soundfile.SoundFile(part, "w", sampling_rate, 1, subtype="PCM_16", format="WAV") as file:
-                # The header's length is corrected on closing, so that the number of pieces need not be known.
-                yield lambda samples: file.write(np.clip(samples, -1.0, 1.0))
-        except soundfile.LibsndfileError as error:
-            # With an error number, atomic_write takes it for an error of the system and names the file.
-            raise OSError(errno.EIO, error.error_string.rstrip(".").lower()) from error
+    with (
+        atomic_write(path) as part,
+        soundfile.SoundFile(part, "w", sampling_rate, 1, subtype="PCM_16", format="WAV") as file,
+    ):
+        # The header's length is corrected on closing, so that the number of pieces need not be known.
+        yield lambda samples: file.write(np.clip(samples, -1.0, 1.0))
