@@ -214,7 +214,7 @@ def load_judge(task: Task, url: str, model: str, **settings: Any) -> Judge:
 
 
 def _replies(record: Record) -> Sequence[tuple[Literal["text", "transcript"], str]]:
-    """The parts of a record that are judged. Empty ones are not: the scorer gives them the lowest mark."""
+    """The parts of a record that are judged. Empty ones are not: the scorer gives them the lowest grade."""
     if record.finish_reason == "error":
         return []
     replies: list[tuple[Literal["text", "transcript"], str]] = [("text", record.text)]

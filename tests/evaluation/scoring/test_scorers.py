@@ -160,7 +160,7 @@ def test_the_headline_of_spoken_replies_is_what_is_heard() -> None:
         assert {entry.headline_of("text"), entry.headline_of("speech"), "wer_speech_vs_text"} <= set(entry.metrics)
 
 
-def marks(*scores: float | None, about: Any = "text") -> tuple[Judgement, ...]:
+def grades(*scores: float | None, about: Any = "text") -> tuple[Judgement, ...]:
     return tuple(Judgement(score, "", None if score is not None else "unreadable", about=about) for score in scores)
 
 
@@ -174,10 +174,10 @@ def marks(*scores: float | None, about: Any = "text") -> tuple[Judgement, ...]:
         ("clair_a", {}, (64.0,), 0.64, "fraction"),
     ],
 )
-def test_marks_of_a_judge(
+def test_grades_of_a_judge(
     scorer: str, options: dict[str, Any], given: tuple[float, ...], expected: float, unit: str
 ) -> None:
-    score = bind_scorer(scorer, options)(record("x", "A reply.", judgements=marks(*given)))
+    score = bind_scorer(scorer, options)(record("x", "A reply.", judgements=grades(*given)))
     assert value([score], "score") == pytest.approx(expected)
     assert SCORERS[scorer].metrics["score"].unit == unit
     assert score.counts["judge_errors"] == 0
@@ -201,7 +201,7 @@ def test_an_empty_or_failed_reply_gets_the_lowest_mark_unasked(
 
 
 def test_spoken_replies_are_judged_by_text_and_by_transcript() -> None:
-    judgements = (*marks(1.0), *marks(0.0, about="transcript"))
+    judgements = (*grades(1.0), *grades(0.0, about="transcript"))
     score = bind_scorer("openaudiobench_judge")(record("x", "Paris", transcript="Parish", judgements=judgements))
     assert (score.values["score_text"], score.values["score_speech"]) == ((1.0, 1.0), (0.0, 1.0))
 
@@ -211,9 +211,9 @@ def test_a_reply_that_was_not_judged_is_told() -> None:
         bind_scorer("voicebench_judge")(record("x", "Paris"))
 
 
-def test_a_mark_of_another_scale_is_told() -> None:
-    with pytest.raises(ValueError, match="the mark 7, which is not within 0 and 1"):
-        bind_scorer("openaudiobench_judge")(record("x", "Paris", judgements=marks(7.0)))
+def test_a_grade_of_another_scale_is_told() -> None:
+    with pytest.raises(ValueError, match="the grade 7, which is not within 0 and 1"):
+        bind_scorer("openaudiobench_judge")(record("x", "Paris", judgements=grades(7.0)))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_samples_that_do_not_fit_the_scorer_are_told() -> None:
 
 
 def test_scorers_are_pure() -> None:
-    sample = record("Paris", "It is Paris.", transcript="it is parish", judgements=marks(1.0))
+    sample = record("Paris", "It is Paris.", transcript="it is parish", judgements=grades(1.0))
     for name in ("wer", "same_answer", "dpr_contains"):
         scorer = bind_scorer(name)
         assert scorer(sample) == scorer(sample)

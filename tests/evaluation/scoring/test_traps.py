@@ -173,7 +173,7 @@ def test_10_an_unreadable_judgement_is_an_error_and_no_score(scorer: str) -> Non
     assert score.counts["judge_errors"] == 1
 
 
-def test_10_one_unreadable_answer_of_several_does_not_count_as_a_mark() -> None:
+def test_10_one_unreadable_answer_of_several_does_not_count_as_a_grade() -> None:
     judgements = (Judgement(4.0, "4"), Judgement(None, "hm", "is no number"), Judgement(2.0, "2"))
     score = bind_scorer("voicebench_judge")(record("Paris", "Paris", judgements=judgements))
     assert score.values["score"] == (3.0, 1.0)

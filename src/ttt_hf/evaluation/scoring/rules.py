@@ -141,7 +141,7 @@ def score_judged(
         # A prompt with another scale would give plausible, but wrong scores.
         if strays := [grade for grade in grades if not lowest <= grade <= highest]:
             raise ValueError(
-                f"Sample {record.id} has the mark {strays[0]:g}, which is not within {lowest:g} and {highest:g}: the "
+                f"Sample {record.id} has the grade {strays[0]:g}, which is not within {lowest:g} and {highest:g}: the "
                 "judge's prompt and the scorer's scale do not belong together."
             )
         if is_empty(reply):
