@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scripted import ScriptedJudge, ScriptedModel, ScriptedTranscriber, make_task, tone, write_task
 
-from ttt_hf.evaluation.concepts import Judgement, Record, Response
+from ttt_hf.evaluation.concepts import Judgement, Response
 from ttt_hf.evaluation.folder import TaskFolder, task_folders
 from ttt_hf.evaluation.scoring.metrics import total_word_errors
 from ttt_hf.evaluation.stages.answer import answer_task
