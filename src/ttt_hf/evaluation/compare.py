@@ -27,8 +27,8 @@ def compare_runs(first: Path, second: Path) -> list[dict[str, Any]]:
         A comparison of each task, see `compare_tasks`.
 
     Raises:
-        FileNotFoundError: There are no results.
-        ValueError: There is no common task, or the tasks differ in version, scorer or judge.
+        FileNotFoundError: If there are no results.
+        ValueError: If there is no common task, or the tasks differ in version, scorer or judge.
     """
     # Tasks are matched by their names, because the folders of two runs may be called anything.
     ours, theirs = ({_name(task): task for task in scored_folders(folder)} for folder in (first, second))
@@ -50,8 +50,8 @@ def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
         are those whose value of the `headline` changed: the task's, else the first metric, null if there is none.
 
     Raises:
-        FileNotFoundError: One of them is not scored.
-        ValueError: They cannot be compared.
+        FileNotFoundError: If one of them is not scored.
+        ValueError: If they cannot be compared.
     """
     results = first.read_results(), second.read_results()
     # A difference means nothing if the two scores were not computed in the same way.
@@ -96,7 +96,7 @@ def check_comparable(
         ours, theirs: Contents of both `results.json`.
 
     Raises:
-        ValueError: Names what differs.
+        ValueError: If they differ; names what does.
     """
     # Options of the scorer count, too: another normalizer alone changes an error rate.
     for key in ("name", "version", "scorer", "scorer_options", "output"):

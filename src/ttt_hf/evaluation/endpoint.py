@@ -78,10 +78,10 @@ class Endpoint:
             body: Sent as JSON.
 
         Raises:
-            PermissionError: The key is missing or wrong.
-            ValueError: There is nothing at that address, or it has moved.
-            ConnectionError: The server cannot be reached.
-            RequestFailed: This request failed in another way, after all tries.
+            PermissionError: If the key is missing or wrong.
+            ValueError: If there is nothing at that address, or it has moved.
+            ConnectionError: If the server cannot be reached.
+            RequestFailed: If this request failed in another way, after all tries.
         """
         address = self._address(path)
         request = urllib.request.Request(

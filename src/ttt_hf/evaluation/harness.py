@@ -70,10 +70,10 @@ def evaluate(
         Name of each task -> content of its `results.json`. Empty in all but the first of several processes.
 
     Raises:
-        FileNotFoundError: A task, its data or the model cannot be found.
-        ModuleNotFoundError: An optional package is missing; raised before the model or any data are loaded.
-        ValueError: An argument, a task or the data are wrong, or replies need a judge and there is none. What has been
-            recorded in `out` stays, and the reports there cover the tasks that are scored.
+        FileNotFoundError: If a task, its data or the model cannot be found.
+        ModuleNotFoundError: If an optional package is missing; raised before the model or any data are loaded.
+        ValueError: If an argument, a task or the data are wrong, or replies need a judge and there is none. What has
+            been recorded in `out` stays, and the reports there cover the tasks that are scored.
 
     Example:
 
@@ -131,8 +131,8 @@ def check_requirements(tasks: Sequence[Task], transcriber: str | None = None) ->
         transcriber: Name, as [`load_transcriber`] takes it; used for spoken replies only.
 
     Raises:
-        ModuleNotFoundError: An optional package is missing; says how to install it.
-        ValueError: There is no such scorer, option or transcriber.
+        ModuleNotFoundError: If an optional package is missing; says how to install it.
+        ValueError: If there is no such scorer, option or transcriber.
     """
     for task in tasks:
         bind_scorer(task.scorer, task.scorer_options)
@@ -153,8 +153,8 @@ def transcribe_folders(
         processes: This process among those of the run; alone by default.
 
     Raises:
-        ModuleNotFoundError: The transcriber is not installed.
-        OSError, ValueError: The transcriber or a recording cannot be used.
+        ModuleNotFoundError: If the transcriber is not installed.
+        OSError, ValueError: If the transcriber or a recording cannot be used.
     """
     loaded = None
     for folder in folders:
@@ -173,8 +173,8 @@ def judge_folders(folders: Sequence[TaskFolder], judge: JudgeServer) -> int:
         Number of tasks that were judged.
 
     Raises:
-        OSError: The judge cannot be reached.
-        ValueError: Spoken replies have not been transcribed, or a task's settings of the judge are wrong.
+        OSError: If the judge cannot be reached.
+        ValueError: If spoken replies have not been transcribed, or a task's settings of the judge are wrong.
     """
     judged = 0
     for folder in folders:
@@ -195,7 +195,7 @@ def score_folders(folders: Sequence[TaskFolder], overrides: Mapping[str, Any] | 
         Contents of the `results.json` files.
 
     Raises:
-        ValueError: Some tasks could not be scored; raised after the others were.
+        ValueError: If some tasks could not be scored; raised after the others were.
     """
     results, errors = [], []
     for folder in folders:

@@ -91,7 +91,7 @@ def identify_loaded(model: Any, processor: Any) -> Identity:
         The name that it was loaded by, and a hash of weights, configuration, adapters, tokenizer and codec.
 
     Raises:
-        ValueError: Weights are offloaded, so that they cannot be read.
+        ValueError: If weights are offloaded, so that they cannot be read.
     """
     settings = {
         # The content alone, and nothing about where it was loaded from.
@@ -114,7 +114,7 @@ def state_hash(module: torch.nn.Module) -> str:
         64 hexadecimal digits.
 
     Raises:
-        ValueError: Weights are offloaded, so that they cannot be read.
+        ValueError: If weights are offloaded, so that they cannot be read.
     """
     import torch
 

@@ -44,7 +44,7 @@ def parse_verdict(answer: str) -> float:
         answer: The judge's answer; a leading `<think>` part, quotes, asterisks and a full stop are allowed.
 
     Raises:
-        ValueError: It is anything else.
+        ValueError: If it is anything else.
     """
     # No search for the word within a sentence: "incorrect" contains "correct", and "not correct" is the opposite.
     word = _THOUGHT.sub("", answer).strip().strip("*\"'`.").lower()
@@ -60,7 +60,7 @@ def parse_json_verdict(answer: str) -> float:
         answer: The judge's answer; a code fence around the object is allowed.
 
     Raises:
-        ValueError: It is anything else.
+        ValueError: If it is anything else.
     """
     verdict = _parse_object(answer).get("judgement")
     if not isinstance(verdict, str) or verdict.strip().lower() not in _VERDICTS:
@@ -75,7 +75,7 @@ def parse_json_score(answer: str) -> float:
         answer: The judge's answer; a code fence around the object is allowed.
 
     Raises:
-        ValueError: It is anything else.
+        ValueError: If it is anything else.
     """
     score = _parse_object(answer).get("score")
     # `bool` is a subclass of `int`.
@@ -92,7 +92,7 @@ def parse_grade(answer: str, highest: int) -> float:
         highest: The highest grade.
 
     Raises:
-        ValueError: It is anything else.
+        ValueError: If it is anything else.
     """
     text = _THOUGHT.sub("", answer).strip().strip("*")
     # ASCII, because both `\d` and `float` accept digits of other scripts.
@@ -171,8 +171,8 @@ def load_prompt(name: str, parser: str | None = None) -> JudgePrompt:
         parser: Name of the parser; required for a file, and fixed for the prompts of this package.
 
     Raises:
-        ValueError: No such prompt or parser, or an unknown placeholder.
-        FileNotFoundError: No such file.
+        ValueError: If there is no such prompt or parser, or a placeholder is unknown.
+        FileNotFoundError: If there is no such file.
     """
     if name in _PROMPTS:
         parser_name, samples, temperature = _PROMPTS[name]

@@ -118,9 +118,9 @@ class Judge:
             replies, which need no judge.
 
         Raises:
-            PermissionError: The key is missing or wrong.
-            ValueError: There is no such address or model.
-            ConnectionError: The server cannot be reached, or fails ten replies in a row.
+            PermissionError: If the key is missing or wrong.
+            ValueError: If there is no such address or model.
+            ConnectionError: If the server cannot be reached, or fails ten replies in a row.
         """
         # An earlier call leaves it set, so that its remaining requests end.
         self._endpoint.stopped.clear()
@@ -200,7 +200,7 @@ def load_judge(task: Task, url: str, model: str, **settings: Any) -> Judge:
         **settings: Further arguments of [`Judge`].
 
     Raises:
-        ValueError: The task needs no judge, or its settings are wrong.
+        ValueError: If the task needs no judge, or its settings are wrong.
         FileNotFoundError: If there is no such prompt file.
     """
     prompt = task.judge.get("prompt", SCORERS[task.scorer].judge_prompt)

@@ -22,9 +22,9 @@ def load_model(name: str, **settings: Any) -> SpeechModel:
             for recognisers those of their classes; for APIs those of `load_openai`.
 
     Raises:
-        ValueError: The name or a setting is wrong, or it is another kind of model.
-        OSError: The model cannot be found or reached.
-        ModuleNotFoundError: What it needs is not installed.
+        ValueError: If the name or a setting is wrong, or it is another kind of model.
+        OSError: If the model cannot be found or reached.
+        ModuleNotFoundError: If what it needs is not installed.
 
     Example:
 

@@ -30,7 +30,7 @@ def model_manifest() -> Any:
     """Makes the manifest of the model `ttt` for lmms-eval's registry; the entry point.
 
     Raises:
-        ModuleNotFoundError: lmms-eval is not installed.
+        ModuleNotFoundError: If lmms-eval is not installed.
     """
     try:
         from lmms_eval.models.registry_v2 import ModelManifest

@@ -75,9 +75,9 @@ class OpenAIAudioModel:
             One response per sample, in order, with `forward_passes` 0: unknown.
 
         Raises:
-            ConnectionError: There is no server at the address.
-            PermissionError: The key is missing or wrong.
-            ValueError: The server has no such model, or there is no such prompt.
+            ConnectionError: If there is no server at the address.
+            PermissionError: If the key is missing or wrong.
+            ValueError: If the server has no such model, or there is no such prompt.
         """
         if task.prompt not in SYSTEM_PROMPTS:
             raise ValueError(
@@ -134,7 +134,7 @@ def load_openai(
         **request: Further fields of each request.
 
     Raises:
-        ValueError: The name is not of this form.
+        ValueError: If the name is not of this form.
     """
     url, _, model = name.rpartition("#")
     if not url or not model:

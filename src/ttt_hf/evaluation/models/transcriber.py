@@ -42,7 +42,7 @@ class TranscriberModel:
             transcribed has `finish_reason="error"`.
 
         Raises:
-            ValueError: The task is not a recognition task, or the model does not know its language.
+            ValueError: If the task is not a recognition task, or the model does not know its language.
         """
         if task.prompt != "asr" or task.output != "text":
             raise ValueError(

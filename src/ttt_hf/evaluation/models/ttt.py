@@ -55,7 +55,7 @@ class TtTModel:
         generation: Keyword arguments of `generate`; they override the task's and the checkpoint's own.
 
     Raises:
-        ValueError: A generation setting is unknown or out of range.
+        ValueError: If a generation setting is unknown or out of range.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class TtTModel:
             `finish_reason="error"` and do not affect the others.
 
         Raises:
-            ValueError: The model cannot do the task at all.
+            ValueError: If the model cannot do the task at all.
         """
         # 1. Settings: the user's override the task's, which override the defaults.
         settings = {**self._defaults, **task.generation, **self.generation}
@@ -254,8 +254,8 @@ def wrap_loaded(model: Any, processor: Any, generation: Mapping[str, Any] | None
         generation: Keyword arguments of `generate`.
 
     Raises:
-        TypeError: It is not such a model, or the processor is missing.
-        ValueError: A generation setting is unknown or out of range.
+        TypeError: If it is not such a model, or the processor is missing.
+        ValueError: If a generation setting is unknown or out of range.
     """
     if not (isinstance(model, torch.nn.Module) and callable(getattr(model, "generate", None))):
         raise TypeError(
@@ -291,8 +291,8 @@ def load_ttt(
         **generation: Keyword arguments of `generate`.
 
     Raises:
-        OSError: It cannot be found.
-        ValueError: It is not a TtT model, is damaged, or a setting is wrong.
+        OSError: If it cannot be found.
+        ValueError: If it is not a TtT model, is damaged, or a setting is wrong.
     """
     try:
         folder = find_checkpoint(name, revision)

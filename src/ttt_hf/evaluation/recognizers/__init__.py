@@ -20,9 +20,9 @@ def load_transcriber(name: str | None = None, language: str = "en", **settings: 
         **settings: Keyword arguments of its class.
 
     Raises:
-        ValueError: There is no such kind, a setting is unknown, or the model does not know the language.
-        ModuleNotFoundError: A package that it needs is not installed.
-        OSError: The model cannot be found.
+        ValueError: If there is no such kind, a setting is unknown, or the model does not know the language.
+        ModuleNotFoundError: If a package that it needs is not installed.
+        OSError: If the model cannot be found.
     """
     kind, model = _split_name(name)
     try:
@@ -41,8 +41,8 @@ def check_transcriber(name: str | None = None) -> None:
         name: As [`load_transcriber`] takes it.
 
     Raises:
-        ValueError: There is no such kind.
-        ModuleNotFoundError: A package is not installed; says how to install it.
+        ValueError: If there is no such kind.
+        ModuleNotFoundError: If a package is not installed; says how to install it.
     """
     kind, model = _split_name(name)
     _transcriber_class(kind).check_packages(model)

@@ -72,7 +72,7 @@ class Transcriber(ABC):
         """Returns a transcriber for another language that shares its weights with this one.
 
         Raises:
-            ValueError: The model does not know the language.
+            ValueError: If the model does not know the language.
         """
         if language == self.language:
             return self

@@ -23,7 +23,7 @@ class FunAsrTranscriber(Transcriber):
         device: `cpu` or `cuda`.
 
     Raises:
-        ModuleNotFoundError: FunASR is not installed.
+        ModuleNotFoundError: If FunASR is not installed.
     """
 
     def __init__(self, model: str, language: str = "zh", revision: str | None = None, device: str = "cpu") -> None:

@@ -38,7 +38,7 @@ class TransformersTranscriber(Transcriber):
         **generation: Keyword arguments of `generate`, such as `num_beams`, for models that generate.
 
     Raises:
-        ValueError: There is no such speech recogniser, or it does not know the language.
+        ValueError: If there is no such speech recogniser, or it does not know the language.
     """
 
     def __init__(

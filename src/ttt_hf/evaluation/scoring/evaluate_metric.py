@@ -53,8 +53,8 @@ class ScorerMetric(evaluate.Metric):
     summed up by the functions that score the runs of `ttt-hf eval`.
 
     Raises:
-        ValueError: There is no such option or value.
-        ModuleNotFoundError: The normaliser's package is not installed.
+        ValueError: If there is no such option or value.
+        ModuleNotFoundError: If the normaliser's package is not installed.
     """
 
     scorer: ClassVar[str]

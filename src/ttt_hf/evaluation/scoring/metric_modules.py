@@ -26,7 +26,7 @@ def metric_folder(name: str) -> Path:
         name: Name of a scorer without a judge.
 
     Raises:
-        ValueError: There is no such scorer, or it needs a judge.
+        ValueError: If there is no such scorer, or it needs a judge.
     """
     if name not in SCORERS:
         raise ValueError(f"There is no scorer {name!r}: choose one of {', '.join(SCORERS)}.")
@@ -43,8 +43,8 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
         **options: Options of the scorer, such as `normalizer="verbatim"`, and arguments of `evaluate.load`.
 
     Raises:
-        ValueError: There is no such scorer or option, or the scorer needs a judge.
-        ModuleNotFoundError: `evaluate` or the normaliser's package is not installed.
+        ValueError: If there is no such scorer or option, or the scorer needs a judge.
+        ModuleNotFoundError: If `evaluate` or the normaliser's package is not installed.
 
     Example:
 
@@ -68,8 +68,8 @@ def write_metric_space(name: str, folder: str | Path) -> Path:
         folder: The new folder. Its name is the Space's; the module in it is called the same, as `evaluate` wants it.
 
     Raises:
-        ValueError: There is no such scorer, or it needs a judge.
-        FileExistsError: The folder exists.
+        ValueError: If there is no such scorer, or it needs a judge.
+        FileExistsError: If the folder exists.
     """
     import jinja2
 

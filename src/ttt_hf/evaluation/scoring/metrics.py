@@ -84,8 +84,8 @@ def word_errors(
             CJK by character and the rest by word.
 
     Raises:
-        ValueError: There is no such unit or normaliser.
-        ModuleNotFoundError: `jiwer` or the normaliser's package is not installed.
+        ValueError: If there is no such unit or normaliser.
+        ModuleNotFoundError: If `jiwer` or the normaliser's package is not installed.
     """
     jiwer = require_jiwer()
     if unit not in get_args(Unit):
@@ -108,7 +108,7 @@ def require_jiwer() -> Any:
     """Imports the package that aligns words.
 
     Raises:
-        ModuleNotFoundError: It is not installed; says how to install it.
+        ModuleNotFoundError: If it is not installed; says how to install it.
     """
     try:
         import jiwer

@@ -49,8 +49,8 @@ def get_normalizer(name: str) -> Normalizer:
         Function from any text to words separated by single spaces.
 
     Raises:
-        ValueError: There is none of that name.
-        ModuleNotFoundError: The package that it needs is not installed.
+        ValueError: If there is none of that name.
+        ModuleNotFoundError: If the package that it needs is not installed.
     """
     if name not in NORMALIZERS:
         raise ValueError(f"There is no normaliser {name!r}: choose one of {', '.join(NORMALIZERS)}.")

@@ -25,8 +25,8 @@ class TextOptions:
         special_tokens: Whether special and timestamp tokens left in a reply are removed. They are counted either way.
 
     Raises:
-        ValueError: There is no such normaliser, or `special_tokens` is another value.
-        ModuleNotFoundError: The normaliser's package is not installed.
+        ValueError: If there is no such normaliser, or `special_tokens` is another value.
+        ModuleNotFoundError: If the normaliser's package is not installed.
     """
 
     normalizer: str = "whisper_english"
@@ -87,7 +87,7 @@ def score_choice(record: Record, options: TextOptions, *, choices: Sequence[str]
     """Scores 1 if the reply names a reference and no other choice, see [`chosen`], else 0.
 
     Raises:
-        ValueError: A reference is not among the choices, so that no reply could be right.
+        ValueError: If a reference is not among the choices, so that no reply could be right.
     """
     if strangers := [reference for reference in record.references if reference not in choices]:
         raise ValueError(f"The reference {strangers[0]!r} of sample {record.id} is not among the choices.")
@@ -130,7 +130,7 @@ def score_judged(
         full_score: Score of the highest grade.
 
     Raises:
-        ValueError: A reply has not been judged yet, or a grade is not on the scale.
+        ValueError: If a reply has not been judged yet, or a grade is not on the scale.
     """
     values, errors = {}, 0
     for name, reply in _scored_texts(record, "score").items():

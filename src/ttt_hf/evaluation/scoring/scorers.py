@@ -97,8 +97,8 @@ def bind_scorer(name: str, options: Mapping[str, Any] | None = None) -> Callable
         options: The task's `scorer_options`.
 
     Raises:
-        ValueError: There is no such scorer, option or normaliser, or an option is missing or has a wrong value.
-        ModuleNotFoundError: The normaliser's package is not installed.
+        ValueError: If there is no such scorer, option or normaliser, or an option is missing or has a wrong value.
+        ModuleNotFoundError: If the normaliser's package is not installed.
     """
     text_options, own = check_options(name, options or {})
     # Here, not in check_options, which also takes options that are still incomplete.
@@ -114,7 +114,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> tuple[TextOptions, d
         The options that all scorers have, and those of this one.
 
     Raises:
-        ValueError, ModuleNotFoundError: See [`bind_scorer`].
+        ValueError, ModuleNotFoundError: If an option or a package is missing or wrong, as in [`bind_scorer`].
     """
     if not isinstance(name, str) or name not in SCORERS:
         raise ValueError(f"There is no scorer {name!r}: choose one of {', '.join(SCORERS)}.")
