@@ -383,8 +383,8 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             return audio_block_ids(input_ids, start, self.config.attention_block_length, padding_mask)
         if bool((input_ids >= self.config.audio_token_start_id).any()):
             raise ValueError(
-                "Audio tokens after cached ones need block_ids over cached and new positions: a span may reach back into "
-                "the cache."
+                "Audio tokens after cached ones need block_ids over cached and new positions: a span may reach back "
+                "into the cache."
             )
         return torch.full_like(order_ids, -1)
 
