@@ -1,4 +1,4 @@
-"""The yardstick of the speed benchmark is itself exact: it writes the ids of the official code."""
+"""The plain algorithm of the speed benchmark is exact: it generates the ids of the official code."""
 
 from __future__ import annotations
 

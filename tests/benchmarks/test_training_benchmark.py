@@ -1,4 +1,4 @@
-"""The yardsticks of the training benchmark are exact, and the benchmark runs."""
+"""The plain implementations of the training benchmark are exact, and the benchmark runs."""
 
 from __future__ import annotations
 
