@@ -174,7 +174,7 @@ def test_broken_recordings_are_left_out_up_to_a_limit(train, recordings, tmp_pat
     result = train(data)
     assert result.code == 0, result.err
     assert "rows left out because they cannot be used: 1, see" in caplog.text
-    (listed,) = tmp_path.glob("out/prepared/*/broken.jsonl")
+    (listed,) = tmp_path.glob("out-encoded/*/broken.jsonl")
     assert [json.loads(line)["row"] for line in listed.read_text().splitlines()] == [3]
 
 

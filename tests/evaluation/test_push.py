@@ -2,91 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from recorded_run import Answer, write_recognition
 
+from hub_server import Hub, hub_environment
 from ttt_hf.evaluation.report import write_markdown
 from ttt_hf.evaluation.store import write_json
 
 
 pytestmark = pytest.mark.slow  # processes of their own: the Hub's client reads its address when it is imported
-
-CARD = "---\nlicense: mit\n---\n# A model\n"
-
-
-class Hub:
-    """One repository that has a card, if it is told so."""
-
-    def __init__(self) -> None:
-        self.has_card = True
-        self.is_refusing = False
-        self.requests: list[str] = []
-        self.files: dict[str, str] = {}
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self._file(with_body=False)
-
-            def do_GET(self) -> None:
-                self._file(with_body=True)
-
-            def do_POST(self) -> None:
-                hub.requests.append(self.path)
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                if hub.is_refusing:
-                    self._send(403, b'{"error": "You may not write here."}')
-                elif self.path == "/api/repos/create":
-                    self._send(200, json.dumps({"url": f"{hub.url}/me/model"}).encode())
-                elif "/preupload/" in self.path:
-                    files = [
-                        {**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
-                    ]
-                    self._send(200, json.dumps({"files": files}).encode())
-                elif "/commit/" in self.path:
-                    for line in map(json.loads, body.splitlines()):
-                        if line["key"] == "file":
-                            content = base64.b64decode(line["value"]["content"]).decode()
-                            hub.files[line["value"]["path"]] = content
-                    commit = {"commitOid": "0" * 40, "commitUrl": f"{hub.url}/me/model/commit/{'0' * 40}"}
-                    self._send(200, json.dumps(commit).encode())
-                else:
-                    self._send(200, b"{}")
-
-            def _file(self, with_body: bool) -> None:
-                hub.requests.append(self.path)
-                if "/resolve/" not in self.path or not hub.has_card:
-                    self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-                    return
-                headers = {"ETag": '"card"', "X-Repo-Commit": "0" * 40, "Accept-Ranges": "bytes"}
-                self._send(200, CARD.encode(), headers, with_body)
-
-            def _send(
-                self, status: int, content: bytes, headers: dict[str, str] | None = None, with_body: bool = True
-            ) -> None:
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if with_body:
-                    self.wfile.write(content)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
 @pytest.fixture
@@ -106,14 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def push(hub_url: str, folder: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "0",
-        "HF_ENDPOINT": hub_url,
-        "HF_TOKEN": "hf_of_this_test",
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-    }
+    environment = hub_environment(hub_url, home)
     command = [sys.executable, "-m", "ttt_hf.cli", "eval", "push", str(folder), "--repo", "me/model", "--json"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -131,14 +54,15 @@ def test_scores_go_into_the_card_and_results_beside_it(hub: Hub, folder: Path, t
         "evaluation/speech/results.json",
         "evaluation/speech/scores.jsonl",
     ]
-    card = hub.files["README.md"]
+    card = hub.files["README.md"].decode()
     assert "model-index" in card and "33.3333" in card
     assert ("license: mit" in card and "# A model" in card) is has_card
     assert json.loads(hub.files["evaluation/speech/results.json"])["n_scored"] == 2
     # What was said and what should have been said stay on this machine.
     assert "bye" in write_markdown(folder).read_text(encoding="utf-8")
-    assert "bye" not in "".join(hub.files.values())
-    assert "hf_of_this_test" not in "".join(hub.files.values())
+    assert b"bye" not in b"".join(hub.files.values())
+    assert b"hf_of_this_test" not in b"".join(hub.files.values())
+    assert [request["visibility"] for request in hub.created] == ["private"]
 
 
 def test_a_token_that_may_not_write_is_said(hub: Hub, folder: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def _add_results(add: AddAction) -> None:
     action = add("push", push, "upload the results of a run to a model's repository on the Hub")
     _add_folder(action)
     action.add_argument("--repo", required=True, metavar="ID", help="the model's repository")
-    action.add_argument("--private", action="store_true", help="create the repository as a private one, if it is new")
+    action.add_argument("--public", action="store_true", help="create the repository as a public one, if it is new")
     _add_json(action)
 
 
@@ -273,7 +273,7 @@ def push(args: argparse.Namespace) -> None:
     """Uploads the results of `args.folder`."""
     from ..evaluation.push import push_results
 
-    pushed = push_results(args.folder, args.repo, private=args.private)
+    pushed = push_results(args.folder, args.repo, private=not args.public)
     print(json.dumps(pushed) if args.json else pushed["url"])
 
 

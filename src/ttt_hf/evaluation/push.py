@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..uploads import upload_errors, upload_files
 from .folder import scored_folders
 from .report import MARKDOWN_FILE, read_results, render_markdown, update_model_card
 
@@ -15,7 +16,7 @@ from .report import MARKDOWN_FILE, read_results, render_markdown, update_model_c
 HUB_FOLDER = "evaluation"
 
 
-def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, Any]:
+def push_results(folder: Path, repo: str, private: bool = True) -> dict[str, Any]:
     """Uploads results in one commit: the model card with the scores, `results.json` and `scores.jsonl` of each task,
     and `report.md` without its examples.
 
@@ -33,8 +34,7 @@ def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, An
         PermissionError: If the token is missing, or may not write there.
         ConnectionError: If the Hub cannot be reached.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub import HfApi
 
     # Read first: a folder without results must not create a repository.
     results = read_results(folder)
@@ -42,27 +42,15 @@ def push_results(folder: Path, repo: str, private: bool = False) -> dict[str, An
     with tempfile.TemporaryDirectory() as temporary:
         card, report = Path(temporary) / "README.md", Path(temporary) / MARKDOWN_FILE
         report.write_text(render_markdown(folder, with_replies=False), encoding="utf-8")
-        try:
-            # An existing card is completed, so that its text and the scores of other tasks stay.
+        # An existing card is completed, so that its text and the scores of other tasks stay.
+        with upload_errors(repo):
             if api.file_exists(repo, card.name):
                 shutil.copy(api.hf_hub_download(repo, card.name), card)
-            tasks = update_model_card(card, results)
-            # Only now: without a headline number, or with a card that cannot be read, nothing is made on the Hub.
-            api.create_repo(repo, private=private, exist_ok=True)
-            files = {card.name: card, f"{HUB_FOLDER}/{report.name}": report}
-            for task in scored_folders(folder):
-                for file in (task.results, task.scores):
-                    files[f"{HUB_FOLDER}/{task.path.name}/{file.name}"] = file
-            # One commit: the card never shows scores whose files are not there.
-            operations = [CommitOperationAdd(name, str(file)) for name, file in files.items()]
-            commit = api.create_commit(repo, operations, commit_message=f"Scores: {', '.join(tasks)}")
-        except OfflineModeIsEnabled as error:
-            raise ConnectionError("The Hub is switched off: unset HF_HUB_OFFLINE and run this again.") from error
-        except HfHubHTTPError as error:
-            raise PermissionError(
-                f"{repo} cannot be written on the Hub ({str(error).splitlines()[0]}): log in with `hf auth login`, "
-                "with a token that may write there."
-            ) from error
-        except HfHubHTTPError.__bases__[0] as error:  # of the HTTP client, which depends on the Hub client's version
-            raise ConnectionError(f"The Hub cannot be reached ({error}): connect to the network.") from error
-    return {"repo": repo, "url": str(commit.commit_url), "tasks": tasks}
+        # Before the upload: without a headline number, or with a card that cannot be read, nothing is made on the Hub.
+        tasks = update_model_card(card, results)
+        files = {card.name: card, f"{HUB_FOLDER}/{report.name}": report}
+        for task in scored_folders(folder):
+            for file in (task.results, task.scores):
+                files[f"{HUB_FOLDER}/{task.path.name}/{file.name}"] = file
+        url = upload_files(repo, files, f"Scores: {', '.join(tasks)}", private=private)
+    return {"repo": repo, "url": url, "tasks": tasks}

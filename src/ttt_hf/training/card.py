@@ -77,7 +77,7 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
         ),
         codec=_public(model.codec),
         block_length=model.audio_block_length,
-        sources=sources,
+        sources=[{**source, "path": _public(source["path"])} for source in sources],
         state=state,
         keys=yaml.safe_dump(changed_keys(recipe), sort_keys=False, allow_unicode=True),
         curves=CURVES_FILE if has_curves else None,
@@ -92,7 +92,7 @@ def changed_keys(recipe: Recipe) -> dict[str, Any]:
     """The keys of a recipe that differ from their defaults and affect the model.
 
     Returns:
-        Keys and values, in types of YAML; paths, except those of the data, are reduced to their last part.
+        Keys and values, in types of YAML; paths are reduced to their last part.
     """
     # Parsed rather than read from the fields, since TrainingArguments derive some defaults from others.
     defaults = parse_recipe({"output_dir": recipe.training.output_dir})
@@ -103,11 +103,10 @@ def changed_keys(recipe: Recipe) -> dict[str, Any]:
             value = getattr(given, entry.name)
             if value == getattr(default, entry.name) or entry.name in PRIVATE_KEYS:
                 continue
-            # Data keep their full names, as structured as in the recipe.
-            if group == "data" and isinstance(value, str):
-                value = json.loads(value) if value.startswith(("[", "{")) else value
-            else:
-                value = _public(value.value if isinstance(value, Enum) else value)
+            # Data are as structured as in the recipe.
+            if group == "data" and isinstance(value, str) and value.startswith(("[", "{")):
+                value = json.loads(value)
+            value = _public(value.value if isinstance(value, Enum) else value)
             # Other types, such as objects of accelerate, have no form in YAML.
             if isinstance(value, str | int | float | list | dict | None):
                 changed[entry.name] = value
@@ -176,6 +175,10 @@ def _is_on_hub(path: str) -> bool:
 
 
 def _public(value: Any) -> Any:
-    """A value without leading folders, which are specific to a computer."""
+    """A value without the leading folders of its paths, which are specific to a computer and its user."""
+    if isinstance(value, list):
+        return [_public(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _public(entry) for key, entry in value.items()}
     is_path = isinstance(value, str) and value and (Path(value).is_absolute() or Path(value).exists())
     return Path(value).name if is_path else value

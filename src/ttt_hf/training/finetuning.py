@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import os
@@ -25,6 +26,7 @@ from .adapters import add_adapter
 from .arguments import ModelArguments, Recipe, RecipeTrainingArguments
 from .card import write_card
 from .preparation import prepare_samples
+from .pushing import check_push, push_model
 from .sample_replies import SampleRepliesCallback
 from .saving import check_checkpoint, last_checkpoint, saving
 from .trainer import TtTTrainer
@@ -32,7 +34,8 @@ from .trainer import TtTTrainer
 
 logger = logging.getLogger(__name__)
 
-WORK_FOLDER = "prepared"
+# Behind the name of the output folder: encoded recordings lie beside it, so that nothing uploads them with the model.
+ENCODED_SUFFIX = "-encoded"
 
 
 def train(recipe: Recipe) -> dict[str, float]:
@@ -53,6 +56,7 @@ def train(recipe: Recipe) -> dict[str, float]:
         OSError, ValueError: If model or data cannot be used.
         FloatingPointError: If the loss is not a number.
         RuntimeError: If the device has too little memory; names the keys to change.
+        PermissionError, ConnectionError: If `push_to_hub` is set and the result cannot be uploaded.
         KeyboardInterrupt: When interrupted; the next call resumes.
     """
     # 1. Everything that can fail early does so before the model is loaded.
@@ -91,7 +95,16 @@ def train(recipe: Recipe) -> dict[str, float]:
             trainer.save_metrics("all", metrics)
             trainer.save_state()
             write_card(recipe, sources, trainer.state)
+        # 6. Upload, when the final files exist.
+        if arguments.push_to_hub:
+            logger.info("uploaded: %s", push_model(arguments))
     return metrics
+
+
+def encoded_folder(arguments: RecipeTrainingArguments) -> Path:
+    """The folder of the encoded recordings: beside `output_dir`, not in it."""
+    out = Path(arguments.output_dir).absolute()
+    return out.with_name(f"{out.name}{ENCODED_SUFFIX}")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -102,7 +115,7 @@ def check_recipe(recipe: Recipe) -> None:
 
     Raises:
         ImportError: If a package is not installed.
-        OSError: If model or codec cannot be found, or `output_dir` cannot be written.
+        OSError: If model or codec cannot be found, `output_dir` cannot be written, or there is no token to push with.
         ValueError: If keys contradict each other, or the model cannot be trained.
     """
     arguments, model = recipe.training, recipe.model
@@ -118,7 +131,10 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError("eval_strategy needs eval_data: name a folder, a file or a Hub id, eval_data=DIR.")
     # The folder is tried before anything is downloaded into the cache.
     check_folder(Path(arguments.output_dir))
+    check_folder(encoded_folder(arguments))
     _check_packages(recipe)
+    if arguments.push_to_hub:
+        check_push(arguments)
     folder = find_checkpoint(model.model, model.revision)
     if is_adapter(folder):
         raise ValueError(
@@ -167,7 +183,7 @@ def _prepare_data(
     recipe: Recipe, model: TtTForConditionalGeneration, processor: TtTProcessor
 ) -> tuple[Any, Any, list[dict[str, Any]]]:
     """Samples to train on, samples to evaluate on or `None`, and what the model card says of the former."""
-    work = Path(recipe.training.output_dir) / WORK_FOLDER
+    work = encoded_folder(recipe.training)
     sources: list[dict[str, Any]] = []
 
     def prepare(data: str, statistics: list[dict[str, Any]] | None, is_training: bool) -> Any:
@@ -192,9 +208,12 @@ def _prepare_data(
 
 def _make_trainer(recipe: Recipe, model: Any, processor: TtTProcessor, train_set: Any, eval_set: Any) -> TtTTrainer:
     arguments, config = recipe.training, model.config
+    # The Trainer's own uploads would take the whole folder, and before the final files are in it.
+    without_push = copy.copy(arguments)
+    without_push.push_to_hub = False
     trainer = TtTTrainer(
         model=model,
-        args=arguments,
+        args=without_push,
         train_dataset=train_set,
         eval_dataset=eval_set,
         data_collator=TtTDataCollator(

@@ -1,0 +1,88 @@
+"""Uploads a trained model or adapter to the Hub: what others need to use and judge it, and none of the user's data."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from ..names import CODEC_FOLDER
+from ..uploads import upload_files
+
+
+# Weights or adapter, configurations, tokenizer and processor, the model's code, card with curves, results. Not among
+# them: checkpoints, logs, sample replies, and training_args.bin, which names paths of this machine.
+PUSHED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "*_ttt.py",
+    "README.md",
+    "curves.png",
+    "all_results.json",
+)
+PUSHED_OF_CODEC = ("*.json", "*.safetensors")
+
+
+def check_push(arguments: TrainingArguments) -> None:
+    """Checks before the training that its result can be uploaded after it.
+
+    Raises:
+        PermissionError: If there is no token.
+    """
+    from huggingface_hub import get_token
+
+    if not (arguments.hub_token or get_token()):
+        raise PermissionError("push_to_hub needs a token of the Hub: log in with `hf auth login`, or leave it out.")
+
+
+def push_model(arguments: TrainingArguments) -> str:
+    """Uploads what a training made, in one commit, into a repository that is private by default.
+
+    Args:
+        arguments: `output_dir`, `hub_model_id` (by default the name of `output_dir`), `hub_private_repo` (by default
+            true), `hub_token`.
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        PermissionError: If the token may not write there.
+        ConnectionError: If the Hub cannot be reached. The model itself is saved.
+    """
+    folder = Path(arguments.output_dir)
+    # None is transformers' default, and means the organisation's; here a model is public only if the user says so.
+    is_private = arguments.hub_private_repo is not False
+    return upload_files(
+        arguments.hub_model_id or folder.absolute().name,
+        files_to_push(folder),
+        "Model trained with ttt-hf",
+        private=is_private,
+        token=arguments.hub_token,
+    )
+
+
+def files_to_push(folder: Path) -> dict[str, Path]:
+    """Lists the files of a trained model that are uploaded.
+
+    Args:
+        folder: The `output_dir`.
+
+    Returns:
+        Path in the repository -> local file.
+    """
+    top = [path for path in sorted(folder.iterdir()) if any(fnmatch(path.name, name) for name in PUSHED)]
+    codec = [path for name in PUSHED_OF_CODEC for path in sorted((folder / CODEC_FOLDER).rglob(name))]
+    return {path.relative_to(folder).as_posix(): path for path in (*top, *codec) if path.is_file()}

@@ -1,0 +1,93 @@
+"""A local server that takes what the Hub's client sends, and lists what arrived."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+CARD = "---\nlicense: mit\n---\n# A model\n"
+
+
+class Hub:
+    """One repository that has a card, if it is told so."""
+
+    def __init__(self) -> None:
+        self.has_card = True
+        self.is_refusing = False
+        self.requests: list[str] = []
+        self.files: dict[str, bytes] = {}
+        self.created: list[dict[str, Any]] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self._file(with_body=False)
+
+            def do_GET(self) -> None:
+                self._file(with_body=True)
+
+            def do_POST(self) -> None:
+                hub.requests.append(self.path)
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                if hub.is_refusing:
+                    self._send(403, b'{"error": "You may not write here."}')
+                elif self.path == "/api/repos/create":
+                    hub.created.append(json.loads(body))
+                    self._send(200, json.dumps({"url": f"{hub.url}/me/model"}).encode())
+                elif "/preupload/" in self.path:
+                    files = [
+                        {**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
+                    ]
+                    self._send(200, json.dumps({"files": files}).encode())
+                elif "/commit/" in self.path:
+                    for line in map(json.loads, body.splitlines()):
+                        if line["key"] == "file":
+                            content = base64.b64decode(line["value"]["content"])
+                            hub.files[line["value"]["path"]] = content
+                    commit = {"commitOid": "0" * 40, "commitUrl": f"{hub.url}/me/model/commit/{'0' * 40}"}
+                    self._send(200, json.dumps(commit).encode())
+                else:
+                    self._send(200, b"{}")
+
+            def _file(self, with_body: bool) -> None:
+                hub.requests.append(self.path)
+                if "/resolve/" not in self.path or not hub.has_card:
+                    self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+                    return
+                headers = {"ETag": '"card"', "X-Repo-Commit": "0" * 40, "Accept-Ranges": "bytes"}
+                self._send(200, CARD.encode(), headers, with_body)
+
+            def _send(
+                self, status: int, content: bytes, headers: dict[str, str] | None = None, with_body: bool = True
+            ) -> None:
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if with_body:
+                    self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def hub_environment(url: str, home: Path) -> dict[str, str]:
+    """Environment of a process whose Hub is this server: the client reads its address when it is imported."""
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": url,
+        "HF_TOKEN": "hf_of_this_test",
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+    }
