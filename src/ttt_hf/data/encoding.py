@@ -86,12 +86,17 @@ def codec_fingerprint(codec: PreTrainedAudioTokenizerBase) -> str:
     digest = hashlib.sha256()
     config = {name: value for name, value in codec.config.to_dict().items() if name not in _VOLATILE}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(codec.state_dict().items()):
+    hash_tensors(digest, codec)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def hash_tensors(digest: Any, module: torch.nn.Module) -> None:
+    """Adds the parameters and buffers of a module, on any device, to a digest of `hashlib`."""
+    for name, tensor in sorted(module.state_dict().items()):
         # The same bytes mean something else under another name, dtype or shape.
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # As bytes, since numpy has no bfloat16.
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return f"sha256:{digest.hexdigest()}"
+        # As bytes, since numpy has no bfloat16. Flattened first: a scalar cannot be viewed as another type.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def check_fingerprint(data: str | os.PathLike[str] | Any, codec: PreTrainedAudioTokenizerBase) -> None:

@@ -336,17 +336,6 @@ def mix_rows(sets: Sequence[Any], ratios: Sequence[float], seed: int = 0) -> Any
     return interleave_datasets(sets, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
 
 
-def concatenate_rows(sets: Sequence[Any]) -> Any:
-    """Puts data sets one after the other: every row comes once.
-
-    Args:
-        sets: Rows of each, as of `mix_rows`.
-    """
-    from datasets import concatenate_datasets
-
-    return concatenate_datasets(list(sets))
-
-
 def _open_mixture(parts: Sequence[Mapping[str, Any]], streaming: bool, seed: int) -> Source:
     if not parts:
         raise ValueError("The mixture is empty: name at least one data set.")

@@ -116,19 +116,16 @@ def state_hash(module: torch.nn.Module) -> str:
     Raises:
         ValueError: If weights are offloaded, so that they cannot be read.
     """
-    import torch
+    from ..data.encoding import hash_tensors
 
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in module.state_dict().items():
         if tensor.is_meta:
             raise ValueError(
                 f"The weight {name} is offloaded, so that the model cannot be identified: give its name instead, or "
                 "load it without device_map."
             )
-        # Without type and shape, tensors of different layouts could have the same bytes.
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        # As bytes, because numpy has no bfloat16. Flattened first: a scalar cannot be viewed as another type.
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest = hashlib.sha256()
+    hash_tensors(digest, module)
     return digest.hexdigest()
 
 

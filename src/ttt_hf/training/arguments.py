@@ -177,6 +177,9 @@ class RecipeTrainingArguments(TrainingArguments):
     report_to: str = field(default="none", metadata={"help": "`tensorboard`, `wandb`, `trackio`, or `none`."})
     # The columns are those of samples; only the collator creates the inputs of `forward`.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off."})
+    hub_strategy: str = field(
+        default="end", metadata={"help": "Must stay `end`: `push_to_hub` uploads the finished model, no checkpoints."}
+    )
     early_stopping_patience: int = field(
         default=0,
         metadata={"help": "Stop after this many evaluations without improvement; 0 turns early stopping off."},

@@ -34,7 +34,7 @@ from .trainer import TtTTrainer
 
 logger = logging.getLogger(__name__)
 
-# Behind the name of the output folder: encoded recordings lie beside it, so that nothing uploads them with the model.
+# Encoded recordings lie beside the output folder, so that nothing uploads them with the model.
 ENCODED_SUFFIX = "-encoded"
 
 

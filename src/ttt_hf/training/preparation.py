@@ -15,7 +15,7 @@ from ..data import SampleBuilder, fit_samples, pack_samples, training_length
 from ..data.conversations import Row, audio_source, row_items
 from ..data.encoding import BROKEN_FILE, check_fingerprint, encode_source
 from ..data.samples import Sample
-from ..data.sources import Source, concatenate_rows, mix_rows, open_source, usable_rows
+from ..data.sources import Source, mix_rows, open_source, usable_rows
 from ..data.variants import growth
 from ..modeling import TtTConfig
 from ..processing import TtTProcessor
@@ -94,6 +94,8 @@ def prepare_samples(
         OSError: If data cannot be read.
         ValueError: If more rows cannot be used than allowed, they were encoded by another codec, or no sample is left.
     """
+    from datasets import concatenate_datasets
+
     sources = parse_sources(text)
     # 1. Rows of each source, with codes in place of audio.
     sets = []
@@ -107,7 +109,7 @@ def prepare_samples(
         mixed = mix_rows(sets, [float(source.get("ratio", 1.0)) for source in sources], seed)
     else:
         # A mixture repeats rows of small sources, which would weigh more in the evaluation's means.
-        mixed = concatenate_rows(sets)
+        mixed = concatenate_datasets(sets)
     if processor.codec is not None:
         check_fingerprint(mixed, processor.codec)
     builder = SampleBuilder(processor, config, arguments.text_per_span, arguments.audio_per_span)

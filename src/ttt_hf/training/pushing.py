@@ -40,10 +40,17 @@ def check_push(arguments: TrainingArguments) -> None:
     """Checks before the training that its result can be uploaded after it.
 
     Raises:
+        ValueError: If keys ask for uploads of another kind.
         PermissionError: If there is no token.
     """
     from huggingface_hub import get_token
 
+    # The Trainer's own uploads take the whole folder, checkpoints included. Ignoring the keys would be silent.
+    if arguments.hub_strategy != "end" or arguments.hub_always_push or arguments.hub_revision:
+        raise ValueError(
+            "push_to_hub uploads the finished model once, to the main branch: leave out hub_strategy, hub_always_push "
+            "and hub_revision."
+        )
     if not (arguments.hub_token or get_token()):
         raise PermissionError("push_to_hub needs a token of the Hub: log in with `hf auth login`, or leave it out.")
 
