@@ -1,7 +1,11 @@
 """Atomic writes: complete or not there, whatever happens in between."""
 
+import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from ttt_hf.atomic_files import (
     atomic_write_text,
     check_file,
     check_folder,
+    lock_folder,
 )
 
 
@@ -170,3 +175,81 @@ def test_what_cannot_be_written_is_said_before(tmp_path):
     with pytest.raises(PermissionError, match="name another folder"):
         check_folder(tmp_path / "file" / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# Locks a folder, says whether it could, and keeps the lock until stdin is closed.
+LOCKER = """
+import sys
+from pathlib import Path
+from ttt_hf.atomic_files import lock_folder
+try:
+    with lock_folder(Path(sys.argv[1])):
+        print("locked", flush=True)
+        sys.stdin.read()
+except BlockingIOError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.fixture
+def start_locker():
+    processes = []
+
+    def start(folder):
+        command = [sys.executable, "-c", LOCKER, str(folder)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path, start_locker):
+    folder = tmp_path / "a" / "new"
+    first, said = start_locker(folder)
+    assert said == "locked"
+    refused = rf"^Another process is writing to {folder}: wait until it is done, or name another folder\.$"
+    with pytest.raises(BlockingIOError, match=refused), lock_folder(folder):
+        pass
+    with lock_folder(tmp_path / "a" / "other"):
+        pass
+    first.communicate(timeout=30)
+    # What was locked and not used is as it was before.
+    assert not (tmp_path / "a").exists()
+    with lock_folder(folder):
+        (folder / "a.txt").write_text("a")
+        assert start_locker(folder)[1].startswith("Another process is writing to")
+    assert content(tmp_path) == {"a/new/a.txt": "a"}
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path, start_locker):
+    first, said = start_locker(tmp_path)
+    assert said == "locked"
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    with lock_folder(tmp_path), atomic_update(tmp_path) as part:
+        (part / "a.txt").write_text("a")
+    assert content(tmp_path) == {"a.txt": "a"}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_locked_folder_can_be_written_as_a_whole(tmp_path, replace):
+    folder = tmp_path / "new"
+    with lock_folder(folder), atomic_folder(folder, replace=replace) as part:
+        (part / "a.txt").write_text("a")
+    assert content(tmp_path) == {"new/a.txt": "a"}
+
+
+def test_a_file_system_without_locks_is_written_without(tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with lock_folder(tmp_path), lock_folder(tmp_path):
+        (tmp_path / "a.txt").write_text("a")
+    assert content(tmp_path) == {"a.txt": "a"}

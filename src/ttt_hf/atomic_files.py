@@ -2,10 +2,13 @@
 
 Everything is written under a temporary name beside the final one, unique to the process, and then renamed. After an
 error or an interruption the temporary files are removed and what was there before is unchanged.
+
+`lock_folder` keeps a second process out of a folder that takes longer to fill.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -17,6 +20,7 @@ from pathlib import Path
 # Errors of libraries whose writers do not raise an OSError, by name: importing them here would load numpy with every
 # command.
 WRITE_ERRORS = ("SafetensorError", "LibsndfileError")
+LOCK_FILE = ".ttt-hf.lock"
 
 
 @contextmanager
@@ -74,6 +78,8 @@ def atomic_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         else:
             if folder.is_dir():
+                # The lock of this process, see `lock_folder`, or what a killed one left.
+                (folder / LOCK_FILE).unlink(missing_ok=True)
                 # Fails if something has been written into it meanwhile: nothing is lost.
                 folder.rmdir()
             part.rename(folder)
@@ -100,6 +106,39 @@ def atomic_update(folder: Path) -> Iterator[Path]:
             target = folder / path.relative_to(part)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing to a folder, for as long as the block runs or the process lives.
+
+    It is not re-entrant: within the block, the same process cannot lock the folder again. Where the file system or the
+    operating system has no locks, nothing is kept out, and nothing is said.
+
+    Args:
+        folder: The folder; made if missing, and removed in the end if it is still empty then.
+
+    Raises:
+        BlockingIOError: If another process has locked it.
+        OSError: If nothing can be written there.
+    """
+    check_folder(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _take_lock(folder)
+    try:
+        yield
+    finally:
+        # Before the lock is given up, so that nobody else has locked the file yet. The folder may have been replaced
+        # meanwhile, and the new one may be locked by another process.
+        if _is_file(lock, folder / LOCK_FILE):
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+        os.close(lock)
+        for path in made:
+            try:
+                path.rmdir()
+            except OSError:  # it is used
+                break
 
 
 def check_file(path: Path) -> None:
@@ -147,6 +186,40 @@ def _try_writing(folder: Path) -> None:
     # Trying is the only test that is right for every file system and user.
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test."):
         pass
+
+
+def _take_lock(folder: Path) -> int:
+    """Locks a folder by a file in it: locks of folders themselves do not work on NFS.
+
+    Returns:
+        Descriptor of the file; closing it gives the lock up, which the system does when the process dies.
+    """
+    while True:
+        with _clear_errors(folder, folder / LOCK_FILE):
+            lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            import fcntl
+
+            # Without waiting: the other process may run for hours.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise BlockingIOError(
+                f"Another process is writing to {folder}: wait until it is done, or name another folder."
+            ) from None
+        except (ImportError, OSError):  # Windows, or a file system without locks
+            return lock
+        # The process that had the lock may have deleted the file between opening and locking it.
+        if _is_file(lock, folder / LOCK_FILE):
+            return lock
+        os.close(lock)
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _temporary_path(path: Path, folder: Path | None = None) -> Path:
