@@ -1,7 +1,11 @@
 """The frame of the command line: help, usage errors, one-line errors, exit codes, a quick start."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import pytest
 
 import ttt_hf
 from ttt_hf.cli import talk
-from ttt_hf.cli.errors import UsageError, one_line
+from ttt_hf.cli.errors import SIGNALS, UsageError, one_line
 from ttt_hf.cli.main import build_parser
 
 
@@ -56,24 +60,27 @@ def test_usage_errors(run: Callable, arguments: list[str], message: str) -> None
     assert not result.out
 
 
-def test_debug_variable_shows_the_traceback(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TTT_HF_DEBUG", "1")
-    with pytest.raises(UsageError):
-        run("talk")
-
-
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (ValueError("two\n  lines"), 1, "two lines"),
-        (KeyError("vocab"), 1, "Unexpected KeyError: 'vocab' (TTT_HF_DEBUG=1 shows where)"),
+        (KeyError("vocab"), 1, "Unexpected KeyError: 'vocab' (ttt-hf --verbose shows where)"),
         (OSError(28, "No space left on device", "reply.wav"), 1, "reply.wav: No space left on device. Free"),
+        (OSError(2, "No such file or directory", ""), 1, ": No such file or directory."),
         (MemoryError(), 1, "There is not enough memory: close other programs"),
+        (RecursionError("maximum recursion depth exceeded"), 1, "A file of the model or of the data is nested too"),
+        (
+            UnicodeEncodeError("utf-8", "\udc80", 0, 1, "surrogates not allowed"),
+            1,
+            "A text holds characters that cannot",
+        ),
+        (RuntimeError("x" * 100_000), 1, "xxx"),
+        (type("PanicException", (BaseException,), {})("called unwrap()"), 1, "Unexpected PanicException: called"),
         (UsageError("so not"), 2, "so not"),
     ],
 )
 def test_errors_are_one_line(
-    run: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, line: str
+    run: Callable, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
 ) -> None:
     assert line in one_line(error)
 
@@ -85,15 +92,84 @@ def test_errors_are_one_line(
     assert result.code == code
     assert result.err.startswith(f"ttt-hf: error: {line}")
     assert result.err.count("\n") == 1
+    assert len(result.err) < 5000
 
 
-def test_interrupted(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(arguments: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGTERM, "interrupted by SIGTERM"),
+        (signal.SIGHUP, "interrupted by SIGHUP"),
+    ],
+)
+@pytest.mark.parametrize("is_swallowed", [False, True])
+def test_signals_end_a_verb_like_ctrl_c(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, number: int, message: str, is_swallowed: bool
+) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
 
-    monkeypatch.setattr(talk, "run", interrupt)
-    result = run("talk", "question.wav")
-    assert (result.code, result.err) == (130, "ttt-hf: interrupted\n")
+    def work(arguments: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        except KeyboardInterrupt as error:
+            if is_swallowed:  # as by libraries in C that call back
+                raise ValueError("the question is not audio") from error
+            raise
+
+    monkeypatch.setattr(talk, "run", work)
+    assert run("talk", "question.wav") == (128 + number, "", f"ttt-hf: {message}\n")
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_ignored_signals_stay_ignored(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `nohup`."""
+    monkeypatch.setattr(talk, "run", lambda arguments: os.kill(os.getpid(), signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run("talk", "question.wav").code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    [
+        ("| true", 141, ""),
+        (">&-", 1, "ttt-hf: error: stdout is closed, so that the result cannot be printed: leave it open, or write "
+                   ">/dev/null.\n"),
+        (">/dev/full", 1, "ttt-hf: error: The output: No space left on device. Free some space and run the same "
+                          "command again.\n"),
+        ("2>&-", 0, ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("words", ["eval tasks --json", "talk --help"])
+def test_output_that_cannot_be_written(words: str, redirection: str, code: int, message: str, tmp_path: Path) -> None:
+    # The pause is for `true`, which must have ended when something is written.
+    program = f"import sys, time; sys.argv = ['ttt-hf', *{words.split()}]\nfrom ttt_hf.cli.main import main\n"
+    program += "time.sleep(0.5)\nsys.exit(main())"
+    command = f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}'
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    result = subprocess.run(
+        ["bash", "-c", command, sys.executable, program],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (code, message)
+
+
+def test_characters_that_the_terminal_has_not(tmp_path: Path) -> None:
+    program = (
+        "import sys, json; sys.argv = ['ttt-hf', 'talk', 'question.wav']\n"
+        "from ttt_hf.cli import main, talk\n"
+        "talk.run = lambda args: print(json.dumps('é \\udc80 😀', ensure_ascii=False))\n"
+        "sys.exit(main.main())"
+    )
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert json.loads(result.stdout.decode(encoding)) == "é \udc80 😀"
 
 
 @pytest.mark.parametrize(

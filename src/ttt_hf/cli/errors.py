@@ -1,31 +1,175 @@
-"""Errors of the command line, as one line instead of a traceback."""
+"""The border of the command line: errors become one line and an exit code, signals become interruptions."""
 
 from __future__ import annotations
 
+import codecs
 import errno
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+from typing import Any
 
 
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SIGNAL = 128  # and the number of the signal, as shells have it
 # Errors whose messages are written for users; any other is shown with its type.
 EXPECTED_ERRORS = (OSError, ValueError, RuntimeError, ImportError, FloatingPointError)
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+# Characters of a message: a library may quote a whole file in it.
+MAX_LENGTH = 4000
+# Ctrl-C, what schedulers send before they kill, and what a terminal sends that is closed.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class UsageError(Exception):
     """The arguments do not fit together; exit code 2."""
 
 
+class Interruptions:
+    """Within this block, signals that ask the process to end raise `KeyboardInterrupt`, so that files are cleaned up.
+
+    Signals that the caller handles or ignores, as `nohup` does, are left alone.
+
+    Args:
+        received: Number of the last signal; `None` before.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._process = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruptions:
+        # Python lets only the main thread install handlers.
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                    self._previous[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:  # a forked worker, which has nothing to clean up
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self.received = number
+        # Schedulers repeat their signal, which must not interrupt the cleanup; a second Ctrl-C is meant to.
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN)
+        from multiprocessing import active_children
+
+        # A terminal interrupts workers, too; with `kill`, the cleanup would wait for what they are doing.
+        for worker in active_children():
+            worker.terminate()
+        raise KeyboardInterrupt(number)
+
+
+def prepare_output() -> None:
+    """Makes stdout and stderr take every character, and refuses a stdout that is closed.
+
+    Raises:
+        OSError: If stdout is closed.
+    """
+    codecs.register_error("escape", _escape)
+    if sys.stderr is None:
+        # Or messages would go to stdout: print() takes file=None for it.
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, open until the process ends
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        raise OSError("stdout is closed, so that the result cannot be printed: leave it open, or write >/dev/null.")
+    for stream in (sys.stdout, sys.stderr):
+        # Text of a model or a file name may hold characters that the terminal's encoding has not.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="escape")
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Writes characters that cannot be encoded as JSON does, `\\u00e9`, so that JSON stays JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)), error.end
+
+
+def report(error: BaseException, interruptions: Interruptions, verbose: bool) -> int:
+    """Prints an error on stderr.
+
+    Args:
+        error: What ended the command.
+        interruptions: Those of the command: a library may have turned one into an error of its own.
+        verbose: Whether to print the traceback, too.
+
+    Returns:
+        The exit code.
+    """
+    is_for_nobody = isinstance(error, BrokenPipeError) and _is_reader_gone()
+    _drop_output()
+    if is_for_nobody:
+        return EXIT_SIGNAL + 13  # SIGPIPE: `ttt-hf ... | head` is no failure to speak of
+    if isinstance(error, KeyboardInterrupt) or interruptions.received:
+        # The training handles signals itself and passes the number on.
+        number = interruptions.received or next(iter(error.args), signal.SIGINT)
+        name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        _print(f"ttt-hf: interrupted{name}")
+        return EXIT_SIGNAL + number
+    if verbose and not isinstance(error, UsageError):
+        _print("".join(traceback.format_exception(error)).rstrip())
+    _print(f"ttt-hf: error: {one_line(error)}")
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error, without line breaks and with a remedy where the message has none."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return f"{error.filename or 'A file'}: {error.strerror}. Free some space and run the same command again."
+        return f"{error.filename or 'The output'}: {error.strerror}. Free some space and run the same command again."
     # Raised by the system: str(error) would begin with the error number.
-    if isinstance(error, OSError) and error.strerror and error.filename:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     # torch's error by its name, since importing torch takes longer than most commands.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "There is not enough memory: close other programs, or take a smaller model or a shorter question."
+    if isinstance(error, RecursionError):
+        return "A file of the model or of the data is nested too deeply to be read: fetch or write it again."
+    if isinstance(error, UnicodeEncodeError):
+        return f"A text holds characters that cannot be written ({error.reason}): correct it where it comes from."
     # Some libraries write paragraphs or tables.
     message = " ".join(str(error).split())
+    if len(message) > MAX_LENGTH:
+        message = f"{message[: MAX_LENGTH // 2]} ... {message[-MAX_LENGTH // 2 :]}"
     if not isinstance(error, (*EXPECTED_ERRORS, UsageError)) or not message:
-        return f"Unexpected {type(error).__name__}: {message} (TTT_HF_DEBUG=1 shows where)"
+        return f"Unexpected {type(error).__name__}: {message} (ttt-hf --verbose shows where)"
     return message
+
+
+def _is_reader_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more; where the system cannot tell, it counts as one."""
+    try:
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poller.poll(0))
+    except (AttributeError, OSError):
+        return True
+
+
+def _drop_output() -> None:
+    """Drops what was printed and cannot be written, or it would fail again when Python exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(message: str) -> None:
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        # stderr is closed, as of a terminal that is gone: the exit code remains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +10,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from . import convert, encode, eval, info, talk, train
-from .errors import UsageError, one_line
-
-
-DEBUG_VARIABLE = "TTT_HF_DEBUG"
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+from .errors import EXIT_USAGE, Interruptions, prepare_output, report
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,26 +63,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process by default.
 
     Returns:
-        Exit code: 0, 1 if the verb failed, 2 if the arguments do not fit together, 130 if it was interrupted.
+        Exit code: 0, 1 if the verb failed, 2 if the arguments do not fit together, 128 and the number of the signal
+        if it was interrupted (Ctrl-C: 130, SIGTERM: 143) or if the reader of its output is gone (141).
 
     Raises:
         SystemExit: With code 2 for arguments that cannot be read, 0 for `--help` and `--version`.
     """
-    args = build_parser().parse_args(argv)
-    try:
-        args.run(args)
-        # Within the try: a closed pipe or a full disk may show only when the buffer is written.
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("ttt-hf: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of the output has closed it. With stdout on /dev/null, flushing at exit cannot fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except Exception as error:
-        if os.environ.get(DEBUG_VARIABLE) == "1":
+    with Interruptions() as interruptions:
+        verbose = False
+        try:
+            prepare_output()
+            try:
+                args = build_parser().parse_args(argv)
+                args.run(args)
+            except SystemExit:  # help has been printed
+                sys.stdout.flush()
+                raise
+            # Within the outer try: a closed pipe or a full disk may show only when the buffer is written.
+            sys.stdout.flush()
+        except SystemExit:
             raise
-        print(f"ttt-hf: error: {one_line(error)}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+        # Errors of libraries in Rust derive from BaseException.
+        except BaseException as error:
+            return report(error, interruptions, verbose)
     return 0
