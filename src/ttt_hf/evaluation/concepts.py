@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "interrupted", "error"]
 
 
 @dataclass(frozen=True)

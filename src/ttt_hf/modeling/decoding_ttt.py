@@ -7,6 +7,7 @@ one token per forward          one denoising step per forward, block by block
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from transformers import GenerationConfig
@@ -23,6 +24,10 @@ from .samplers_ttt import (
 )
 from .settings_ttt import AudioGenerationSettings
 from .streamers_ttt import TtTStreamer
+
+
+# Why a row ended, see `TtTGenerateOutput`.
+FinishReason = Literal["stop", "length", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ class DecodingRow:
         num_forward_passes: Number of forwards that this row took part in.
         segments: Finished segments.
         is_finished: Whether decoding of this row has ended.
+        finish_reason: Why it has, see `TtTGenerateOutput`.
     """
 
     def __init__(
@@ -160,6 +166,7 @@ class DecodingRow:
         self.num_forward_passes = 0
         self.segments: list[TextSegment | AudioSegment] = []
         self.is_finished = False
+        self.finish_reason: FinishReason = "stop"
         # Logits processors need the ids as a tensor; a preallocated one avoids a copy per token.
         self._num_pads = context.width - len(prompt)
         device = context.span_candidates.device
@@ -214,12 +221,15 @@ class DecodingRow:
         else:
             self._accept_token(logits)
 
-    def stop(self) -> None:
-        """Ends the row; the block being denoised is dropped."""
+    def stop(self, reason: FinishReason) -> None:
+        """Ends the row, if it has not ended by itself; the block being denoised is dropped."""
+        if self.is_finished:
+            return
         if self._is_in_span:
             self._close_span(complete=False)
         self.canvas = []
         self.is_finished = True
+        self.finish_reason = reason
 
     def _accept_token(self, logits: torch.Tensor) -> None:
         """Chooses one token, which is text, opens a span or ends the row."""
@@ -246,7 +256,7 @@ class DecodingRow:
             self._add_text(token)
         # A span that opens at the limit stays empty.
         if len(self.ids) >= self.length_limit:
-            self.stop()
+            self.stop("length")
         elif self._is_in_span:
             self._start_block()
 
@@ -314,6 +324,8 @@ class DecodingRow:
         if is_full and not ends and not settings.is_official:
             # A span at its length limit is closed with the end marker that belongs to its begin marker.
             block[-1] = context.end_ids[min(self._opener_index, len(context.end_ids) - 1)]
+            # The span was cut, however the row goes on.
+            self.finish_reason = "length"
         is_complete = block[-1] in context.end_ids
         self._append(block)
         # With the official vocabulary a block may hold text ids, which are not codes.
@@ -326,7 +338,7 @@ class DecodingRow:
         # In the official code a span that reaches its limit without an end marker goes on, after a test of the length.
         is_limit_tested = is_complete or is_full or not settings.is_official
         if is_limit_tested and len(self.ids) >= self.length_limit:
-            self.stop()
+            self.stop("length")
         elif not is_complete:
             self._start_block()
 

@@ -93,7 +93,9 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         # Raises for a backbone that cannot express the hybrid mask, before weights are allocated.
         attention_windows(config.text_config)
         # The backbone gets the dtype in which this model is being built, not the one saved in its own config.
-        backbone: PreTrainedModel = AutoModel.from_config(config.text_config, dtype=torch.get_default_dtype())
+        backbone: PreTrainedModel = AutoModel.from_config(
+            config.text_config, dtype=torch.get_default_dtype(), trust_remote_code=False
+        )
         self.model = backbone
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         # The name of the embedding depends on the backbone, so the tied weights are known only now.
@@ -138,7 +140,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         if audio_vocab_size is None:
             audio_vocab_size = int(getattr(codec, "config", codec).codebook_size)
         if not isinstance(text_model, PreTrainedModel):
-            text_model = AutoModelForCausalLM.from_pretrained(text_model)
+            text_model = AutoModelForCausalLM.from_pretrained(text_model, trust_remote_code=False)
         backbone, head = text_model.base_model, text_model.get_output_embeddings()
         # Our output layer has no bias, and a config with a text part belongs to a model of several modalities.
         if head is None or head.bias is not None or text_model.config.get_text_config() is not text_model.config:

@@ -1,6 +1,7 @@
 """Generation keys: those that TtT adds to transformers' own, and those of transformers that it does not support."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -53,7 +54,8 @@ class AudioGenerationSettings:
         audio_vocabulary: `"modality"` allows text tokens in text, codes and end markers in spans, and enforces every
             limit; `"official"` is the algorithm of the official code (`inference_TtT.py`): any token anywhere (but no
             end of sequence in a span), always all steps, limits checked between spans only.
-        seed: Seed for sampling; drawn from torch's global generator by default.
+        seed: Seed for sampling: one number, from which every row derives a random stream of its own, or a list with
+            one number per row. Drawn from torch's global generator by default.
 
     Raises:
         ValueError: If a value is out of range.
@@ -68,7 +70,7 @@ class AudioGenerationSettings:
     audio_confidence_threshold: float | None = None
     min_text_tokens_after_audio: int = 0
     audio_vocabulary: str = "modality"
-    seed: int | None = None
+    seed: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("audio_block_length", "audio_steps_per_block", "audio_max_span_length"):
@@ -79,7 +81,8 @@ class AudioGenerationSettings:
         if self.audio_confidence_threshold is not None:
             _check_number("audio_confidence_threshold", self.audio_confidence_threshold, highest=1.0)
         if self.seed is not None:
-            _check_integer("seed", self.seed)
+            for seed in self.seed if isinstance(self.seed, (list, tuple)) else [self.seed]:
+                _check_integer("seed", seed)
         for name, choices in (("audio_remasking", REMASKING_STRATEGIES), ("audio_vocabulary", AUDIO_VOCABULARIES)):
             value = getattr(self, name)
             if value not in choices:

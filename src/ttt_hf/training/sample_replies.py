@@ -135,14 +135,15 @@ class SampleRepliesCallback(TrainerCallback):
         replies: list[Reply] = []
         try:
             model.eval()
-            # With a fixed seed, sampled replies are comparable between steps; the training's random state is restored.
+            # With a seed per prompt, sampled replies are comparable between steps, whatever the batches; the training's
+            # random state is restored.
             with torch.random.fork_rng(cuda), torch.no_grad():
                 for start in range(0, len(self.prompts), batch_size):
                     batch = self.prompts[start : start + batch_size]
                     out = model.generate(
                         **self._pad([prompt.ids for prompt in batch]).to(model.device),
                         max_new_tokens=LENGTH_FACTOR * max(len(prompt.expected) for prompt in batch) + LENGTH_MARGIN,
-                        seed=0,
+                        seed=list(range(start, start + len(batch))),
                         return_dict_in_generate=True,
                     )
                     if self.processor.codec is None:

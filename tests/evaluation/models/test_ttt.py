@@ -51,6 +51,15 @@ def test_a_batch_gives_the_replies_of_single_questions(model: TtTModel, prompt: 
     assert all(reply.text and reply.tokens and reply.forward_passes and reply.seconds > 0 for reply in batch)
 
 
+def test_samples_with_equal_questions_are_sampled_apart() -> None:
+    hot = load_model("ttt-tiny", **QUICK, audio_temperature=1.0)
+    samples = [written(name, "What is two plus three?") for name in ("first", "second")]
+    task = make_task("chat", "speech")
+    first, second = hot.respond(samples, task)
+    assert first.codes != second.codes
+    assert [content(reply) for reply in hot.respond(samples[::-1], task)] == [content(second), content(first)]
+
+
 def test_speech_is_decoded_where_the_task_wants_it(model: TtTModel) -> None:
     question = [written("sum", "What is two plus three?")]
     speech = model.respond(question, make_task("chat", "speech"))[0]

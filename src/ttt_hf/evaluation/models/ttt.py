@@ -23,6 +23,7 @@ from ...loading import (
     load_checkpoint,
     read_json,
 )
+from ...modeling.seeds_ttt import derive_seed
 from ...names import ADAPTER_CONFIG_FILE, CODEC_FOLDER
 from ...processing import SYSTEM_PROMPTS
 from ..concepts import Response, Sample, Task
@@ -36,9 +37,10 @@ DEFAULT_MAX_NEW_TOKENS = 2048
 
 @dataclass(frozen=True)
 class _Prompt:
-    """The prompt of one sample, and the seconds it took to encode it."""
+    """The prompt of one sample, the sample's id, and the seconds it took to encode it."""
 
     ids: list[int]
+    sample_id: str
     seconds: float
 
 
@@ -68,7 +70,7 @@ class TtTModel:
         self.model = model
         self.processor = processor
         self.identity = dict(identity)
-        # The same seed for every row, so that a reply does not depend on its batch.
+        # Every sample derives its own from it and from its id, so that a reply does not depend on its batch.
         self._defaults: dict[str, Any] = {"seed": 0}
         if model.generation_config.max_new_tokens is None:
             self._defaults["max_new_tokens"] = DEFAULT_MAX_NEW_TOKENS
@@ -184,7 +186,7 @@ class TtTModel:
         limit = self.model.config.get_text_config().max_position_embeddings
         if len(ids) >= limit:
             raise ValueError(f"The question has {len(ids)} tokens, and the model reads less than {limit}.")
-        return _Prompt(ids, time.perf_counter() - started)
+        return _Prompt(ids, str(sample.id), time.perf_counter() - started)
 
     def _generate(self, prompts: Sequence[_Prompt], settings: Mapping[str, Any], speaks: bool) -> list[Response]:
         started = time.perf_counter()
@@ -192,7 +194,10 @@ class TtTModel:
         inputs = self.processor.tokenizer.pad(
             {"input_ids": [prompt.ids for prompt in prompts]}, padding_side="left", return_tensors="pt"
         )
-        output = self.model.generate(**inputs.to(self.model.device), return_dict_in_generate=True, **settings)
+        seeds = [derive_seed(settings["seed"], prompt.sample_id) for prompt in prompts]
+        output = self.model.generate(
+            **inputs.to(self.model.device), return_dict_in_generate=True, **{**settings, "seed": seeds}
+        )
         sequences = output.sequences.tolist()
         if not speaks:  # without audio segments, `decode_reply` decodes no speech
             output.segments = [[piece for piece in row if hasattr(piece, "token_ids")] for row in output.segments]
@@ -230,15 +235,12 @@ class TtTModel:
         except SAMPLE_ERRORS as error:
             return failed_response(error, seconds + time.perf_counter() - started)
         spans = [segment["codes"].tolist() for segment in decoded.segments if segment["type"] == "audio"]
-        # A span of audio that was cut counts as cut, even if the text after it ends properly.
-        is_complete = all(segment.get("complete", True) for segment in decoded.segments)
-        has_ended = bool(new_ids) and new_ids[-1] in self._eos_ids
         return Response(
             text=decoded.text,
             audio=np.asarray(decoded.audio, dtype=np.float32) if len(decoded.audio) else None,
             sampling_rate=decoded.sampling_rate or Response.sampling_rate,
             codes=tuple(code for codes in spans for code in codes),
-            finish_reason="stop" if has_ended and is_complete else "length",
+            finish_reason=output.finish_reason[row],
             tokens=len(new_ids),
             forward_passes=int(output.num_forward_passes[row]),
             seconds=seconds + time.perf_counter() - started,
