@@ -24,7 +24,7 @@ EXTRAS_OF_ROOM = {
     "cli": ("train",),
     "data": {"train"},
     "evaluation": {"eval", "train", "funasr", "lmms"},
-    "loading.py": {"train"},
+    "loading": {"train"},
     "training": {"train", "eval"},
     "serving": {"demo"},
 }

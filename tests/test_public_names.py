@@ -26,7 +26,7 @@ def test_auto_classes_load_a_checkpoint_without_its_code(tiny_model, tmp_path, a
 
 
 def test_embedded_checkpoint_that_is_absent_is_one_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr("ttt_hf.loading.__file__", str(tmp_path / "loading.py"))
+    monkeypatch.setattr("ttt_hf.loading.checkpoint_files.__file__", str(tmp_path / "loading" / "files.py"))
     with pytest.raises(FileNotFoundError, match="install the released wheel, or build it") as raised:
         ttt_hf.embedded_checkpoint()
     assert "\n" not in str(raised.value)
@@ -36,5 +36,5 @@ def test_embedded_checkpoint_is_a_folder_of_the_package(monkeypatch, tmp_path):
     folder = tmp_path / "checkpoints" / "ttt-tiny"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    monkeypatch.setattr("ttt_hf.loading.__file__", str(tmp_path / "loading.py"))
+    monkeypatch.setattr("ttt_hf.loading.checkpoint_files.__file__", str(tmp_path / "loading" / "files.py"))
     assert ttt_hf.embedded_checkpoint() == str(folder)

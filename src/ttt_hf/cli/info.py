@@ -70,7 +70,7 @@ def describe(folder: Path) -> dict[str, Any]:
     """
     from ..modeling.configuration_ttt import TtTConfig
 
-    config = TtTConfig.from_pretrained(folder)
+    config = TtTConfig.from_pretrained(folder, trust_remote_code=False)
     text = config.get_text_config()
     parameters, dtypes = _count_parameters(folder)
     card = folder / "README.md"

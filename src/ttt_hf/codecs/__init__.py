@@ -60,11 +60,14 @@ _ADAPTERS = {
 CODEC_IDS = {"mimi": "kyutai/mimi", "neucodec": "neuphonic/neucodec", "xcodec2": "HKUSTAudio/xcodec2-hf"}
 
 
-def load_codec(path: str | PathLike[str], **kwargs: Any) -> PreTrainedAudioTokenizerBase:
+def load_codec(
+    path: str | PathLike[str], trust_remote_code: bool = False, **kwargs: Any
+) -> PreTrainedAudioTokenizerBase:
     """Loads any codec that transformers or this package knows, ready for inference.
 
     Args:
         path: Folder or Hub id of the codec, or a short name, a key of `CODEC_IDS`.
+        trust_remote_code: Whether code that comes with the codec may run.
         **kwargs: Arguments of `from_pretrained` (`dtype`, `device_map`, `subfolder`, ...).
 
     Returns:
@@ -79,7 +82,7 @@ def load_codec(path: str | PathLike[str], **kwargs: Any) -> PreTrainedAudioToken
     try:
         codec: PreTrainedAudioTokenizerBase
         codec, loaded = (adapter or AutoModelForAudioTokenization).from_pretrained(
-            path, output_loading_info=True, **kwargs
+            path, output_loading_info=True, use_safetensors=True, trust_remote_code=trust_remote_code, **kwargs
         )
     except torch.OutOfMemoryError:
         # A RuntimeError, too, but not one about the weights.
@@ -102,7 +105,8 @@ def load_codec_config(path: str | PathLike[str], **kwargs: Any) -> PreTrainedCon
     """Reads the configuration of a codec without its weights; arguments as for `load_codec`."""
     path = CODEC_IDS.get(fspath(path), path)
     adapter = _adapter(path, kwargs)
-    return (adapter.config_class if adapter is not None else AutoConfig).from_pretrained(path, **kwargs)
+    config_class = adapter.config_class if adapter is not None else AutoConfig
+    return config_class.from_pretrained(path, trust_remote_code=False, **kwargs)
 
 
 def _adapter(path: str | PathLike[str], kwargs: dict[str, Any]) -> Any:

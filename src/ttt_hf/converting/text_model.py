@@ -46,7 +46,7 @@ def convert_text_model(base: str, out: Path, codec: str, seed: int = 0, **config
     speech = load_codec(find_named_codec(codec))
     # All files are here by now: transformers need not ask the Hub for newer ones.
     location = {"local_files_only": True, **({"gguf_file": gguf_file} if gguf_file else {})}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **location)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **location)
     text_model = _load_text_model(folder, **location)
     model = TtTForConditionalGeneration.from_text_model(
         text_model,
@@ -89,7 +89,7 @@ def _find_text_model(base: str) -> tuple[Path, str | None]:
 
 def _load_text_model(folder: Path, **location: Any) -> PreTrainedModel:
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **location)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False, **location)
     except ValueError as error:
         # transformers lists every class it knows.
         raise ValueError(

@@ -151,7 +151,8 @@ class TtTProcessor(ProcessorMixin):
         Returns:
             The processor; its `codec` is `None` if the checkpoint has none.
         """
-        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        trust = bool(kwargs.pop("trust_remote_code", False))  # not None, for which transformers would ask on stdin
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, trust_remote_code=trust, **kwargs)
         hub = hub_arguments(kwargs)
         # The codec lies inside the processor's own subfolder, if there is one.
         codec_folder = os.path.join(hub.pop("subfolder", ""), CODEC_FOLDER)
@@ -165,12 +166,12 @@ class TtTProcessor(ProcessorMixin):
             )
             # A codec saved with the processor comes before a reference.
             if config_file is not None:
-                codec = load_codec(pretrained_model_name_or_path, subfolder=codec_folder, **hub)
+                codec = load_codec(pretrained_model_name_or_path, trust, subfolder=codec_folder, **hub)
             elif processor.codec_reference is not None:
-                # Another repository, to which revision and subfolder of this one do not apply.
+                # Another repository, to which revision, subfolder and trust in this one do not apply.
                 codec = load_codec(processor.codec_reference)
         elif isinstance(codec, (str, os.PathLike)):
-            codec = load_codec(codec)
+            codec = load_codec(codec, trust)
         processor.codec = codec
         return processor
 

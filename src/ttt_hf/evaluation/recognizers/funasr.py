@@ -32,7 +32,9 @@ class FunAsrTranscriber(Transcriber):
 
         self.revision = revision
         # `disable_update`: no search for a newer FunASR, which would need the network.
-        self._model = AutoModel(model=model, model_revision=revision, device=device, disable_update=True)
+        self._model = AutoModel(
+            model=model, model_revision=revision, device=device, disable_update=True, trust_remote_code=False
+        )
         super().__init__(Path(model).name, language)
 
     @classmethod

@@ -62,8 +62,9 @@ class TransformersTranscriber(Transcriber):
                 device=device,
                 # Half precision is slow on CPUs.
                 dtype=torch.float32 if device == "cpu" else "auto",
-                # Pickled weights could run code when they are loaded.
+                # Pickled weights could run code when they are loaded, and without the argument transformers asks.
                 model_kwargs={"use_safetensors": True},
+                trust_remote_code=False,
             )
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
