@@ -20,6 +20,7 @@ class Hub:
     def __init__(self) -> None:
         self.has_card = True
         self.is_refusing = False
+        self.weights: dict[str, dict[str, str]] = {}  # revision -> file -> SHA-256; without any, there is no model
         self.requests: list[str] = []
         self.files: dict[str, bytes] = {}
         self.created: list[dict[str, Any]] = []
@@ -57,11 +58,25 @@ class Hub:
 
             def _file(self, with_body: bool) -> None:
                 hub.requests.append(self.path)
+                if self.path.startswith("/api/models/me/model") and hub.weights:
+                    self._information(self.path.split("?")[0].partition("/revision/")[2] or "main")
+                    return
                 if "/resolve/" not in self.path or not hub.has_card:
-                    self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+                    missing = "EntryNotFound" if "/resolve/" in self.path else "RepoNotFound"
+                    self._send(404, b"", {"X-Error-Code": missing})
                     return
                 headers = {"ETag": '"card"', "X-Repo-Commit": "0" * 40, "Accept-Ranges": "bytes"}
                 self._send(200, CARD.encode(), headers, with_body)
+
+            def _information(self, revision: str) -> None:
+                if revision not in hub.weights:
+                    self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+                    return
+                lfs = {
+                    name: {"size": 1, "sha256": sha, "pointerSize": 1} for name, sha in hub.weights[revision].items()
+                }
+                siblings = [{"rfilename": name, "blobId": "0" * 40, "lfs": lfs[name]} for name in lfs]
+                self._send(200, json.dumps({"id": "me/model", "siblings": siblings}).encode())
 
             def _send(
                 self, status: int, content: bytes, headers: dict[str, str] | None = None, with_body: bool = True

@@ -23,11 +23,15 @@ def upload_files(
         URL of the commit.
 
     Raises:
+        ValueError: If a file is a symbolic link.
         PermissionError: If the token is missing, or may not write there.
         ConnectionError: If the Hub cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
+    # What it names was chosen by whoever made the link, which may be anybody who can write to a shared folder.
+    if link := next((file for file in files.values() if file.is_symlink()), None):
+        raise ValueError(f"{link} is a link to {link.resolve()} and is not uploaded: put a copy in its place.")
     api = HfApi(token=token)
     operations = [CommitOperationAdd(name, str(file)) for name, file in files.items()]
     with upload_errors(repo):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from recorded_run import Answer, write_recognition
+from recorded_run import Answer, change_results, write_recognition
 
 from hub_server import Hub, hub_environment
 from ttt_hf.evaluation.report import write_markdown
@@ -18,17 +18,28 @@ from ttt_hf.evaluation.store import write_json
 pytestmark = pytest.mark.slow  # processes of their own: the Hub's client reads its address when it is imported
 
 
+# Scored from a local folder, whose weights the repository holds, too.
+MODEL = {"name": "model", "revision": "sha256:0123", "weights": {"model.safetensors": "ab" * 32}}
+
+
+@pytest.fixture(autouse=True)
+def weights(hub: Hub) -> None:
+    hub.weights = {"main": dict(MODEL["weights"])}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_recognition(
         tmp_path / "run" / "speech", [Answer("a", "hello there", "hello there"), Answer("b", "bye", "by")]
     )
+    change_results(tmp_path / "run" / "speech", model=MODEL)
     return tmp_path / "run"
 
 
-def push(hub_url: str, folder: Path, home: Path) -> subprocess.CompletedProcess[str]:
+def push(hub_url: str, folder: Path, home: Path, *options: str) -> subprocess.CompletedProcess[str]:
     environment = hub_environment(hub_url, home)
     command = [sys.executable, "-m", "ttt_hf.cli", "eval", "push", str(folder), "--repo", "me/model", "--json"]
+    command += options
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -89,3 +100,62 @@ def test_a_damaged_result_is_said_before_anything_is_sent(hub: Hub, folder: Path
     write_json(folder / "speech" / "results.json", {"schema_version": 7})
     result = push(hub.url, folder, tmp_path / "home")
     assert result.returncode == 1 and "schema_version 7" in result.stderr and hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {},
+        {"main": {"model.safetensors": "cd" * 32}},
+        {"main": {"model-00001-of-00002.safetensors": "ab" * 32}},
+    ],
+    ids=["no repository", "other weights", "other files"],
+)
+def test_scores_of_another_model_are_not_pushed(hub: Hub, folder: Path, tmp_path: Path, held: dict) -> None:
+    hub.weights = held
+    result = push(hub.url, folder, tmp_path / "home")
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1 and hub.files == {}
+    assert "me/model" in result.stderr and "--unverified" in result.stderr and hub.created == []
+    assert push(hub.url, folder, tmp_path / "home", "--unverified").returncode == 0
+    assert "evaluation/speech/results.json" in hub.files
+
+
+@pytest.mark.parametrize(("now", "is_right"), [("ab", True), ("cd", False)])
+def test_a_commit_of_the_repository_counts_as_long_as_its_weights_are_the_current_ones(
+    hub: Hub, folder: Path, tmp_path: Path, now: str, is_right: bool
+) -> None:
+    change_results(folder / "speech", model={"name": "me/model", "revision": "1" * 40})
+    hub.weights = {"main": {"model.safetensors": now * 32}, "1" * 40: {"model.safetensors": "ab" * 32}}
+    result = push(hub.url, folder, tmp_path / "home")
+    assert (result.returncode == 0) is is_right, result.stderr
+    assert bool(hub.files) is is_right
+
+
+@pytest.mark.parametrize(
+    "model", [{"name": "me/model", "revision": "2" * 40}, {"name": "model", "revision": "memory:01"}]
+)
+def test_a_model_that_cannot_be_told_is_not_pushed(hub: Hub, folder: Path, tmp_path: Path, model: dict) -> None:
+    change_results(folder / "speech", model=model)
+    result = push(hub.url, folder, tmp_path / "home")
+    assert result.returncode == 1 and "is known neither by files nor by a commit of me/model" in result.stderr
+
+
+@pytest.mark.parametrize("linked", ["speech/scores.jsonl", "speech/results.json", "speech"])
+def test_no_link_out_of_the_folder_is_followed(hub: Hub, folder: Path, tmp_path: Path, linked: str) -> None:
+    outside = tmp_path / "outside"
+    (folder / linked).rename(outside)
+    (folder / linked).symlink_to(outside)
+    result = push(hub.url, folder, tmp_path / "home")
+    assert result.returncode == 1 and "is a link to" in result.stderr and hub.files == {}
+
+
+def test_secrets_of_older_results_stay_here(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    change_results(
+        folder / "speech",
+        model={**MODEL, "url": "http://me:pass-word@host/v1?api_key=sk-of-this-test"},
+        first_failure="http://host/a.wav?sig=signature cannot be fetched, says hf_of_this_test.",
+    )
+    assert push(hub.url, folder, tmp_path / "home").returncode == 0
+    sent = b"".join(hub.files.values())
+    assert b"http://host/v1" in sent and b"http://host/a.wav" in sent
+    assert not [secret for secret in (b"sk-of", b"pass-word", b"signature", b"hf_of_this_test") if secret in sent]

@@ -127,6 +127,9 @@ def _add_results(add: AddAction) -> None:
     _add_folder(action)
     action.add_argument("--repo", required=True, metavar="ID", help="the model's repository")
     action.add_argument("--public", action="store_true", help="create the repository as a public one, if it is new")
+    action.add_argument(
+        "--unverified", action="store_true", help="also if the repository does not hold the model that was scored"
+    )
     _add_json(action)
 
 
@@ -273,7 +276,7 @@ def push(args: argparse.Namespace) -> None:
     """Uploads the results of `args.folder`."""
     from ..evaluation.push import push_results
 
-    pushed = push_results(args.folder, args.repo, private=not args.public)
+    pushed = push_results(args.folder, args.repo, private=not args.public, verify=not args.unverified)
     print(json.dumps(pushed) if args.json else pushed["url"])
 
 

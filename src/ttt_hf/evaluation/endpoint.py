@@ -13,7 +13,9 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from .redaction import address_without_secrets
 
 
 # Status codes of transient failures: timeouts, conflicts, too many requests. All from 500 on are transient, too.
@@ -21,6 +23,7 @@ _TRANSIENT = (408, 409, 425, 429)
 # Seconds; a server that asks for a longer pause has no quota left.
 _LONGEST_PAUSE = 120.0
 _EXCERPT_LENGTH = 200
+_SHORTEST_SECRET = 8
 
 
 class RequestFailed(RuntimeError):
@@ -31,7 +34,8 @@ class Endpoint:
     """An OpenAI-compatible server.
 
     Args:
-        url: Base address, such as `http://localhost:8000/v1`.
+        url: Base address, such as `http://localhost:8000/v1`. Its query, which may hold a key, is sent with each
+            request and shown nowhere.
         key_variable: Environment variable with the key; if it is not set, none is sent. No message contains the key.
         timeout: Seconds to wait for a server that sends nothing.
         tries: Maximum number of times that a request is sent.
@@ -49,20 +53,30 @@ class Endpoint:
         tries: int = 5,
         pause: float = 1.0,
     ) -> None:
-        self._parts = urlsplit(url)
-        if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
-            raise ValueError(f"{url!r} is no address of a server: write it like http://localhost:8000/v1.")
-        # Messages and results contain the address, which must not contain a key.
+        # Messages and results hold the address, and must not hold a key.
+        self.url = address_without_secrets(url).rstrip("/")
+        try:
+            self._parts = urlsplit(url)
+            is_server = self._parts.scheme in ("http", "https") and bool(self._parts.hostname)
+            # Of blanks and other characters that no address has, http.client's error would print the query.
+            is_server = is_server and url.isascii() and url.isprintable() and " " not in url and self._parts.port != 0
+        except ValueError:  # half an IPv6 address, or a port that is no number
+            is_server = False
+        if not is_server:
+            raise ValueError(f"{self.url!r} is no address of a server: write it like http://localhost:8000/v1.")
         if self._parts.username or self._parts.password:
             raise ValueError(f"The address of a server holds no key: set the variable {key_variable}.")
         if tries < 1:
             raise ValueError(f"A request is sent once at least, not {tries} times.")
-        self.url = url.rstrip("/")
         self.key_variable = key_variable
         self.timeout = timeout
         self.tries = tries
         self.pause = pause
         self._key = os.environ.get(key_variable, "").strip()
+        # Servers may repeat either in their errors, which are recorded. Short values are versions and the like.
+        query = self._parts.query
+        values = [*(pair.partition("=")[2] for pair in query.split("&")), *(value for _, value in parse_qsl(query))]
+        self._secrets = [self._key, *(value for value in values if len(value) >= _SHORTEST_SECRET)]
         # http.client refuses such a header with an error that prints the key.
         if not (self._key.isascii() and self._key.isprintable()):
             raise ValueError(f"The key in {key_variable} holds characters that no key has: set it anew.")
@@ -99,7 +113,7 @@ class Endpoint:
                 problem = "answered with something that is no JSON object"
             # An HTTPError is a URLError and an OSError, too, so that it has to come first.
             except urllib.error.HTTPError as error:
-                delay = self._after_status(address, error, delay)
+                delay = self._after_status(path, error, delay)
                 problem = f"answered with {error.code}{self._excerpt(error)}"
             except (OSError, HTTPException) as error:
                 # urllib wraps errors of connecting in a URLError; those of reading come as they are.
@@ -130,7 +144,7 @@ class Endpoint:
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._key}"} if self._key else {}
 
-    def _after_status(self, address: str, error: urllib.error.HTTPError, delay: float) -> float:
+    def _after_status(self, path: str, error: urllib.error.HTTPError, delay: float) -> float:
         """Returns the seconds to wait before the next try, or raises if there is no point in one."""
         # 1. Wrong for all requests: the run ends.
         if error.code in (401, 403):
@@ -141,8 +155,8 @@ class Endpoint:
             ) from error
         if error.code in (404, 405, 410) or 300 <= error.code < 400:
             raise ValueError(
-                f"There is nothing at {address} ({error.code}{self._excerpt(error)}): check the address and the name "
-                "of the model."
+                f"There is nothing at {address_without_secrets(self._address(path))} ({error.code}"
+                f"{self._excerpt(error)}): check the address and the name of the model."
             ) from error
         # 2. Wrong for this request: trying again would give the same answer.
         if error.code not in _TRANSIENT and error.code < 500:
@@ -162,9 +176,8 @@ class Endpoint:
                 body = error.read(4096).decode("utf-8", "replace")
             except (OSError, HTTPException):
                 body = ""
-            # Some servers repeat the key in their error, and errors are recorded.
-            if self._key:
-                body = body.replace(self._key, "(key)")
+            for secret in filter(None, self._secrets):
+                body = body.replace(secret, "(key)")
             error.excerpt = " ".join(body.split())[:_EXCERPT_LENGTH]  # type: ignore[attr-defined]
         return f": {error.excerpt}" if error.excerpt else ""
 

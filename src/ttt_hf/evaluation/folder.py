@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .concepts import DatasetSource, Judgement, Record, Task
+from .redaction import without_secrets
 from .store import JsonLine, digest, latest_lines, read_lines, write_json
 
 
@@ -260,7 +261,7 @@ def _shallow(record: Record) -> dict[str, Any]:
 
 def _read_json(path: Path, missing: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = without_secrets(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise FileNotFoundError(f"{missing}, it lacks {path.name}: run `ttt-hf eval run` first.") from None
     except ValueError as error:

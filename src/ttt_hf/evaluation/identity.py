@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,10 @@ DECISIVE_PREFIXES = (
 )
 
 
+# A folder may also hold `training_args.bin` and the weights of its codec, in a folder of their own.
+WEIGHTS = re.compile(r"(?:model|adapter_model|pytorch_model)[^/]*\.(?:safetensors|bin)")
+
+
 @dataclass(frozen=True)
 class Identity:
     """Identifies a model in results.
@@ -39,10 +45,12 @@ class Identity:
     Args:
         name: The Hub id, or the name of the folder without its path.
         revision: Commit on the Hub, or a hash of the content.
+        weights: File -> SHA-256 of the weights in a local folder, by which a repository can be found to hold them.
     """
 
     name: str
     revision: str
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 def identify(folder: Path, name: str | None = None) -> Identity:
@@ -53,11 +61,16 @@ def identify(folder: Path, name: str | None = None) -> Identity:
         name: The name that it was found by: a folder, a Hub id or one of `EMBEDDED_NAMES`.
     """
     if name in EMBEDDED_NAMES:
-        return Identity(EMBEDDED_NAME, content_hash(folder))
+        return Identity(EMBEDDED_NAME, *_hashes(folder))
     if name is None or Path(name).expanduser().is_dir():
-        return Identity(folder.resolve().name, content_hash(folder))
+        return Identity(folder.resolve().name, *_hashes(folder))
     # The cache names the folder of a snapshot after its commit.
     return Identity(name, folder.name)
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of a model's folder holds its weights, or those of an adapter."""
+    return WEIGHTS.fullmatch(name) is not None
 
 
 def content_hash(folder: Path) -> str:
@@ -66,7 +79,13 @@ def content_hash(folder: Path) -> str:
     Returns:
         `"sha256:"` and 16 hexadecimal digits, independent of the folder's path.
     """
+    return _hashes(folder)[0]
+
+
+def _hashes(folder: Path) -> tuple[str, dict[str, str]]:
+    """The content hash, and the SHA-256 of each file of weights, with every file read once."""
     digest = hashlib.sha256()
+    weights: dict[str, str] = {}
     for part in (folder, folder / CODEC_FOLDER):
         # Sorted, because the order of a folder differs between file systems.
         files = sorted(part.iterdir()) if part.is_dir() else []
@@ -74,11 +93,15 @@ def content_hash(folder: Path) -> str:
             if path.is_file() and path.name.startswith(DECISIVE_PREFIXES):
                 # With names, relative to the folder: the same bytes under other names are another model.
                 digest.update(f"{part.name if part != folder else ''}/{path.name}\0".encode())
+                own = hashlib.sha256()
                 with path.open("rb") as file:
                     # In blocks of 1 MiB: weights need not fit into memory.
                     while block := file.read(1 << 20):
                         digest.update(block)
-    return f"sha256:{digest.hexdigest()[:16]}"
+                        own.update(block)
+                if part == folder and is_weights(path.name):
+                    weights[path.name] = own.hexdigest()
+    return f"sha256:{digest.hexdigest()[:16]}", weights
 
 
 def identify_loaded(model: Any, processor: Any) -> Identity:

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..uploads import upload_errors, upload_files
-from .folder import scored_folders
+from .folder import TaskFolder, scored_folders
+from .identity import is_weights
 from .report import MARKDOWN_FILE, read_results, render_markdown, update_model_card
+from .store import write_json
 
 
 # Folder in the repository. Replies and recordings are not uploaded: many benchmarks may not be redistributed.
 HUB_FOLDER = "evaluation"
 
 
-def push_results(folder: Path, repo: str, private: bool = True) -> dict[str, Any]:
+def push_results(folder: Path, repo: str, private: bool = True, verify: bool = True) -> dict[str, Any]:
     """Uploads results in one commit: the model card with the scores, `results.json` and `scores.jsonl` of each task,
-    and `report.md` without its examples.
+    and `report.md` without its examples. Secrets in settings are hidden.
 
     Args:
         folder: The folder of one task, or of a run with a folder for each task.
-        repo: Id of the model's repository; created if it does not exist.
+        repo: Id of the model's repository; without `verify`, it is created if it does not exist.
         private: Whether a new repository is private.
+        verify: Whether the repository must hold the model that was scored.
 
     Returns:
         `repo`, `url` of the commit, and the `tasks` that were added to the card.
 
     Raises:
         FileNotFoundError: If there are no results.
-        ValueError: If no task has a headline number, or the card cannot be read.
+        ValueError: If no task has a headline number, the card cannot be read, a file is a link out of the folder, or
+            the repository holds another model.
         PermissionError: If the token is missing, or may not write there.
         ConnectionError: If the Hub cannot be reached.
     """
@@ -38,6 +43,8 @@ def push_results(folder: Path, repo: str, private: bool = True) -> dict[str, Any
 
     # Read first: a folder without results must not create a repository.
     results = read_results(folder)
+    tasks = scored_folders(folder)
+    _check_links(folder, tasks)
     api = HfApi()
     with tempfile.TemporaryDirectory() as temporary:
         card, report = Path(temporary) / "README.md", Path(temporary) / MARKDOWN_FILE
@@ -47,10 +54,70 @@ def push_results(folder: Path, repo: str, private: bool = True) -> dict[str, Any
             if api.file_exists(repo, card.name):
                 shutil.copy(api.hf_hub_download(repo, card.name), card)
         # Before the upload: without a headline number, or with a card that cannot be read, nothing is made on the Hub.
-        tasks = update_model_card(card, results)
+        names = update_model_card(card, results)
+        if verify:
+            with upload_errors(repo):
+                _check_models(api, repo, results)
         files = {card.name: card, f"{HUB_FOLDER}/{report.name}": report}
-        for task in scored_folders(folder):
-            for file in (task.results, task.scores):
-                files[f"{HUB_FOLDER}/{task.path.name}/{file.name}"] = file
-        url = upload_files(repo, files, f"Scores: {', '.join(tasks)}", private=private)
-    return {"repo": repo, "url": url, "tasks": tasks}
+        for number, (task, result) in enumerate(zip(tasks, results, strict=True)):
+            # Written again, since a file of an older version may hold secrets.
+            clean = Path(temporary) / f"{number}.json"
+            write_json(clean, result)
+            files[f"{HUB_FOLDER}/{task.path.name}/{task.results.name}"] = clean
+            files[f"{HUB_FOLDER}/{task.path.name}/{task.scores.name}"] = task.scores
+        url = upload_files(repo, files, f"Scores: {', '.join(names)}", private=private)
+    return {"repo": repo, "url": url, "tasks": names}
+
+
+def _check_links(folder: Path, tasks: Iterable[TaskFolder]) -> None:
+    """Refuses files elsewhere: whoever made a link in a shared folder would choose what is uploaded."""
+    root = folder.resolve()
+    for task in tasks:
+        for file in (task.results, task.scores):
+            if not file.resolve().is_relative_to(root):
+                raise ValueError(f"{file} is a link to {file.resolve()} and is not uploaded: put a copy in its place.")
+
+
+def _check_models(api: Any, repo: str, results: Iterable[Mapping[str, Any]]) -> None:
+    """Checks that the repository holds the models that were scored, each by its commit or by hashes of its weights.
+
+    Raises:
+        ValueError: If it does not, or a model cannot be told by either.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    remedy = "push the model first, or give --unverified if the scores belong there nevertheless"
+    try:
+        held = _weights(api.model_info(repo, files_metadata=True))
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"There is no repository {repo} that holds the scored model: {remedy}.") from error
+    for result in results:
+        model, task = result["model"], result["task"]["name"]
+        scored = model.get("weights") or _weights_at(api, repo, model)
+        if scored is None:
+            raise ValueError(
+                f"The model of {task}, {model['name']}, is known neither by files nor by a commit of {repo}: {remedy}."
+            )
+        if not scored or any(held.get(name) != content for name, content in scored.items()):
+            raise ValueError(f"{repo} holds other weights than the model that {task} was scored with: {remedy}.")
+
+
+def _weights_at(api: Any, repo: str, model: Mapping[str, Any]) -> dict[str, str] | None:
+    """Hashes of the weights at the commit that was scored; none if it is not one of this repository."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    if model["name"] != repo or not model.get("revision"):
+        return None
+    try:
+        return _weights(api.model_info(repo, revision=str(model["revision"]), files_metadata=True))
+    except RevisionNotFoundError:
+        return None
+
+
+def _weights(info: Any) -> dict[str, str]:
+    """File -> hash of the weights of a repository. Large files, as weights are, have their SHA-256 there."""
+    return {
+        file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id
+        for file in info.siblings or ()
+        if is_weights(file.rfilename)
+    }

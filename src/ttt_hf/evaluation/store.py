@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from ..atomic_files import atomic_write_text
+from .redaction import has_surrogates, without_secrets, without_surrogates
 
 
 JsonLine = dict[str, Any]
@@ -64,7 +65,7 @@ class JsonLinesFile:
     def append(self, lines: Iterable[JsonLine]) -> None:
         """Writes lines together."""
         # One string, so that a line that cannot be written as JSON leaves none of the others behind.
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+        text = "".join(_json_text(line) + "\n" for line in lines).encode()
         try:
             while text:
                 # An unbuffered write may take only a part of the bytes.
@@ -140,12 +141,19 @@ def merge_parts(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically.
+    """Writes a JSON file atomically, without secrets and broken Unicode.
 
     Raises:
         ValueError: If a number is not finite, which JSON cannot hold.
     """
+    content = without_surrogates(without_secrets(content))
     atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _json_text(line: JsonLine) -> str:
+    text = json.dumps(line, ensure_ascii=False)
+    # Cannot be encoded: what the line's maker did not notice must not lose the lines beside it.
+    return json.dumps(without_surrogates(line), ensure_ascii=False) if has_surrogates(text) else text
 
 
 def _complete_length(path: Path) -> int:

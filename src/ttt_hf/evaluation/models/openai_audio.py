@@ -16,6 +16,7 @@ import soundfile
 from ...processing import SYSTEM_PROMPTS, read_audio
 from ..concepts import FinishReason, Response, Sample, Task
 from ..endpoint import Endpoint, RequestFailed
+from ..redaction import address_without_secrets, is_secret_name
 from .failing import failed_response
 
 
@@ -139,8 +140,13 @@ def load_openai(
     url, _, model = name.rpartition("#")
     if not url or not model:
         raise ValueError(
-            f"openai:{name} is no model: write openai:URL#MODEL, as openai:http://localhost:8000/v1#name."
+            f"openai:{address_without_secrets(name)} is no model: write openai:URL#MODEL, as "
+            "openai:http://localhost:8000/v1#name."
         )
+    for key in request:
+        # The fields of a request are recorded, since the replies depend on them.
+        if is_secret_name(key):
+            raise ValueError(f"{key} would be recorded with the settings: set the variable {key_variable} instead.")
     return OpenAIAudioModel(Endpoint(url, key_variable, timeout, tries, pause), model, voice, concurrency, request)
 
 

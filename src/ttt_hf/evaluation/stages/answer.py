@@ -18,6 +18,7 @@ from ...atomic_files import atomic_write, check_folder
 from ..concepts import Response, Sample, SpeechModel, Task
 from ..folder import SCHEMA_VERSION, TaskFolder, task_content
 from ..processes import Processes
+from ..redaction import without_secrets
 from ..results import package_versions
 from ..store import JsonLine, JsonLinesFile, digest, latest_lines, merge_parts, write_json
 from ..task_samples import Samples, load_samples
@@ -160,7 +161,7 @@ def record_reply(folder: TaskFolder, fingerprint: str, sample: Sample, response:
         "tokens": response.tokens,
         "forward_passes": response.forward_passes,
         "seconds": round(response.seconds, 4),
-        "error": response.error,
+        "error": without_secrets(response.error),
     }
 
 
