@@ -197,7 +197,7 @@ def test_bad_rates(rate: object) -> None:
         load_audio(tone(), rate, RATE)
 
 
-@pytest.mark.parametrize("source", [None, 5, ["a.wav"], {"path": "a.wav"}])
+@pytest.mark.parametrize("source", [None, 5, ["a.wav"], {"path": 5}, {}, object(), (1, 2, "a")])
 def test_wrong_types(source: object) -> None:
     with pytest.raises(TypeError, match="Audio must be"):
         load_audio(source, RATE, RATE)

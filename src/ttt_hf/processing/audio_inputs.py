@@ -1,0 +1,107 @@
+"""The forms in which Python hands over audio, unpacked to a name, the content of a file, or an array with its rate."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import numpy as np
+
+from .fetching import read_limited
+
+
+if TYPE_CHECKING:
+    import torch
+
+AudioSource: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | torch.Tensor | list[Any] | "
+    "tuple[Any, Any] | Mapping[str, Any]"
+)
+FORMS = (
+    "Audio must be a file name, an address, bytes, an open file, a NumPy array, a torch tensor, a list of numbers, a "
+    "pair of rate and samples, or a mapping such as {'array', 'sampling_rate'} or {'bytes'}"
+)
+
+
+def unpack_audio(source: Any, sampling_rate: Any = None) -> tuple[str | os.PathLike[str] | BinaryIO | np.ndarray, Any]:
+    """Brings every form of audio to one of three.
+
+    Args:
+        source: What `read_audio` takes.
+        sampling_rate: Rate in Hz of samples, if it is given beside them.
+
+    Returns:
+        A path or an address, a seekable file, or an array as it was given; and the rate in Hz, or `None`.
+
+    Raises:
+        ValueError: If the content is empty, or two rates are given.
+        TypeError: If the source is none of the forms.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return source, sampling_rate
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if not len(source):
+            raise ValueError("The audio is empty (0 bytes).")
+        return io.BytesIO(source), sampling_rate
+    if isinstance(source, Mapping):
+        return _unpack_mapping(source, sampling_rate)
+    if hasattr(source, "get_all_samples"):  # an AudioDecoder of torchcodec, which `datasets` gives
+        samples = source.get_all_samples()
+        return _unpack_samples(samples.data, samples.sample_rate, sampling_rate)
+    if hasattr(source, "read"):
+        return read_limited(source.read, "The open file"), sampling_rate
+    if isinstance(source, tuple) and len(source) == 2 and np.ndim(source[0]) + np.ndim(source[1]) in (1, 2):
+        # Gradio puts the rate first, librosa and soundfile put it last.
+        rate, samples = source if np.ndim(source[0]) == 0 else reversed(source)
+        return _unpack_samples(samples, rate, sampling_rate)
+    return _as_array(source), sampling_rate
+
+
+def _unpack_mapping(source: Mapping[str, Any], sampling_rate: Any) -> Any:
+    # As in `datasets`: undecoded (bytes, path) or decoded (array); `raw` is what pipelines of transformers take.
+    for key in ("bytes", "array", "raw", "path", "url"):
+        value = source.get(key)
+        if value is None:
+            continue
+        if key in ("array", "raw"):
+            return _unpack_samples(value, source.get("sampling_rate"), sampling_rate)
+        if isinstance(value, (str, os.PathLike)) if key in ("path", "url") else isinstance(value, (bytes, bytearray)):
+            return unpack_audio(value, sampling_rate)
+        break
+    keys = ", ".join(repr(key) for key in list(source)[:5])
+    raise TypeError(f"{FORMS}, not a mapping with {keys or 'nothing'}.")
+
+
+def _unpack_samples(samples: Any, rate: Any, sampling_rate: Any) -> tuple[np.ndarray, Any]:
+    rate = rate.item() if hasattr(rate, "item") and np.ndim(rate) == 0 else rate
+    if rate is not None and sampling_rate is not None and rate != sampling_rate:
+        raise ValueError(f"The samples come with a rate of {rate!r} Hz, but sampling_rate is {sampling_rate!r}.")
+    return _as_array(samples), rate if rate is not None else sampling_rate
+
+
+def _as_array(source: Any) -> np.ndarray:
+    if isinstance(source, (str, bytes, Mapping)) or source is None:
+        raise TypeError(f"{FORMS}, not {type(source).__name__}.")
+    try:
+        if hasattr(source, "detach"):  # a tensor, without importing torch to know it
+            tensor = source.detach().cpu()
+            # NumPy has no bfloat16.
+            array = (tensor.float() if tensor.is_floating_point() else tensor.resolve_conj()).numpy()
+        elif isinstance(source, (list, tuple)) or hasattr(source, "__array__"):
+            array = np.asarray(source)
+        else:
+            raise TypeError(f"{FORMS}, not {type(source).__name__}.")
+    # Sparse and quantised tensors and those without storage; lists of lists of different length.
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        raise ValueError("The samples are no plain array: give a dense tensor or rows of equal length.") from error
+    except TypeError as error:
+        if "Audio must be" in str(error):
+            raise
+        raise ValueError("The samples are no plain array: give a dense tensor or rows of equal length.") from error
+    if array.dtype.kind in "OUSVMm":
+        raise TypeError(f"{FORMS}, not a {type(source).__name__} of something else than numbers.")
+    if array.ndim not in (1, 2):
+        raise ValueError(f"Samples must have shape (samples,) or (channels, samples), not {tuple(array.shape)}.")
+    return array
