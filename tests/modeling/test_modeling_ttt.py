@@ -425,13 +425,22 @@ def test_official_weights_survive_our_format(golden_models, tmp_path):
         assert torch.equal(logits_of(loaded, ids), logits_of(model, ids))
 
 
-def test_resized_vocabulary(tiny_model):
+def test_the_vocabulary_can_be_padded_but_not_lose_or_gain_tokens(tiny_model, tmp_path):
     model = tiny_model(tie_word_embeddings=True)
     before = logits_of(model, [CLEAN])
-    model.resize_token_embeddings(80, mean_resizing=False)
+    model.resize_token_embeddings(pad_to_multiple_of=80, mean_resizing=False)
     assert model.config.get_text_config().vocab_size == 80
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert torch.allclose(logits_of(model, [CLEAN])[..., :64], before, atol=1e-5)
+    # Without the padding, down to the last end marker, 59.
+    model.resize_token_embeddings(60)
+    model.save_pretrained(tmp_path)
+    loaded = TtTForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.allclose(logits_of(loaded, [CLEAN]), before[..., :60], atol=1e-5)
+    for size, message in ((59, "would cut off the audio tokens"), (61, "every id counts as audio")):
+        with pytest.raises(ValueError, match=message):
+            model.resize_token_embeddings(size)
+    assert model.get_input_embeddings().weight.shape[0] == model.config.text_config.vocab_size == 60
 
 
 def test_logits_to_keep_and_hidden_states(tiny_model):

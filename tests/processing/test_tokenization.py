@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ttt_hf.modeling import TtTConfig
 from ttt_hf.processing import audio_token_ids, train_tokenizer
-from ttt_hf.processing.tokenization import code_token
+from ttt_hf.processing.tokenization import code_token, encode_text
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +102,16 @@ def test_wrong_order_is_refused() -> None:
     broken = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(swapped))
     with pytest.raises(ValueError, match="must follow"):
         audio_token_ids(broken)
+
+
+def test_a_token_after_those_of_audio_is_refused() -> None:
+    tokenizer = train_tokenizer(["hello"], 256, 2)
+    ids = audio_token_ids(tokenizer)
+    assert encode_text(tokenizer, ids, "hello") == tokenizer("hello").input_ids
+    tokenizer.add_tokens(["zyzzyva"])
+    # Where the tokenizer is loaded, and where one that was loaded before it was changed is used.
+    with pytest.raises(ValueError, match="'zyzzyva' was added to the tokenizer after the audio tokens"):
+        audio_token_ids(tokenizer)
+    assert encode_text(tokenizer, ids, "hello") == tokenizer("hello").input_ids
+    with pytest.raises(ValueError, match="'zyzzyva' was added to the tokenizer after the audio tokens"):
+        encode_text(tokenizer, ids, "hello zyzzyva")

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..modeling.configuration_ttt import TtTConfig
 from ..processing import TtTProcessor
+from ..processing.tokenization import encode_text
 from .conversations import Item, audio_source, row_items
 from .interleaving import code_ids, interleave, interleave_texts, span_ids, split_by_time
 
@@ -185,7 +186,7 @@ class SampleBuilder:
 
     def _text_ids(self, text: str) -> list[int]:
         # Names of special tokens in a text stay text, as in apply_chat_template.
-        return self.processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return encode_text(self.processor.tokenizer, self.processor.token_ids, text)
 
 
 def _codes(item: Mapping[str, Any]) -> Sequence[int]:

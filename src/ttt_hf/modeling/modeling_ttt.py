@@ -191,6 +191,37 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         self.config.auto_map = {**auto_map, "AutoModelForMultimodalLM": f"modeling_ttt.{name}"}
         super().save_pretrained(save_directory, **kwargs)
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Pads the vocabulary to a multiple, or removes such padding; it can neither lose nor gain tokens.
+
+        Args:
+            new_num_tokens: Number of tokens before padding; by default the present one.
+            pad_to_multiple_of: See `PreTrainedModel.resize_token_embeddings`.
+            mean_resizing: See `PreTrainedModel.resize_token_embeddings`.
+
+        Returns:
+            The input embeddings.
+
+        Raises:
+            ValueError: If audio tokens would be cut off, or if tokens would be added, which would count as audio.
+        """
+        size = self.config.get_text_config().vocab_size
+        needed = max(self.config.mask_token_id, *self.config.end_audio_token_ids) + 1
+        if new_num_tokens is not None and new_num_tokens < needed:
+            raise ValueError(
+                f"A vocabulary of {new_num_tokens} tokens would cut off the audio tokens of this model, which needs "
+                f"{needed}: keep them, or use the text model without audio."
+            )
+        if new_num_tokens is not None and new_num_tokens > size:
+            raise ValueError(
+                f"A vocabulary of {new_num_tokens} tokens instead of {size} would have new ones after those of audio, "
+                "where every id counts as audio: add text tokens to the text model, before from_text_model(..., "
+                "text_tokens=[...]) makes it a TtT; to pad the vocabulary, pass pad_to_multiple_of alone."
+            )
+        return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+
     @can_return_tuple
     def forward(
         self,

@@ -22,7 +22,7 @@ from ..modeling.official_ttt import hub_arguments
 from ..names import CODEC_FOLDER, CODEC_KEY
 from .audio import load_audio
 from .conversation import AUDIO_KEYS, SYSTEM_PROMPTS, Conversation, normalise_conversation
-from .tokenization import audio_token_ids, default_chat_template
+from .tokenization import audio_token_ids, default_chat_template, encode_text
 
 
 # Encloses the index of a text that must not be parsed for special tokens. A Unicode noncharacter, which valid texts do
@@ -455,10 +455,9 @@ class TtTProcessor(ProcessorMixin):
             if part == AUDIO_TOKEN:
                 ids += self.codes_to_ids(next(rest)).tolist()
             elif guarded and part.startswith(GUARD):
-                text = guarded[int(part.strip(GUARD))]
-                ids += self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+                ids += encode_text(self.tokenizer, self.token_ids, guarded[int(part.strip(GUARD))])
             elif part:
-                ids += self.tokenizer(part, add_special_tokens=False)["input_ids"]
+                ids += encode_text(self.tokenizer, self.token_ids, part, split_special_tokens=False)
         return ids
 
     def _make_batch(

@@ -165,4 +165,34 @@ def audio_token_ids(tokenizer: PreTrainedTokenizerBase) -> AudioTokenIds:
             f"The tokenizer's markers are out of order: those that open audio must lie below {AUDIO_TOKEN} (id "
             f"{start}), those that end a span above {MASK_TOKEN} (id {mask})."
         )
+    _check_no_later_token(tokenizer, max(vocab.values()), ids)
     return ids
+
+
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase, token_ids: AudioTokenIds, text: str, split_special_tokens: bool = True
+) -> list[int]:
+    """Tokenizes a text.
+
+    Args:
+        tokenizer: Tokenizer with the audio tokens.
+        token_ids: Their ids.
+        text: The text.
+        split_special_tokens: Whether names of special tokens are plain text.
+
+    Raises:
+        ValueError: If a token was added to the tokenizer after those of audio.
+    """
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
+    _check_no_later_token(tokenizer, max(ids, default=0), token_ids)
+    return ids
+
+
+def _check_no_later_token(tokenizer: PreTrainedTokenizerBase, token_id: int, ids: AudioTokenIds) -> None:
+    # Beyond the last end marker the model takes every id for audio.
+    if token_id > max(ids.end_audio_token_ids):
+        raise ValueError(
+            f"The token {tokenizer.convert_ids_to_tokens(token_id)!r} was added to the tokenizer after the audio "
+            "tokens, where the model takes every id for audio: text tokens have to be added to the text model, before "
+            "from_text_model(..., text_tokens=[...]) makes it a TtT."
+        )
