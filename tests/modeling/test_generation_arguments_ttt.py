@@ -162,3 +162,16 @@ def test_models_that_cannot_open_spans_or_change_their_blocks_say_so(tiny_model:
 def test_an_assistant_is_refused(tiny_model: Models) -> None:
     with pytest.raises(ValueError, match="assistant_model is not supported"):
         tiny_model("qwen2").generate(torch.tensor([[5]]), max_new_tokens=4, assistant_model=tiny_model("qwen2"))
+
+
+@pytest.mark.parametrize("method", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
+def test_adapters_by_prompt_learning_are_refused_and_lora_is_not(method: str, tiny_model: Models) -> None:
+    peft = pytest.importorskip("peft")
+    prompt = torch.tensor([[5, 6, 7]])
+    config = getattr(peft, method)(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(ValueError, match="cannot use the virtual tokens of an adapter by prompt learning"):
+        peft.get_peft_model(tiny_model("qwen2"), config).generate(input_ids=prompt, max_new_tokens=4)
+    # A new LoRA adapter changes nothing.
+    lora = peft.get_peft_model(tiny_model("qwen2"), peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    expected = tiny_model("qwen2").generate(prompt, max_new_tokens=4)
+    assert torch.equal(lora.generate(input_ids=prompt, max_new_tokens=4), expected)

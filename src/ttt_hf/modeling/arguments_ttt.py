@@ -92,7 +92,14 @@ class GenerationArgumentsMixin(GenerationMixin):
             raise ValueError("assistant_model is not supported: TtT decodes greedily or by sampling; leave it out.")
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        """Rejects arguments that the loop would ignore, since it creates positions, masks and caches itself."""
+        """Rejects what the loop would ignore, since it creates inputs, positions, masks and caches itself."""
+        # PEFT puts virtual tokens before a prompt by a method of its own in the place of this one.
+        prepare = vars(self).get("prepare_inputs_for_generation")
+        if getattr(prepare, "__self__", self) is not self:
+            raise ValueError(
+                "generate() cannot use the virtual tokens of an adapter by prompt learning (prompt tuning, prefix "
+                "tuning, P-tuning): train a LoRA adapter instead."
+            )
         super()._validate_model_kwargs(model_kwargs)
         unused = [
             name
