@@ -116,6 +116,13 @@ def test_numbers_of_different_things_are_refused(tmp_path: Path, changes: dict[s
         compare_runs(first, second)
 
 
+def test_a_text_does_not_command_the_terminal(tmp_path: Path) -> None:
+    first = make_run(tmp_path, tmp_path / "a", {})
+    second = make_run(tmp_path, tmp_path / "b", {"s0": "\x1b[2J no\n  better: s1 \u202eenod"})
+    text = comparison_text(compare_runs(first, second)[0])
+    assert "second: \ufffd[2J no better: s1 \ufffdenod" in text and "\x1b" not in text
+
+
 def test_runs_without_a_common_task_are_refused(tmp_path: Path) -> None:
     first = make_run(tmp_path, tmp_path / "a", {})
     spec = write_task(tmp_path, name="others")

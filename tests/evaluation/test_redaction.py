@@ -73,7 +73,7 @@ def test_messages_about_an_address_do_not_repeat_its_secrets(name: str) -> None:
 
 
 def test_a_key_among_the_fields_of_a_request_is_refused() -> None:
-    with pytest.raises(ValueError, match="api_key would be recorded.*set the variable OPENAI_API_KEY"):
+    with pytest.raises(ValueError, match=r"api_key would be recorded.*set the variable OPENAI_API_KEY"):
         load_model("openai:https://host/v1#name", api_key="sk-of-this-test")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .folder import TaskFolder, scored_folders
+from .report.terminal import visible_line
 from .scoring.scorers import printed_unit
 from .store import JsonLine, latest_lines
 
@@ -187,8 +188,9 @@ def comparison_text(comparison: Mapping[str, Any], samples: int = 10) -> str:
         f"{comparison['n'] - len(kinds)} alike"
     )
     for row in comparison["samples"][:samples]:
-        lines.append(f"  {row['change']}: {row['id']}, expected: {' | '.join(row['references'][:3])}")
-        lines += [f"    {side}: {text}" for side, text in zip(("first ", "second"), row["texts"])]
+        expected = visible_line(f"{row['id']}, expected: {' | '.join(row['references'][:3])}")
+        lines.append(f"  {row['change']}: {expected}")
+        lines += [f"    {side}: {visible_line(text)}" for side, text in zip(("first ", "second"), row["texts"])]
     if len(kinds) > samples:
         lines.append(f"  ... and {len(kinds) - samples} more changed samples (--samples)")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from ..uploads import upload_errors, upload_files
 from .folder import TaskFolder, scored_folders
 from .identity import is_weights
 from .report import MARKDOWN_FILE, read_results, render_markdown, update_model_card
+from .report.run_data import without_paths
 from .store import write_json
 
 
@@ -60,9 +61,9 @@ def push_results(folder: Path, repo: str, private: bool = True, verify: bool = T
                 _check_models(api, repo, results)
         files = {card.name: card, f"{HUB_FOLDER}/{report.name}": report}
         for number, (task, result) in enumerate(zip(tasks, results, strict=True)):
-            # Written again, since a file of an older version may hold secrets.
+            # Written again: errors name paths of this machine, and a file of an older version may hold secrets.
             clean = Path(temporary) / f"{number}.json"
-            write_json(clean, result)
+            write_json(clean, without_paths(result))
             files[f"{HUB_FOLDER}/{task.path.name}/{task.results.name}"] = clean
             files[f"{HUB_FOLDER}/{task.path.name}/{task.scores.name}"] = task.scores
         url = upload_files(repo, files, f"Scores: {', '.join(names)}", private=private)

@@ -14,13 +14,15 @@ from .examples import choose_examples
 from .method import description_of, method_of, settings_of
 from .plots import error_plot, length_plot
 from .run_data import TaskRun, read_runs
-from .terminal import metric_rows, model_names, notes_of
+from .terminal import metric_rows, model_names, notes_of, visible_line
 
 
 MARKDOWN_FILE = "report.md"
 TEMPLATE = Path(__file__).with_name("report.md.jinja")
-# Characters that are markup in Markdown or HTML.
-MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
+# Characters that are markup in Markdown, and those of HTML, tables and strikethrough, which some renderers do not let
+# a backslash escape. At the beginning of a line, there are also marks of lists, headings and rules.
+MARKUP = re.compile(r"[\\`*_{}\[\]#!<>&|~]|\A(?:[-+=]|\d+(?=[.)]))")
+ENTITIES = "<>&|~"
 
 
 def write_markdown(folder: Path) -> Path:
@@ -61,6 +63,7 @@ def render_markdown(folder: Path, with_replies: bool = True) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["plain"] = escape_markdown
+    environment.filters["code"] = escape_json
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         models=model_names(results),
         version=__version__,
@@ -73,8 +76,19 @@ def render_markdown(folder: Path, with_replies: bool = True) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text with markup characters escaped, on one line, so that Markdown shows it as it is."""
-    return MARKUP.sub(r"\\\1", " ".join(text.split()))
+    """Text with markup characters escaped, on one line, so that Markdown shows it as it is, and HTML is none."""
+    return MARKUP.sub(_escaped, visible_line(text))
+
+
+def escape_json(text: str) -> str:
+    """JSON without characters that end a code block or are HTML where code blocks are unknown; its values stay."""
+    return "".join(f"\\u{ord(letter):04x}" if letter in "`<>&" else letter for letter in text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    mark = match[0]
+    # A number needs its backslash before the full stop that follows it: an entity for its first digit does the same.
+    return f"&#{ord(mark[0])};{mark[1:]}" if mark in ENTITIES or mark.isdigit() else f"\\{mark}"
 
 
 def _task(run: TaskRun, with_replies: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from ..concepts import Task
 from ..folder import TaskFolder, scored_folders, task_from
 from ..scoring.scorers import SCORERS
 from ..store import read_lines
+
+
+# Folders of an absolute path within a text. A slash that follows a letter or another slash is one of an address.
+FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\"]+/)+")
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def read_runs(folder: Path) -> list[TaskRun]:
 
 
 def without_paths(value: Any) -> Any:
-    """Settings without paths of this machine: of absolute paths, only the last part is kept.
+    """Settings without paths of this machine: of absolute paths, also within a text, only the last part is kept.
 
     Args:
         value: Any JSON value.
@@ -116,7 +121,9 @@ def without_paths(value: Any) -> Any:
     if isinstance(value, list):
         return [without_paths(entry) for entry in value]
     # Results are shared, and paths would tell names of users and servers.
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    if not isinstance(value, str):
+        return value
+    return Path(value).name if Path(value).is_absolute() else FOLDERS.sub("", value)
 
 
 def _read_samples(task: TaskFolder) -> tuple[ReportedSample, ...]:

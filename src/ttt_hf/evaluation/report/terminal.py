@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from ..scoring.scorers import printed_unit
 from .run_data import main_metric, without_paths
 
 
+# Control characters, which a terminal obeys, and marks that change the direction of the text around them.
+INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 WITHHELD = "withheld"
 MISSING = "n/a"
 
@@ -110,8 +113,9 @@ def note_of(results: Mapping[str, Any]) -> str | None:
         parts.append(f"{listed}, counted in the denominator")
     if not parts:
         return None
-    first = f" The first failure: {without_paths(results['first_failure'])}" if results["n_failed"] else ""
-    return f"{results['task']['name']}: {'; '.join(parts)}.{first}"
+    failure = visible_line(str(without_paths(results["first_failure"])))
+    first = f" The first failure: {failure}" if results["n_failed"] else ""
+    return f"{visible_line(results['task']['name'])}: {'; '.join(parts)}.{first}"
 
 
 def notes_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -154,9 +158,14 @@ def metric_label(name: str, unit: str) -> str:
     return f"{name} ({unit})" if unit else name
 
 
+def visible_line(text: str) -> str:
+    """A text of a model or of data on one line, with U+FFFD for characters that cannot be seen."""
+    return " ".join(INVISIBLE.sub("\ufffd", text).split())
+
+
 def model_name(results: Mapping[str, Any]) -> str:
     """The model that was scored, without the path to it."""
-    return str(without_paths(str(results["model"].get("name", "unnamed"))))
+    return visible_line(str(without_paths(str(results["model"].get("name", "unnamed")))))
 
 
 def model_names(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -173,7 +182,7 @@ def _rows_of_task(results: Mapping[str, Any]) -> Iterator[MetricRow]:
         "truncated": str(results["n_truncated"]),
         "loops": str(results["n_repetition"]),
     }
-    names = {"model": model_name(results), "task": results["task"]["name"]}
+    names = {"model": model_name(results), "task": visible_line(results["task"]["name"])}
     if not is_shown(results):
         # One row without numbers, so that the task is seen to be missing.
         yield MetricRow(metric="-", value=WITHHELD, interval="-", note="", is_headline=True, **names, **counts)
