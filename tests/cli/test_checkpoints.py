@@ -87,6 +87,7 @@ def test_missing_weights(ask: Callable, copied: Path, part: str) -> None:
 def test_missing_shard(ask: Callable, copied: Path) -> None:
     index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
     (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    (copied / "model.safetensors").unlink()
     ask(copied, "has no model-00002-of-00002.safetensors")
 
 

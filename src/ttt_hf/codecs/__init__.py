@@ -35,6 +35,7 @@ __all__ = [
     "RowwiseCodec",
     "TtTTinyCodec",
     "TtTTinyCodecConfig",
+    "empty_codec",
     "load_codec",
     "load_codec_config",
     "output_sampling_rate",
@@ -107,6 +108,16 @@ def load_codec_config(path: str | PathLike[str], **kwargs: Any) -> PreTrainedCon
     adapter = _adapter(path, kwargs)
     config_class = adapter.config_class if adapter is not None else AutoConfig
     return config_class.from_pretrained(path, trust_remote_code=False, **kwargs)
+
+
+def empty_codec(path: str | PathLike[str]) -> PreTrainedAudioTokenizerBase:
+    """The codec that a configuration describes, on the meta device: without weights, and without memory for them."""
+    config = load_codec_config(path)
+    adapter = _adapter(path, {})
+    with torch.device("meta"):
+        if adapter is not None:
+            return adapter(config)
+        return AutoModelForAudioTokenization.from_config(config, trust_remote_code=False)
 
 
 def _adapter(path: str | PathLike[str], kwargs: dict[str, Any]) -> Any:

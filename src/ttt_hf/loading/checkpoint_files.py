@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ..names import (
     WEIGHTS_FILE,
     WEIGHTS_INDEX_FILE,
 )
+from .file_checks import check_files, read_object
 
 
 # Files of a checkpoint that are downloaded. Pickled weights and code are never loaded, so they are not needed.
@@ -78,6 +78,12 @@ def find_codec(folder: Path, name: str | None = None) -> Path | None:
         return folder / CODEC_FOLDER
     if name is None and (folder / PROCESSOR_FILE).is_file():
         name = read_json(folder, PROCESSOR_FILE).get(CODEC_KEY)
+        # A path would be one of the machine that the checkpoint was made on.
+        if name is not None and (not isinstance(name, str) or _is_path(name)):
+            raise ValueError(
+                f"{folder / PROCESSOR_FILE} names the codec {str(name)[:80]!r}, which is neither a Hub id nor a short "
+                f"name: put the codec into the sub-folder {CODEC_FOLDER}, or name it when you load the model."
+            )
     return find_named_codec(name) if name is not None else None
 
 
@@ -117,11 +123,11 @@ def find_folder(name: str | None, revision: str | None = None) -> Path:
         revision: Branch, tag or commit on the Hub.
 
     Returns:
-        The folder, whose content is not checked.
+        The folder, whose files are safe to read, see `check_files`; they may be of any kind, or missing.
 
     Raises:
         OSError: If there is no such folder, or the Hub id cannot be fetched.
-        ValueError: If the name is neither a folder nor a Hub id.
+        ValueError: If the name is neither a folder nor a Hub id, or a file is not safe to read.
     """
     if name is None or name in EMBEDDED_NAMES:
         folder = Path(embedded_checkpoint())
@@ -130,10 +136,11 @@ def find_folder(name: str | None, revision: str | None = None) -> Path:
         if folder.is_file():
             raise NotADirectoryError(f"{name} is a file: name the folder of a model, or a Hub id.")
         if not folder.is_dir():
-            # A Hub id has at most one slash: anything that can only be a path fails without a request.
-            if name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name:
+            # Anything that can only be a path fails without a request.
+            if _is_path(name):
                 raise FileNotFoundError(f"There is no folder {name}: name the folder of a model, or a Hub id.")
             folder = _download(name, revision)
+    check_files(folder)
     return folder
 
 
@@ -176,10 +183,11 @@ def base_folder(folder: Path) -> Path:
         return folder
     config = read_json(folder, ADAPTER_CONFIG_FILE)
     try:
-        if not config.get("base_model_name_or_path"):
+        name, revision = config.get("base_model_name_or_path"), config.get("revision")
+        if not isinstance(name, str) or not name or not isinstance(revision, (str, type(None))):
             # Raised within the try, so that the error below adds the adapter's name and the remedy.
             raise ValueError("It is not named.")
-        base = find_folder(config["base_model_name_or_path"], config.get("revision"))
+        base = find_folder(name, revision)
         if is_adapter(base):
             raise ValueError(f"{base} is an adapter itself.")
         return find_checkpoint(str(base))
@@ -197,28 +205,27 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         FileNotFoundError: If it is missing.
         ValueError: If it does not hold a JSON object.
     """
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / name).exists():
         raise FileNotFoundError(
             f"{folder} is not the folder of a model, it has no {name}: name one that save_pretrained wrote, or a Hub "
             "id."
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{folder / name} is damaged ({error}): fetch the checkpoint again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{folder / name} is damaged (not an object): fetch the checkpoint again.")
-    return content
+        )
+    return read_object(folder / name)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that a model or adapter consists of, missing ones included."""
     if is_adapter(folder):
         return [folder / ADAPTER_WEIGHTS_FILE]
-    if (folder / WEIGHTS_INDEX_FILE).is_file():
-        shards = read_json(folder, WEIGHTS_INDEX_FILE).get("weight_map", {})
-        return [folder / name for name in sorted(set(shards.values()))]
-    return [folder / WEIGHTS_FILE]
+    # In the order of transformers: an index beside the file is not read.
+    if (folder / WEIGHTS_FILE).is_file() or not (folder / WEIGHTS_INDEX_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    shards = read_json(folder, WEIGHTS_INDEX_FILE).get("weight_map")
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    # Another folder's file would be one that this checkpoint does not hold.
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ValueError(f"{folder / WEIGHTS_INDEX_FILE} is damaged (it names no files): fetch the checkpoint again.")
+    return [folder / name for name in sorted(set(names))]
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -251,6 +258,11 @@ def check_weights(folder: Path) -> None:
                 pass
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}): fetch the checkpoint again.") from error
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be that of a folder: a Hub id has at most one slash."""
+    return name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name
 
 
 def _download(name: str, revision: str | None) -> Path:

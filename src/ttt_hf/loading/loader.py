@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from .checkpoint_files import base_folder, find_checkpoint, find_codec, read_json, read_shapes
+from .config_errors import clear_errors
+from .size_checks import check_codec_size, check_counts, check_finite, check_size
 
 
 if TYPE_CHECKING:
     import torch
+    from peft import LoraConfig
 
     from ..modeling.modeling_ttt import TtTForConditionalGeneration
     from ..processing.processing_ttt import TtTProcessor
@@ -77,7 +80,6 @@ def load_checkpoint(
         ValueError: If the checkpoint has missing, unexpected or misshapen tensors, if model, tokenizer, codec and
             adapter do not fit together, or if `bits` are given where there is no CUDA device.
     """
-    import torch
     from transformers import AutoConfig
 
     from ..modeling.configuration_ttt import TtTConfig
@@ -86,10 +88,55 @@ def load_checkpoint(
     # Known to the Auto classes, the model type is not taken for one whose code comes with the checkpoint.
     AutoConfig.register(TtTConfig.model_type, TtTConfig, exist_ok=True)
     base = base_folder(folder)
-    if base != folder and find_spec("peft") is None:
-        raise ModuleNotFoundError(f"{folder} is an adapter, which needs PEFT: pip install 'ttt-hf[train]'.")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    adapter = _read_adapter(folder) if base != folder else None
     # 1. Collect the arguments of from_pretrained.
+    settings = _model_arguments(device, dtype, device_map, bits, attn_implementation)
+    if adapter is not None and (folder / "config.json").is_file():  # as the adapter was trained
+        config = read_json(folder, "config.json")
+        settings |= {name: config[name] for name in ("audio_attention", "audio_block_length") if name in config}
+    given = {"audio_attention": audio_attention, "audio_block_length": audio_block_length}
+    # Given by the caller, so they replace those that the adapter was trained with.
+    settings |= {name: value for name, value in given.items() if value is not None}
+
+    # 2. Load processor and model; those of an adapter are its base's.
+    codec = codec or find_codec(base)
+    if codec is not None:
+        check_codec_size(codec)
+    with clear_errors(base / "tokenizer_config.json"):
+        processor = TtTProcessor.from_pretrained(
+            base, codec=codec and str(codec), local_files_only=True, trust_remote_code=False
+        )
+    model = _load_model(base, settings)
+    # 3. Check that they fit together: other ids would not fail anywhere, but decode to the wrong codes.
+    fields = {name: getattr(model.config, name) for name in processor.token_ids.config_fields()}
+    if fields != processor.token_ids.config_fields():
+        raise ValueError(
+            f"Tokenizer and model in {folder} number the audio tokens differently: fetch the checkpoint again."
+        )
+    if adapter is not None:
+        # 4. Merge the adapter, which also brings the generation config that it was trained with.
+        model = _merge(model, adapter, folder, base)
+    # Only now, since merging replaces the generation config.
+    if audio_block_length is not None:
+        model.generation_config.audio_block_length = audio_block_length
+    if processor.codec is not None:
+        check_codec(model.config, processor.codec)
+        check_finite(processor.codec, codec or base)
+        processor.codec.to(model.device)
+    return model.eval(), processor
+
+
+def _model_arguments(
+    device: str | None,
+    dtype: torch.dtype | str | None,
+    device_map: str | dict[str, Any] | None,
+    bits: int | None,
+    attn_implementation: str | None,
+) -> dict[str, Any]:
+    """Arguments of `from_pretrained`, from those of `load_checkpoint`."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _torch_dtype(dtype) or (torch.float32 if device == "cpu" else "auto")
     # bitsandbytes computes in a data type that has to be named, which "auto" is not.
     compute_dtype = torch.bfloat16 if isinstance(dtype, str) else dtype
@@ -100,35 +147,7 @@ def load_checkpoint(
         settings["quantization_config"] = quantization_config(bits, compute_dtype)
     if attn_implementation is not None:
         settings["attn_implementation"] = attn_implementation
-    if base != folder and (folder / "config.json").is_file():  # as the adapter was trained
-        config = read_json(folder, "config.json")
-        settings |= {name: config[name] for name in ("audio_attention", "audio_block_length") if name in config}
-    given = {"audio_attention": audio_attention, "audio_block_length": audio_block_length}
-    # Given by the caller, so they replace those that the adapter was trained with.
-    settings |= {name: value for name, value in given.items() if value is not None}
-
-    # 2. Load processor and model; those of an adapter are its base's.
-    codec = codec or find_codec(base)
-    processor = TtTProcessor.from_pretrained(
-        base, codec=codec and str(codec), local_files_only=True, trust_remote_code=False
-    )
-    model = _load_model(base, settings)
-    # 3. Check that they fit together: other ids would not fail anywhere, but decode to the wrong codes.
-    fields = {name: getattr(model.config, name) for name in processor.token_ids.config_fields()}
-    if fields != processor.token_ids.config_fields():
-        raise ValueError(
-            f"Tokenizer and model in {folder} number the audio tokens differently: fetch the checkpoint again."
-        )
-    if base != folder:
-        # 4. Merge the adapter, which also brings the generation config that it was trained with.
-        model = _merge(model, folder, base)
-    # Only now, since merging replaces the generation config.
-    if audio_block_length is not None:
-        model.generation_config.audio_block_length = audio_block_length
-    if processor.codec is not None:
-        check_codec(model.config, processor.codec)
-        processor.codec.to(model.device)
-    return model.eval(), processor
+    return settings
 
 
 def quantization_config(bits: int, compute_dtype: torch.dtype) -> Any:
@@ -178,23 +197,34 @@ def _load_model(folder: Path, settings: dict[str, Any]) -> TtTForConditionalGene
     """
     import torch
 
+    from ..modeling.configuration_ttt import TtTConfig
     from ..modeling.modeling_ttt import TtTForConditionalGeneration
 
-    try:
-        model, loaded = TtTForConditionalGeneration.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **settings,
-        )
-    except torch.OutOfMemoryError:
-        # A RuntimeError, too, but not the fault of the checkpoint.
-        raise
-    except RuntimeError as error:
-        # transformers raises it for weights of a wrong shape, with a table of all of them.
-        raise ValueError(f"The weights in {folder} do not fit its config.json: fetch the checkpoint again.") from error
+    # Before memory is allocated: a model of the described sizes, without weights.
+    check_counts(folder)
+    with clear_errors(folder / "config.json"):
+        config = TtTConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            described = TtTForConditionalGeneration(config)
+    check_size(folder, described)
+    with clear_errors(folder):
+        try:
+            model, loaded = TtTForConditionalGeneration.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **settings,
+            )
+        except torch.OutOfMemoryError:
+            # A RuntimeError, too, but not the fault of the checkpoint.
+            raise
+        except RuntimeError as error:
+            # transformers raises it for weights of a wrong shape, with a table of all of them.
+            raise ValueError(
+                f"The weights in {folder} do not fit its config.json: fetch the checkpoint again."
+            ) from error
     if loaded["missing_keys"]:
         missing = ", ".join(sorted(loaded["missing_keys"])[:3])
         raise ValueError(f"The weights in {folder} are incomplete ({missing} ...): fetch the checkpoint again.")
@@ -204,16 +234,29 @@ def _load_model(folder: Path, settings: dict[str, Any]) -> TtTForConditionalGene
             f"The weights in {folder} do not fit its config.json (it describes no {unknown} ...): fetch the "
             "checkpoint again."
         )
+    check_finite(model, folder)
     return model
 
 
-def _merge(model: TtTForConditionalGeneration, folder: Path, base: Path) -> TtTForConditionalGeneration:
+def _read_adapter(folder: Path) -> LoraConfig:
+    """Reads the configuration of an adapter, before its base is loaded."""
+    if find_spec("peft") is None:
+        raise ModuleNotFoundError(f"{folder} is an adapter, which needs PEFT: pip install 'ttt-hf[train]'.")
+    from .adapter_checks import read_adapter
+
+    return read_adapter(folder, folder / ADAPTER_WEIGHTS_FILE)
+
+
+def _merge(
+    model: TtTForConditionalGeneration, adapter: LoraConfig, folder: Path, base: Path
+) -> TtTForConditionalGeneration:
     """Merges an adapter into the weights of a model."""
+    import torch
     from peft import PeftModel, get_peft_model_state_dict
     from transformers import GenerationConfig
 
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder))
+        adapted = PeftModel.from_pretrained(model, str(folder), config=adapter)
         # PEFT only warns of weights that it does not find, and skips those for which there is no layer.
         stored = read_shapes(folder / ADAPTER_WEIGHTS_FILE).keys()
         # An adapter need not hold embeddings: they are allowed, but not required.
@@ -221,12 +264,16 @@ def _merge(model: TtTForConditionalGeneration, folder: Path, base: Path) -> TtTF
         unknown = stored - get_peft_model_state_dict(adapted, save_embedding_layers=True).keys()
         if missing or unknown:
             raise ValueError(f"missing: {sorted(missing)[:3]}, unknown: {sorted(unknown)[:3]}")
-    except (RuntimeError, ValueError) as error:
+        merged = adapted.merge_and_unload()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(
             f"The adapter {folder} does not fit the model {base}: write the one that it was trained on into "
             f"{ADAPTER_CONFIG_FILE}, base_model_name_or_path."
         ) from error
-    merged = adapted.merge_and_unload()
     if (folder / "generation_config.json").is_file():
-        merged.generation_config = GenerationConfig.from_pretrained(folder)
+        with clear_errors(folder / "generation_config.json"):
+            merged.generation_config = GenerationConfig.from_pretrained(folder)
+    check_finite(merged, folder)
     return merged

@@ -1,0 +1,67 @@
+"""The one place that turns what libraries raise for a file of a checkpoint into one sentence with file and key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+PACKAGE = Path(__file__).parents[1]
+# Already a message for users, and not about the content of a file.
+CLEAR_ERRORS = (OSError, ImportError)
+MAX_REASON = 200
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turns errors about the content of a file into a `ValueError` that names the file, and the key if it is known.
+
+    Args:
+        path: The file, or the folder of files, that is read within the block.
+
+    Raises:
+        ValueError: For any error but those that this package raises itself, missing files and a lack of memory.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    # Not Exception: a panic of the tokenizers library is none.
+    except BaseException as error:
+        # torch's error by its name, since importing torch takes seconds.
+        is_clear = isinstance(error, CLEAR_ERRORS) and "trust_remote_code" not in str(error)
+        if is_clear or type(error).__name__ == "OutOfMemoryError" or _is_ours(error):
+            raise
+        raise ValueError(f"{path} cannot be used ({reason_of(error)}): fetch the checkpoint again.") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What is wrong, in a few words."""
+    if "trust_remote_code" in str(error):
+        return "it needs code that comes with it, which is never run"
+    # The strict dataclasses of huggingface_hub wrap the error of a field or a check in one that names it.
+    field = re.search(r"for field '(\w+)'", str(error))
+    cause: BaseException = error
+    while type(cause).__name__.startswith("StrictDataclass") and cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = " ".join(str(cause).split()).rstrip(".:")
+    if isinstance(cause, KeyError):
+        text = f"{text} is missing or unknown"
+    elif not isinstance(cause, (ValueError, RuntimeError, TypeError)) or not text:
+        text = f"{type(cause).__name__} {text}".strip()
+    text = re.sub(r"^Field '(\w+)'", r"\1", text)
+    if field and field[1] not in text:
+        text = f"{field[1]}: {text}"
+    return text if len(text) <= MAX_REASON else text[:MAX_REASON].rstrip() + " ..."
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error was raised by this package, with a message for users."""
+    if not isinstance(error, ValueError):
+        return False
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and PACKAGE in Path(last.tb_frame.f_code.co_filename).parents
