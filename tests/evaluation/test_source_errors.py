@@ -54,7 +54,7 @@ def test_broken_recordings_stay_in_the_set_with_their_errors(tmp_path, make_audi
     assert found[0][3] is None
     assert all(entry[1] == 0 for entry in found[1:])
     errors = [entry[3] for entry in found[1:]]
-    words = ["is empty", "not audio", "too short", "no audio file", "no recording", "no recording"]
+    words = ["is empty", "not audio", "cut", "no audio file", "no recording", "no recording"]
     assert all(word in error for word, error in zip(words, errors, strict=True))
     assert all(error.endswith(".") and "\n" not in error for error in errors)
     assert samples.seconds[1:3] == [0.0, 0.0]

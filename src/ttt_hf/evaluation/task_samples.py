@@ -1,8 +1,8 @@
 """The samples of a task: questions and references at once, audio one by one. None is dropped.
 
-A recording that cannot be read becomes a sample without audio, with the sentence that says why, so that it stays in
-the denominator. Everything else that is wrong with the data (missing files, columns or references, another number of
-samples, repeated ids) stops the run before a model is asked anything.
+A recording that cannot be read, or a text that is no Unicode, becomes a sample without audio, with the sentence that
+says why, so that it stays in the denominator. Everything else that is wrong with the data (missing files, columns or
+references, another number of samples, repeated ids) stops the run before a model is asked anything.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +24,9 @@ from ..data.listing import report_left_out
 from ..data.reading import Table, hub_errors, local_path, needs_datasets, open_table, require_datasets
 from ..data.tables import TableRow, find_column, list_problems, resolve_path
 from ..processing.audio import audio_seconds, read_audio
+from ..processing.fetching import STRANGER, TABLE, Access, is_address
 from .concepts import DatasetSource, Sample, Task
+from .redaction import has_surrogates, without_surrogates
 
 
 # Rate that is recorded for a sample without audio.
@@ -40,6 +44,7 @@ class _Entry:
     question: str
     references: tuple[str, ...]
     seconds: float | None
+    error: str | None = None
 
 
 class Samples(Sequence[tuple[Sample, str | None]]):
@@ -72,13 +77,14 @@ class Samples(Sequence[tuple[Sample, str | None]]):
         entry = self._entries[index]
         # What a model gets if there is no recording, or one that cannot be read.
         silent = Sample(entry.id, None, NO_AUDIO_RATE, entry.question, entry.references)
-        if self._recordings is None:
-            return silent, None
+        if entry.error is not None or self._recordings is None:
+            return silent, entry.error
         try:
             # `range` maps negative indices; the recordings go on beyond the limit, where -1 would be another one.
             waveform, rate = read_audio(*self._recordings[range(len(self))[index]])
-        except (OSError, ValueError, TypeError) as error:
-            return silent, str(error)
+        # Whatever a recording does to the libraries that read it, it is an error of this sample alone.
+        except Exception as error:
+            return silent, str(error) or type(error).__name__
         return Sample(entry.id, waveform, rate, entry.question, entry.references), None
 
     def __iter__(self) -> Iterator[tuple[Sample, str | None]]:
@@ -102,28 +108,30 @@ class Samples(Sequence[tuple[Sample, str | None]]):
         if known is not None or self._recordings is None:
             return known or 0.0
         try:
-            source, rate = self._recordings[index]
-            return audio_seconds(source) if rate is None else len(source) / rate
+            source, rate, access = self._recordings[index]
+            return audio_seconds(source, access) if rate is None else len(source) / rate
         # Only an order depends on it: the error itself is reported when the sample is asked for.
-        except (OSError, ValueError, TypeError):
+        except Exception:
             return 0.0
 
 
 class _Recordings:
     """Where the recordings of samples are: cells of text tables, or a data set whose cells hold the audio itself."""
 
-    def __init__(self, table: Table, rows: Sequence[TableRow], column: Column) -> None:
+    def __init__(self, table: Table, rows: Sequence[TableRow], column: Column, is_own: bool) -> None:
         # Only the column with audio: the text of all rows has been read already.
         self._dataset = table.dataset.select_columns([column[0]]) if table.dataset is not None else None
         self._rows = rows
         self._column = column
+        self._is_own = is_own
 
-    def __getitem__(self, index: int) -> tuple[Any, int | None]:
-        """What `processing.audio.read_audio` takes: path, URL, bytes or samples, and the rate of samples in Hz."""
+    def __getitem__(self, index: int) -> tuple[Any, int | None, Access]:
+        """What `read_audio` takes: path, URL, bytes or samples; the rate of samples in Hz; what may be read."""
         row = self._rows[index]
         # Audio of a data set stays on disk until it is asked for: thousands of recordings do not fit into memory.
         cells = row.cells if self._dataset is None else self._dataset[index]
-        return audio_cell(_cell(cells, self._column), row.folder)
+        source, rate = audio_cell(_cell(cells, self._column), row.folder)
+        return source, rate, TABLE if self._is_own or _is_downloaded(source) else STRANGER
 
     def paths(self) -> Iterator[str]:
         """Paths of recordings in files of their own."""
@@ -166,7 +174,9 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
         )
     # 3. Make the samples; all faulty rows are reported together.
     entries = _entries(rows, columns, task.source.separator)
-    recordings = _Recordings(table, rows, columns["audio"][0]) if "audio" in columns else None
+    # Data from the Hub are somebody else's: they may name files of this machine.
+    is_own = local_path(task.source.path) is not None
+    recordings = _Recordings(table, rows, columns["audio"][0], is_own) if "audio" in columns else None
     # 4. Say which files are not used, and check that the recordings are where the data say.
     if table.listing is not None:
         is_text = table.dataset is None and recordings is not None
@@ -174,7 +184,7 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
     if recordings is not None:
         _check_recordings(task, recordings, len(rows))
     # 5. A data set on the Hub is identified by its revision, local data only by their content.
-    content = digest.of(table) if local_path(task.source.path) is not None else None
+    content = digest.of(table) if is_own else None
     return Samples(entries[:limit], recordings, len(rows), content)
 
 
@@ -210,6 +220,20 @@ def audio_cell(cell: Any, folder: Path | None) -> tuple[Any, int | None]:
     if cell is None or cell == "":
         raise ValueError("There is no recording in this row of the data.")
     return (resolve_path(cell, folder) if isinstance(cell, str) else cell), None
+
+
+def _is_downloaded(source: Any) -> bool:
+    """Whether a path leads to where the Hub's client and `datasets` put what they download."""
+    if not isinstance(source, str) or is_address(source):
+        return False
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folders = [HF_HUB_CACHE]
+    if "datasets" in sys.modules:
+        config = sys.modules["datasets"].config
+        folders += [config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH]
+    path = Path(source).resolve()
+    return any(path.is_relative_to(Path(folder).resolve()) for folder in folders)
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
@@ -384,7 +408,7 @@ def _entry(row: TableRow, columns: Mapping[str, list[Column]], separator: str | 
     references = [reference for column in given for reference in _references(row, column, separator)]
     # An empty reference is one only where there is no other: a list that ends in its separator names nothing more.
     filled = references if len(references) == 1 else [reference for reference in references if reference]
-    return _Entry(
+    entry = _Entry(
         # Rows of a pinned data set do not change their order; seven digits sort like numbers.
         id=_id(row, columns["id"][0]) if "id" in columns else f"{number:07d}",
         question=_text(row, columns["question"][0], question) if "question" in columns else "",
@@ -392,6 +416,11 @@ def _entry(row: TableRow, columns: Mapping[str, list[Column]], separator: str | 
         references=tuple(dict.fromkeys(filled)),
         seconds=_number(_cell(row.cells, columns["seconds"][0])) if "seconds" in columns else None,
     )
+    if not any(map(has_surrogates, (entry.id, entry.question, *entry.references))):
+        return entry
+    clean = {key: without_surrogates(getattr(entry, key)) for key in ("id", "question")}
+    error = f"{row.origin} holds broken Unicode, half of a surrogate pair: correct its text."
+    return replace(entry, **clean, references=tuple(map(without_surrogates, entry.references)), error=error)
 
 
 def _id(row: TableRow, column: Column) -> str:
@@ -433,12 +462,12 @@ def _check_recordings(task: Task, recordings: _Recordings, count: int) -> None:
     missing: list[str] = []
     for index in range(count):
         try:
-            source, _ = recordings[index]
-        except ValueError:
+            source, _, _ = recordings[index]
+        except Exception:
             # No recording in this row, which says nothing about the files of the others.
             continue
         # Embedded audio and URLs cannot be missing files, and one file that exists shows that the folder is right.
-        if not isinstance(source, str) or "://" in source or Path(source).exists():
+        if not isinstance(source, str) or is_address(source) or os.path.exists(source):
             return
         missing.append(source)
     if not missing:

@@ -12,8 +12,9 @@ from ..concepts import Response
 
 Item = TypeVar("Item")
 
-# Errors that a single sample can cause: audio that the model cannot take, or too little memory (a RuntimeError).
-SAMPLE_ERRORS = (ValueError, RuntimeError, MemoryError)
+# Errors that a single sample can cause: audio that the model cannot take, too little memory (a RuntimeError), and what
+# libraries raise of values that nobody expected.
+SAMPLE_ERRORS = (ValueError, RuntimeError, MemoryError, TypeError, LookupError, ArithmeticError)
 MAX_ERROR_LENGTH = 300
 
 

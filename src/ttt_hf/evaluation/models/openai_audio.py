@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import soundfile
 
 from ...processing import SYSTEM_PROMPTS, read_audio
+from ...processing.audio_files import decode
 from ..concepts import FinishReason, Response, Sample, Task
 from ..endpoint import Endpoint, RequestFailed
 from ..redaction import address_without_secrets, is_secret_name
@@ -199,10 +199,8 @@ def _read_answer(answer: Mapping[str, Any], seconds: float) -> Response:
 
 def _decode_audio(data: Any) -> tuple[np.ndarray | None, int]:
     try:
-        # Two dimensions for mono, too, so that channels are averaged in one way.
-        samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data)), dtype="float32", always_2d=True)
-    except (binascii.Error, TypeError, ValueError, soundfile.LibsndfileError) as error:
+        # Not checked like a question: silence is a reply, too.
+        waveform, rate = decode(io.BytesIO(base64.b64decode(data)), "The answer's audio")
+    except (TypeError, ValueError) as error:
         raise RequestFailed(f"The answer's audio is not WAV in base64 ({error}).") from error
-    # (samples, channels) -> (samples,)
-    waveform = samples.mean(axis=1)
-    return (waveform if len(waveform) else None), int(rate)
+    return (waveform if len(waveform) else None), rate

@@ -18,11 +18,14 @@ from ...atomic_files import atomic_write, check_folder
 from ..concepts import Response, Sample, SpeechModel, Task
 from ..folder import SCHEMA_VERSION, TaskFolder, task_content
 from ..processes import Processes
-from ..redaction import without_secrets
+from ..redaction import has_surrogates, without_secrets
 from ..results import package_versions
 from ..store import JsonLine, JsonLinesFile, digest, latest_lines, merge_parts, write_json
 from ..task_samples import Samples, load_samples
 from ..tasks import fingerprint
+
+
+MAX_FLAC_RATE = 655_350
 
 
 def answer_task(
@@ -141,7 +144,12 @@ def answer_batch(task: Task, model: SpeechModel, samples: Sequence[tuple[Sample,
 
 
 def record_reply(folder: TaskFolder, fingerprint: str, sample: Sample, response: Response) -> JsonLine:
-    """Writes the speech of a reply, and makes its line of `predictions.jsonl`."""
+    """Writes the speech of a reply, and makes its line of `predictions.jsonl`; one that cannot be recorded failed."""
+    try:
+        check_response(response)
+    # Whatever a model returns for one sample must not lose the replies beside it.
+    except (ValueError, TypeError) as error:
+        response = Response("", finish_reason="error", seconds=response.seconds, error=str(error))
     # The recording is written before its line, so that no line names a missing file.
     has_audio = response.audio is not None and len(response.audio) > 0
     path, checksum = write_speech(folder, fingerprint, sample.id, response) if has_audio else (None, None)
@@ -163,6 +171,27 @@ def record_reply(folder: TaskFolder, fingerprint: str, sample: Sample, response:
         "seconds": round(response.seconds, 4),
         "error": without_secrets(response.error),
     }
+
+
+def check_response(response: Response) -> None:
+    """Checks that a reply can be recorded.
+
+    Raises:
+        ValueError, TypeError: If it cannot.
+    """
+    if not isinstance(response.text, str):
+        raise TypeError(f"The reply's text is no text, but {type(response.text).__name__}.")
+    if has_surrogates(response.text):
+        raise ValueError("The reply's text holds broken Unicode, half of a surrogate pair.")
+    if response.audio is not None:
+        waveform = np.asarray(response.audio, dtype=np.float64)
+        if waveform.ndim != 1 or not np.isfinite(waveform).all():
+            raise ValueError(
+                f"The reply's speech is no waveform of finite samples, but of shape {waveform.shape}: nothing can be "
+                "heard in it."
+            )
+        if not 1 <= response.sampling_rate <= MAX_FLAC_RATE:
+            raise ValueError(f"The reply's speech has {response.sampling_rate} Hz, which FLAC cannot hold.")
 
 
 def write_speech(folder: TaskFolder, fingerprint: str, sample: str, response: Response) -> tuple[str, str]:

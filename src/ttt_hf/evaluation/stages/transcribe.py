@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile
 
+from ...processing.audio_files import decode
+from ...processing.fetching import TABLE, open_source
 from ..folder import TaskFolder, transcript_fingerprint
 from ..processes import Processes
 from ..store import JsonLine, JsonLinesFile, merge_parts
@@ -75,9 +76,15 @@ def read_speech(folder: TaskFolder, reply: JsonLine) -> tuple[np.ndarray, int]:
     """
     path = folder.path / reply["audio"]
     advice = f"restore it, or delete the line of {reply['id']} in {folder.predictions} and run `ttt-hf eval run` again"
+    # Records are shared: a path out of the folder was written by somebody else.
+    if not path.resolve().is_relative_to(folder.path.resolve()):
+        raise ValueError(f"{path}, the speech of a reply, is not in {folder.path}: {advice}.")
     if not path.is_file():
         raise FileNotFoundError(f"{path}, the speech of a reply, is missing: {advice}.")
     try:
-        return soundfile.read(path, dtype="float32")
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}, the speech of a reply, is damaged ({error.error_string}): {advice}.") from error
+        with open_source(path, TABLE) as file:
+            # Not checked like a question: silence is a reply, too.
+            return decode(file, path.name)
+    except ValueError as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{path}, the speech of a reply, is damaged ({reason}): {advice}.") from error
