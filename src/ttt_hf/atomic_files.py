@@ -109,7 +109,7 @@ def atomic_update(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keeps other processes from writing to a folder, for as long as the block runs or the process lives.
 
     It is not re-entrant: within the block, the same process cannot lock the folder again. Where the file system or the
@@ -117,15 +117,16 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Args:
         folder: The folder; made if missing, and removed in the end if it is still empty then.
+        wait: Whether to wait for another process that has locked it.
 
     Raises:
-        BlockingIOError: If another process has locked it.
+        BlockingIOError: If another process has locked it, and it is not waited for.
         OSError: If nothing can be written there.
     """
     check_folder(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _take_lock(folder)
+    lock = _take_lock(folder, wait)
     try:
         yield
     finally:
@@ -188,7 +189,7 @@ def _try_writing(folder: Path) -> None:
         pass
 
 
-def _take_lock(folder: Path) -> int:
+def _take_lock(folder: Path, wait: bool) -> int:
     """Locks a folder by a file in it: locks of folders themselves do not work on NFS.
 
     Returns:
@@ -200,8 +201,7 @@ def _take_lock(folder: Path) -> int:
         try:
             import fcntl
 
-            # Without waiting: the other process may run for hours.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(lock)
             raise BlockingIOError(

@@ -105,6 +105,22 @@ def test_variants(run: Callable, checkpoint: Path, recordings: Path, tmp_path: P
     assert_one_error(result, "another encoding (its variants differs)")
 
 
+def test_changed_data(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "encoded"
+    arguments = ("encode", recordings, "--task", "asr", "--out", out, "--model", checkpoint, "--workers", "1")
+    assert run(*arguments).code == 0
+    metadata = recordings / "metadata.csv"
+    metadata.write_text(metadata.read_text().replace("tone 1", "a better text"))
+    result = run(*arguments, "--json")
+    assert (json.loads(result.out)["changed"], json.loads(result.out)["rows"]) == (1, 3)
+    assert f"{out}: 1 of 4 rows changed: encoding them again\n" in result.err
+    assert [row["messages"][1]["content"][0]["text"] for row in load_source(out)][1] == "a better text"
+    write_wav(recordings / "3.wav", tone(1.0, 8000), 8000)
+    assert run(*arguments).out.startswith("4 rows, ")
+    assert run(*arguments[:3], "tts", *arguments[4:], "--json").code == 0
+    assert {row["task"] for row in load_source(out)} == {"tts"}
+
+
 def test_embedded_codec_is_the_default(run: Callable, tmp_path: Path, question: Path) -> None:
     (tmp_path / "data.jsonl").write_text(json.dumps({"question_audio": str(question), "answer": "Eight."}) + "\n")
     result = run("encode", tmp_path / "data.jsonl", "--out", tmp_path / "out", "--json")

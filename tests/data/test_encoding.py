@@ -205,7 +205,7 @@ def test_all_that_is_wrong_is_said_before_the_codec_is_loaded(tmp_path, make_aud
              "Task asr needs"]  # fmt: skip
     for number, word in enumerate(words, start=2):
         assert re.search(f"data.jsonl, line {number}: {word}", str(raised.value)), word
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_only_decoding_shows_counts_under_the_same_limit(tmp_path, make_source, codec_folder):

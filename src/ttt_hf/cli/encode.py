@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def add_parser(verbs: Any) -> None:
         "encode",
         help="turn the audio of a data set into codes, once, for training",
         description="Turns the audio of a data set into codes and writes Parquet shards. Run it again to resume "
-        "after an interruption.",
+        "after an interruption, or to bring the codes up to date when rows or recordings have changed.",
         epilog=EXAMPLES + "tasks:\n" + "".join(f"  {task:<6}{what}\n" for task, what in TASKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     _check_arguments(args)
     from ..data.reading import require_datasets
     from ..loading import base_folder, find_checkpoint, find_codec
-    from .quiet import silence, silence_transformers
+    from .quiet import is_quiet, note, silence, silence_transformers
 
     with silence():
         # In order of cost: packages and names are checked before the data are read.
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
             workers=args.workers or os.cpu_count() or 1,
             shard_size=args.shard_size,
             max_broken=args.max_broken,
-            show_progress=True,
+            show_progress=not is_quiet(),
         )
     if args.json:
         summary = dataclasses.asdict(report)
@@ -114,6 +113,8 @@ def run(args: argparse.Namespace) -> None:
         del summary["broken"]
         if not args.variants:
             del summary["variants"]
+        if not report.changed:
+            del summary["changed"]
         print(json.dumps({**summary, "seconds": round(report.seconds, 3), "out": str(args.out)}, ensure_ascii=False))
     else:
         variants = f"{report.variants:,} variants, " if args.variants else ""
@@ -121,12 +122,8 @@ def run(args: argparse.Namespace) -> None:
             f"{report.rows:,} rows, {report.seconds:,.1f} s of audio, {variants}shards: {report.shards:,}, "
             f"in {args.out}"
         )
-    # On stderr, so that stdout holds nothing but the summary.
     if report.skipped:
-        print(
-            f"ttt-hf: rows left out because they cannot be used: {report.skipped}, see {args.out / BROKEN_FILE}",
-            file=sys.stderr,
-        )
+        note(f"rows left out because they cannot be used: {report.skipped}, see {args.out / BROKEN_FILE}")
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

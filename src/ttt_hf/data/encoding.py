@@ -4,30 +4,34 @@
     shard-00000-of-00012.parquet ...   canonical rows whose audio is codes
     broken.jsonl                       rows that were left out because they cannot be used, if there are any
 
-Shards are written atomically, by several processes; an interrupted run continues with those that are missing.
+Shards are written atomically, by several processes; an interrupted run continues with those that are missing. Where
+data have changed, only the rows that differ are encoded again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from ..atomic_files import atomic_write_text, check_folder
+from ..atomic_files import atomic_write_text, check_folder, lock_folder
 from ..processing.audio import audio_seconds
 from .conversations import audio_source, row_items
 from .reading import require_datasets
-from .shards import Shard, broken_row, describe_broken, encode_shards, load_on_device, read_statistics
+from .reuse import Plan, plan_shards, read_encoding, row_key
+from .shards import Shard, broken_row, describe_broken, encode_shards, load_on_device
 from .sources import ENCODING_FILE, Source, allowed_broken, check_broken
 
+
+logger = logging.getLogger(__name__)
 
 BROKEN_FILE = "broken.jsonl"
 # Settings of an encoding that does not record them.
@@ -45,6 +49,7 @@ class EncodingReport:
         skipped: Rows left out because they cannot be used.
         seconds: Seconds of audio that were encoded.
         variants: Variants of recordings.
+        changed: Rows that are new or differ from those of an earlier run, and were encoded for that reason.
         shards: Files written.
         fingerprint: `codec_fingerprint` of the codec.
         broken: For each row left out its number in the source from 1 (`row`), its file and line (`origin`), and the
@@ -55,6 +60,7 @@ class EncodingReport:
     skipped: int = 0
     seconds: float = 0.0
     variants: int = 0
+    changed: int = 0
     shards: int = 0
     fingerprint: str = ""
     broken: list[dict[str, Any]] = field(default_factory=list)
@@ -112,7 +118,7 @@ def check_fingerprint(data: str | os.PathLike[str] | Any, codec: PreTrainedAudio
         ValueError: If the codes are those of another codec.
     """
     if isinstance(data, (str, os.PathLike)):
-        found = {_read_encoding(Path(data))["fingerprint"]}
+        found = {read_encoding(Path(data))["fingerprint"]}
     # A `datasets.Dataset`; a stream would have to be read to its end.
     elif hasattr(data, "unique"):
         found = set(data.unique("codec_fingerprint")) if "codec_fingerprint" in data.column_names else set()
@@ -139,8 +145,10 @@ def encode_source(
     shard_size: int = 1000,
     max_broken: float | None = None,
     show_progress: bool = False,
+    wait: bool = False,
 ) -> EncodingReport:
-    """Encodes the audio of a data set into a folder. A folder that holds a part of the same encoding is completed.
+    """Encodes the audio of a data set into a folder. A folder that holds a part of the same encoding is completed, and
+    rows that changed since they were encoded are encoded again: a row, or the size or time of its recording.
 
     Args:
         source: Rows, as `open_source` gives them; not a stream.
@@ -151,15 +159,16 @@ def encode_source(
             training draws one of them, or the plain one.
         seed: Seed of the variants, which also depend on the number of the row.
         shard_size: Source rows per shard.
-        max_broken: Share of the rows that may be left out because they cannot be used; by default 1 %, but at least 5
-            rows.
+        max_broken: Share of the rows that may be left out because they cannot be used; see `allowed_broken`.
         show_progress: Whether to show a progress bar on stderr.
+        wait: Whether to wait for another process that writes to the folder, such as one of the same training.
 
     Returns:
         A report on the complete folder, including shards of earlier runs.
 
     Raises:
         OSError: If the folder cannot be written.
+        BlockingIOError: If another process is writing to it.
         ValueError: If the data hold no audio to encode, the folder holds something else, or more rows cannot be used
             than allowed; lists them by file and line.
     """
@@ -167,35 +176,40 @@ def encode_source(
     _check_numbers(workers, shard_size, variants, seed)
     folder = Path(out)
     _check_folder(folder)
-    rows = len(source.rows)
-    count = math.ceil(rows / shard_size)
-    allowed = allowed_broken(rows, max_broken)
-    report = EncodingReport(shards=count)
+    allowed = allowed_broken(len(source.rows), max_broken)
     # 1. Everything that can be seen without decoding is checked before the codec is loaded.
-    paths = {start: folder / f"shard-{number:05d}-of-{count:05d}.parquet"
-             for number, start in enumerate(range(0, rows, shard_size))}  # fmt: skip
-    missing = [start for start, path in paths.items() if not path.is_file()]
-    for path in paths.values():
-        if path.is_file():
-            report.add(read_statistics(path), allowed)
-    _check_rows(source, [range(start, min(start + shard_size, rows)) for start in missing], report, allowed)
+    contents = _read_contents(source, has_variants=variants > 0)
+    plan = plan_shards(folder, contents.keys, shard_size, contents.remote)
+    _check_rows(source, contents, plan, allowed)
     # 2. The folder belongs to one codec, source and setting.
     codec = load_on_device(codec_folder)
-    report.fingerprint = codec_fingerprint(codec)
-    settings = {"source": name, "source_rows": rows, "shard_size": shard_size, "variants": variants, "seed": seed}
-    encoding = {**_describe_codec(codec, report.fingerprint), **settings}
-    _begin(folder, encoding)
-    # 3. Missing shards are encoded.
-    shards = [Shard(paths[start], start, report.fingerprint, allowed, variants, seed) for start in missing]
-    with (
-        _progress_bar(rows, missing, shard_size, show_progress) as bar,
-        encode_shards(source, shards, shard_size, codec, codec_folder, workers) as finished,
-    ):
-        for statistics in finished:
-            report.add(statistics, allowed)
-            bar.update(statistics["source_rows"])
-    # 4. The folder is marked as complete, unless no row is left.
-    _finish(folder, encoding, report)
+    fingerprint = codec_fingerprint(codec)
+    settings = {"source": name, "shard_size": shard_size, "variants": variants, "seed": seed}
+    encoding = {**_describe_codec(codec, fingerprint), **settings}
+    _check_settings(folder, encoding)
+    if plan.is_done:
+        return _report(plan, fingerprint, allowed)
+    with lock_folder(folder, wait=wait):
+        # Another process may have been here meanwhile.
+        _check_settings(folder, encoding)
+        plan = plan_shards(folder, contents.keys, shard_size, contents.remote)
+        report = _report(plan, fingerprint, allowed)
+        _begin(folder, encoding, plan)
+        # 3. What is missing is encoded, or taken over from shards that are no longer right.
+        parts = [(path, start, plan.keys[start : start + shard_size]) for path, start in plan.missing]
+        shards = [
+            Shard(path, start, part, fingerprint, allowed, variants, seed, plan.find(part))
+            for path, start, part in parts
+        ]
+        with (
+            _progress_bar(len(plan.keys), shards, show_progress) as bar,
+            encode_shards(source, shards, codec, codec_folder, workers) as finished,
+        ):
+            for statistics in finished:
+                report.add(statistics, allowed)
+                bar.update(statistics["source_rows"])
+        # 4. The folder is marked as complete, unless no row is left.
+        _finish(folder, encoding, report, plan)
     return report
 
 
@@ -205,28 +219,56 @@ def _describe_codec(codec: PreTrainedAudioTokenizerBase, fingerprint: str) -> di
     return {"fingerprint": fingerprint, "codec": config.model_type, **sizes}
 
 
-def _progress_bar(rows: int, missing: Sequence[int], shard_size: int, show_progress: bool) -> Any:
+def _progress_bar(rows: int, shards: Sequence[Shard], show_progress: bool) -> Any:
     """A progress bar on a terminal, nothing in a log."""
     from tqdm.auto import tqdm
 
-    left = sum(min(shard_size, rows - start) for start in missing)
+    left = sum(len(shard.keys) for shard in shards)
     disable = None if show_progress else True
     return tqdm(total=rows, initial=rows - left, desc="encoding", unit="row", disable=disable)
 
 
-def _finish(folder: Path, encoding: Mapping[str, Any], report: EncodingReport) -> None:
+def _begin(folder: Path, encoding: Mapping[str, Any], plan: Plan) -> None:
+    """Records what will be encoded, and puts what is no longer right aside."""
+    if plan.stale and not any("keys" in statistics for statistics in {**plan.kept, **plan.stale}.values()):
+        logger.warning("%s: an older version wrote it, and not what it was made of: encoding all rows again", folder)
+    elif plan.changed:
+        logger.warning("%s: %d of %d rows changed: encoding them again", folder, plan.changed, len(plan.keys))
+    elif plan.stale:
+        logger.warning("%s: writing shards again whose rows were removed, moved, or are tried again", folder)
+    # Before any shard is touched: a folder that is not complete is refused when it is opened.
+    encoding = {**encoding, "source_rows": len(plan.keys), "complete": False}
+    atomic_write_text(folder / ENCODING_FILE, json.dumps(encoding, indent=2) + "\n")
+    # Nobody else writes here, so these are of a run that was killed.
+    for part in folder.glob(".*.part"):
+        part.unlink()
+    plan.retire()
+
+
+def _report(plan: Plan, fingerprint: str, allowed: int) -> EncodingReport:
+    """A report on the shards that stay."""
+    report = EncodingReport(shards=len(plan.kept) + len(plan.missing), changed=plan.changed, fingerprint=fingerprint)
+    for statistics in plan.kept.values():
+        report.add(statistics, allowed)
+    return report
+
+
+def _finish(folder: Path, encoding: Mapping[str, Any], report: EncodingReport, plan: Plan) -> None:
     # Shards of several processes finish in any order.
     report.broken.sort(key=lambda entry: entry["row"])
     if report.broken:
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in report.broken)
         atomic_write_text(folder / BROKEN_FILE, lines)
+    else:
+        (folder / BROKEN_FILE).unlink(missing_ok=True)
     # Shards were checked against the limit: this refuses only data of which no row can be used.
     check_broken([describe_broken(entry) for entry in report.broken], report.skipped, report.rows + report.skipped)
-    # Written last: a folder without `complete` is refused when it is opened.
+    for path in plan.stale:
+        path.unlink(missing_ok=True)
+    # Written last, see `_begin`.
     statistics = {"rows": report.rows, "skipped": report.skipped, "seconds": round(report.seconds, 3)}
-    atomic_write_text(
-        folder / ENCODING_FILE, json.dumps({**encoding, "complete": True, **statistics}, indent=2) + "\n"
-    )
+    encoding = {**encoding, "source_rows": len(plan.keys), "complete": True, **statistics}
+    atomic_write_text(folder / ENCODING_FILE, json.dumps(encoding, indent=2) + "\n")
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------
@@ -241,39 +283,63 @@ def _check_numbers(workers: int, shard_size: int, variants: int, seed: int) -> N
 
 def _check_folder(folder: Path) -> None:
     check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not (folder / ENCODING_FILE).is_file():
+    # Hidden files are those of a run that was killed before it wrote anything.
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if ENCODING_FILE not in names and any(not name.startswith(".") for name in names):
         raise ValueError(f"{folder} is not empty: name a new folder, or one that holds a part of this encoding.")
 
 
-def _check_rows(source: Source, parts: Sequence[range], report: EncodingReport, allowed: int) -> None:
-    """Checks the form of rows and the headers of their recordings, so that errors come before anything slow.
+def _check_settings(folder: Path, encoding: Mapping[str, Any]) -> None:
+    if not (folder / ENCODING_FILE).is_file():
+        return
+    begun = {**_WITHOUT_VARIANTS, **read_encoding(folder)}
+    other = [name for name, value in encoding.items() if begun.get(name) != value]
+    if other:
+        raise ValueError(
+            f"{folder} holds another encoding (its {', '.join(other)} differs): name a new folder, or delete this one."
+        )
 
-    Args:
-        source: The rows.
-        parts: Numbers of those that are not encoded yet.
-        report: Of the others.
-        allowed: Rows that may be left out.
-    """
-    problems = [describe_broken(entry) for entry in report.broken]
-    # An earlier run that wrote rows had found audio in them.
-    has_audio, has_codes = report.rows > 0, False
-    for part in parts:
-        for number, stored in zip(part, source.rows.select(part)):
-            row = source.check(stored, number)
-            items = list(row_items(row))
-            has_audio = has_audio or any(audio_source(item) is not None for item in items)
-            has_codes = has_codes or any(item.get("codes") is not None for item in items)
-            try:
-                if row["error"]:
-                    raise ValueError(row["error"])
-                for item in items:
-                    _check_header(audio_source(item))
-            except (OSError, ValueError) as error:
-                problems.append(describe_broken(broken_row(row, number, error)))
+
+class _Contents(NamedTuple):
+    """What all rows of the data show: their keys, the numbers of those with audio behind a URL, and kinds of audio."""
+
+    keys: list[str]
+    remote: set[int]
+    has_audio: bool
+    has_codes: bool
+
+
+def _read_contents(source: Source, has_variants: bool) -> _Contents:
+    keys: list[str] = []
+    remote = set()
+    has_audio = has_codes = False
+    for number, stored in enumerate(source.rows):
+        row = source.check(stored, number)
+        # Variants depend on the number of the row, too.
+        keys.append(row_key(row, number if has_variants else None))
+        for item in row_items(row):
+            has_audio = has_audio or audio_source(item) is not None
+            has_codes = has_codes or item.get("codes") is not None
+            if "://" in (item.get("path") or ""):
+                remote.add(number)
+    return _Contents(keys, remote, has_audio, has_codes)
+
+
+def _check_rows(source: Source, contents: _Contents, plan: Plan, allowed: int) -> None:
+    """Checks the form of rows and the headers of their recordings, so that errors come before anything slow."""
+    problems = [describe_broken(entry) for statistics in plan.kept.values() for entry in statistics["broken"]]
+    for number, stored in zip(plan.todo, source.rows.select(plan.todo)):
+        row = source.check(stored, number)
+        try:
+            if row["error"]:
+                raise ValueError(row["error"])
+            for item in row_items(row):
+                _check_header(audio_source(item))
+        except (OSError, ValueError) as error:
+            problems.append(describe_broken(broken_row(row, number, error)))
     check_broken(problems, allowed, len(source.rows))
-    if not has_audio:
-        why = "their audio is codes already" if has_codes else "their rows have none"
+    if not contents.has_audio:
+        why = "their audio is codes already" if contents.has_codes else "their rows have none"
         raise ValueError(f"The data hold no audio to encode, {why}: train on them as they are.")
 
 
@@ -282,31 +348,3 @@ def _check_header(source: Any) -> None:
     is_file = isinstance(source, str) and "://" not in source
     if is_file or isinstance(source, bytes):
         audio_seconds(source)
-
-
-def _begin(folder: Path, encoding: dict[str, Any]) -> None:
-    """Records what will be encoded, or checks that it is what an earlier run recorded."""
-    if not (folder / ENCODING_FILE).is_file():
-        atomic_write_text(folder / ENCODING_FILE, json.dumps({**encoding, "complete": False}, indent=2) + "\n")
-        return
-    begun = {**_WITHOUT_VARIANTS, **_read_encoding(folder)}
-    other = [name for name, value in encoding.items() if begun.get(name) != value]
-    if other:
-        raise ValueError(
-            f"{folder} holds another encoding (its {', '.join(other)} differs): name a new folder, or delete this one."
-        )
-
-
-def _read_encoding(folder: Path) -> dict[str, Any]:
-    path = folder / ENCODING_FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no encoding (it has no {ENCODING_FILE}): make one with `ttt-hf encode`."
-        )
-    try:
-        encoding = json.loads(path.read_text(encoding="utf-8"))
-        # Shows at once whether this is the content of an encoding.
-        encoding["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: delete the folder and encode again.") from error
-    return encoding

@@ -188,7 +188,8 @@ def _open_folder(folder: Path, config: str | None, split: str | None, streaming:
     if _declares_files(folder):
         # The card decides on files and splits, as it does on the Hub.
         files = tuple(sorted(folder.rglob("*.parquet")))
-        return replace(_open_data_set(str(folder), config, split, None, streaming), files=files, folder=folder)
+        table = _open_data_set(str(folder), config, split, None, streaming, description=file_states(files))
+        return replace(table, files=files, folder=folder)
     listing = list_folder(folder, split, needs_split)
     if listing.is_parquet:
         table = _open_parquet(str(folder), listing.tables, streaming)
@@ -228,19 +229,24 @@ def _open_parquet(name: str, files: Sequence[Path], streaming: bool) -> Table:
     with read_errors(name):
         # A list of files is one split, whatever their names; escaped, because they are read as patterns.
         data_files = [escape(str(path)) for path in files]
-        dataset = load_dataset("parquet", data_files=data_files, split="train", streaming=streaming)
+        dataset = load_dataset(
+            "parquet", data_files=data_files, split="train", streaming=streaming, description=file_states(files)
+        )
         counts = [read_metadata(path).num_rows for path in files]
     table = _stored_table(name, dataset, streaming)
     # Rows are numbered over all files; `starts` finds the file of a row for messages and relative paths.
     return replace(table, files=tuple(files), starts=tuple(accumulate(counts[:-1], initial=0)))
 
 
-def _open_data_set(path: str, config: str | None, split: str | None, revision: str | None, streaming: bool) -> Table:
+def _open_data_set(
+    path: str, config: str | None, split: str | None, revision: str | None, streaming: bool, **arguments: Any
+) -> Table:
     require_datasets()
     from datasets import load_dataset
 
     with read_errors(path):
-        dataset = load_dataset(path, config, split=split or "train", revision=revision, streaming=streaming)
+        settings = {"split": split or "train", "revision": revision, "streaming": streaming}
+        dataset = load_dataset(path, config, **settings, **arguments)
     return _stored_table(path, dataset, streaming)
 
 
@@ -249,6 +255,15 @@ def _stored_table(name: str, dataset: Any, streaming: bool) -> Table:
 
     labels = {name: part for name, part in (dataset.features or {}).items() if isinstance(part, ClassLabel)}
     return Table(name, dataset=undecoded(dataset, streaming), labels=labels)
+
+
+def file_states(files: Sequence[Path]) -> str:
+    """What tells files from others of the same names.
+
+    `datasets` knows what it prepared by its arguments, of which this is one. The time of the last change of any kind,
+    `st_ctime_ns`, is the one that no copying program sets back.
+    """
+    return str([(state.st_size, state.st_mtime_ns, state.st_ctime_ns) for state in (path.stat() for path in files)])
 
 
 def undecoded(dataset: Any, streaming: bool) -> Any:

@@ -6,10 +6,11 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ from ..codecs import load_codec
 from ..processing.audio import load_audio
 from .augmentation import vary
 from .conversations import Row, audio_source, row_items
+from .reuse import METADATA_KEY, Found, read_rows
 from .sources import Source, check_broken, row_features
-
-
-METADATA_KEY = b"ttt_hf"
 
 
 def encode_row(
@@ -89,31 +88,34 @@ class Shard:
     Args:
         path: File that it is written to.
         start: Number of its first row in the source, from 0.
+        keys: Keys of its rows, see `reuse.row_key`.
         fingerprint: Fingerprint of the codec.
         allowed: Rows that may be left out because they cannot be used.
         variants: Augmented encodings of each recording of the user.
         seed: Seed of the variants.
+        found: Rows by their keys that are encoded already.
     """
 
     path: Path
     start: int
+    keys: Sequence[str]
     fingerprint: str
     allowed: int
     variants: int
     seed: int
+    found: Mapping[str, Found] = field(default_factory=dict)
 
 
 @contextmanager
 def encode_shards(
     source: Source,
-    shards: list[Shard],
-    shard_size: int,
+    shards: Sequence[Shard],
     codec: PreTrainedAudioTokenizerBase,
     codec_folder: str | os.PathLike[str],
     workers: int,
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """Encodes shards in parallel, and gives the statistics of each as it is finished (see `read_statistics`)."""
-    parts = [source.rows.select(range(s.start, min(s.start + shard_size, len(source.rows)))) for s in shards]
+    parts = [source.rows.select(range(shard.start, shard.start + len(shard.keys))) for shard in shards]
     tasks = [(shard, replace(source, rows=part)) for shard, part in zip(shards, parts)]
     if workers == 1 or len(tasks) < 2:
         # The codec that is loaded already is used; shards are encoded as the caller asks for them.
@@ -137,7 +139,16 @@ def _start_worker(codec_folder: str | os.PathLike[str]) -> None:
     global _worker_codec
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interruption ends a worker without a traceback of its own
     torch.set_num_threads(1)  # the processes are the parallelism
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker_codec = load_on_device(codec_folder)
+
+
+def _end_with_parent() -> None:
+    # A parent that is killed ends nobody: a worker would wait for ever, or overwrite a shard of the next run.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _encode_in_worker(shard: Shard, part: Source) -> dict[str, Any]:
@@ -151,9 +162,15 @@ def _encode_shard(shard: Shard, part: Source, codec: PreTrainedAudioTokenizerBas
     import pyarrow.parquet as pq
 
     rows: list[Row] = []
+    row_seconds: list[float] = []
     broken: list[dict[str, Any]] = []
-    seconds = 0.0
-    for number, stored in enumerate(part.rows, start=shard.start):
+    earlier = read_rows(shard.found)
+    for number, (key, stored) in enumerate(zip(shard.keys, part.rows), start=shard.start):
+        if key in earlier:
+            encoded, length = earlier[key]
+            rows.append(encoded)
+            row_seconds.append(length)
+            continue
         row = part.check(stored, number)
         try:
             if row["error"]:
@@ -168,13 +185,16 @@ def _encode_shard(shard: Shard, part: Source, codec: PreTrainedAudioTokenizerBas
         # Not a broken row but an error: codes of two codecs would give the same ids two meanings.
         if encoded["codec_fingerprint"] not in (None, shard.fingerprint):
             raise ValueError(f"{row['origin']} holds codes of another codec: encode its audio again.")
-        seconds += length
+        row_seconds.append(length)
         rows.append({**encoded, "codec_fingerprint": shard.fingerprint})
     statistics = {
         "fingerprint": shard.fingerprint,
+        "start": shard.start,
         "source_rows": len(part.rows),
+        "keys": list(shard.keys),
         "rows": len(rows),
-        "seconds": seconds,
+        "seconds": sum(row_seconds),
+        "row_seconds": row_seconds,
         "variants": sum(len(item.get("variants") or ()) for row in rows for item in row_items(row)),
         "broken": broken,
     }
@@ -186,25 +206,6 @@ def _encode_shard(shard: Shard, part: Source, codec: PreTrainedAudioTokenizerBas
     with atomic_write(shard.path) as partial:
         pq.write_table(table, partial)
     return statistics
-
-
-def read_statistics(path: Path) -> dict[str, Any]:
-    """Reads the statistics of a finished shard from its metadata.
-
-    Returns:
-        `fingerprint` of the codec, `source_rows`, `rows` written, `seconds` of audio, number of `variants`, and the
-        rows that are `broken`.
-
-    Raises:
-        ValueError: If they cannot be read.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
-    except (pa.ArrowInvalid, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: delete it, and run the same command again.") from error
 
 
 def broken_row(row: Row, number: int, error: Exception) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from .conversations import Row, canonical_row, row_items
 from .listing import report_left_out
-from .reading import Table, open_table, read_errors, require_datasets
+from .reading import Table, file_states, open_table, read_errors, require_datasets
 from .tables import TableRow, list_problems, parse_json
 
 
@@ -273,8 +273,7 @@ def _text_source(table: Table, task: str | None, streaming: bool) -> Source:
             rows = IterableDataset.from_generator(partial(_checked_rows, table, task), features=features)
         else:
             # The cache of `datasets` knows prepared rows by these arguments: they change when a file does.
-            state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in table.files]
-            arguments = {"table": table, "task": task, "state": str((__version__, state))}
+            arguments = {"table": table, "task": task, "state": __version__ + file_states(table.files)}
             rows = Dataset.from_generator(_checked_rows, features=features, gen_kwargs=arguments)
     return Source(table.name, rows, _as_checked)
 
@@ -306,8 +305,11 @@ def _open_encoded(folder: Path, streaming: bool) -> Source:
     from datasets import Value, load_dataset
 
     with read_errors(str(folder)):
-        files = [escape(str(path)) for path in sorted(folder.glob("shard-*.parquet"))]
-        rows = load_dataset("parquet", data_files=files, split="train", streaming=streaming)
+        shards = sorted(folder.glob("shard-*.parquet"))
+        files = [escape(str(path)) for path in shards]
+        rows = load_dataset(
+            "parquet", data_files=files, split="train", streaming=streaming, description=file_states(shards)
+        )
     # Two columns are added without a copy of the codes; anything else is mapped by `checked_rows`.
     if not streaming and rows.features == row_features():
         origins = [f"{folder}, row {number}" for number in range(1, len(rows) + 1)]
