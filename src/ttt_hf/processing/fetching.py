@@ -14,7 +14,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
@@ -212,35 +213,40 @@ def _encoded(parts: Any) -> str:
 def _download(address: str, name: str, access: Access) -> BinaryIO:
     request = urllib.request.Request(address, headers={"User-Agent": USER_AGENT, "Accept": "*/*"})
     deadline = time.monotonic() + DOWNLOAD_SECONDS
-    try:
-        with _opener(access).open(request, timeout=DOWNLOAD_TIMEOUT) as response:
-            length = response.headers.get("Content-Length", "")
-            promised = int(length) if length.isdecimal() and not response.chunked else None
-            received = 0
+    with _transfer_errors(name):
+        response = _opener(access).open(request, timeout=DOWNLOAD_TIMEOUT)
+    with response:
+        length = response.headers.get("Content-Length", "")
+        # Without it, or in chunks, the end of the connection or the last chunk is the end.
+        promised = int(length) if length.isdecimal() and not response.chunked else None
+        if promised is not None and promised > MAX_BYTES:
+            raise ValueError(f"{name} is larger than {MAX_BYTES >> 20} MiB: download and cut it first.")
+        received = 0
 
-            def read(size: int) -> bytes:
-                nonlocal received
+        def read(size: int) -> bytes:
+            nonlocal received
+            with _transfer_errors(name):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"it took longer than {DOWNLOAD_SECONDS:.0f} s")
-                # A server may keep the connection open after the last byte.
-                if promised is not None:
-                    size = min(size, promised - received)
-                # At most one read of the socket, so that the deadline holds for a server that drips.
+                # A server may keep the connection open after the last byte. One read of the socket at a time, so that
+                # the deadline holds for a server that drips.
+                size = size if promised is None else min(size, promised - received)
                 chunk = response.read1(size) if size else b""
                 received += len(chunk)
+                if not chunk and promised is not None and received < promised:
+                    raise ConnectionError(f"the connection ended after {received} of {promised} bytes, try again")
                 return chunk
 
-            if promised is not None and promised > MAX_BYTES:
-                raise ValueError(f"{name} is larger than {MAX_BYTES >> 20} MiB: download and cut it first.")
-            content = read_limited(read, name)
-            if promised is not None and received < promised:
-                raise ConnectionError(f"the connection ended after {received} of {promised} bytes, try again")
-            return content
+        return read_limited(read, name)
+
+
+@contextmanager
+def _transfer_errors(name: str) -> Iterator[None]:
+    try:
+        yield
     except http.client.IncompleteRead:
         raise OSError(f"{name} cannot be fetched: the connection ended too early, try again.") from None
-    except PermissionError:
-        raise
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         if isinstance(reason, PermissionError):
             raise reason from None

@@ -1,12 +1,15 @@
 """Finds files that were cut short, which decoders play as far as they come: by the sizes that their headers state.
 
-Sources: RFC 3533 (Ogg), ISO/IEC 11172-3 and 13818-3 (MP3), the Xing, RIFF, RF64, AIFF and AU headers.
+Sources: RFC 3533 (Ogg), RFC 8794 and 9559 (WebM), ISO/IEC 11172-3 and 13818-3 (MP3), ISO/IEC 14496-12 (MP4), the
+specifications of ASF, CAF, RIFF, RF64, AIFF and AU, and the Xing header. Files that hold no size at all (AAC, AMR, MP3
+without a Xing header, WebM of a browser) show a cut within a frame, but none between two frames.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from typing import BinaryIO
 
 
@@ -76,6 +79,9 @@ def missing_bytes(file: BinaryIO) -> tuple[int, int] | None:
     try:
         if head[:4] == b"OggS":
             return (0, 0) if _ogg_is_cut(file, length) else None
+        for place, magic, element_size in _ELEMENTS:
+            if head.startswith(magic, place):
+                return _first_missing(file, length, element_size)
         if head[:4] == b".snd" and len(head) >= 12:
             offset, size = struct.unpack(">II", head[4:12])
             return _compare(length, offset + size) if not is_unknown_size(size) else None
@@ -93,8 +99,66 @@ def missing_bytes(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _compare(length: int, promised: int) -> tuple[int, int] | None:
-    # Some programs count a byte that pads to an even size.
-    return (length, promised) if promised > length + 1 else None
+    return (length, promised) if promised > length else None
+
+
+def _first_missing(
+    file: BinaryIO, length: int, element_size: Callable[[BinaryIO], int | None]
+) -> tuple[int, int] | None:
+    """Follows elements, each with its size in its header, and reports the one that goes beyond the end.
+
+    Args:
+        file: The file.
+        length: Its size in bytes.
+        element_size: Reads a header; returns the number of bytes to go on from its start, or `None` if the size is not
+            known. A header that is incomplete raises a `struct.error` or an `IndexError`.
+    """
+    position = 0
+    for _ in range(_MAX_ELEMENTS):
+        if position >= length:
+            return _compare(length, position)
+        file.seek(position)
+        try:
+            size = element_size(file)
+        except (struct.error, IndexError):
+            return 0, 0
+        if size is None:
+            return None
+        position += max(size, 1)
+    return None
+
+
+def _mp4_box(file: BinaryIO) -> int | None:
+    (size,) = struct.unpack(">I4x", file.read(8))
+    # 0: up to the end of the file; 1: the size follows in 64 bits.
+    return struct.unpack(">Q", file.read(8))[0] if size == 1 else size or None
+
+
+def _asf_object(file: BinaryIO) -> int | None:
+    (size,) = struct.unpack("<16xQ", file.read(24))
+    return size or None
+
+
+def _caf_chunk(file: BinaryIO) -> int | None:
+    if file.tell() == 0:
+        return 8
+    (size,) = struct.unpack(">4xq", file.read(12))
+    return 12 + size if size >= 0 else None
+
+
+def _matroska_element(file: BinaryIO) -> int | None:
+    head = file.read(12)
+    # The number of leading zeros is that of further bytes; of sizes, the bit after them is no part of the value.
+    id_length = 9 - head[0].bit_length()
+    size_length = 9 - head[id_length].bit_length()
+    if len(head) < id_length + size_length:
+        raise IndexError
+    mark = 1 << 7 * size_length
+    size = int.from_bytes(head[id_length : id_length + size_length], "big") - mark
+    if size == mark - 1:
+        # Written to a pipe: only segments and clusters have no size, and what they hold is followed instead.
+        return id_length + size_length if head[:4] in _MATROSKA_PARENTS else None
+    return id_length + size_length + size
 
 
 def _ogg_is_cut(file: BinaryIO, length: int) -> bool:
@@ -108,6 +172,16 @@ def _ogg_is_cut(file: BinaryIO, length: int) -> bool:
         return True
     end_of_stream = page[5] & 4
     return len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]) or not end_of_stream
+
+
+_MAX_ELEMENTS = 1 << 20
+_MATROSKA_PARENTS = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")
+_ELEMENTS = (
+    (4, b"ftyp", _mp4_box),
+    (0, b"\x1a\x45\xdf\xa3", _matroska_element),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf_object),
+    (0, b"caff", _caf_chunk),
+)
 
 
 def _mp3_missing(content: bytes) -> tuple[int, int] | None:
