@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ttt_hf.modeling import TtTForConditionalGeneration
-from ttt_hf.modeling.cache_ttt import KEY_LENGTH_MULTIPLE, RaggedCache
+from ttt_hf.modeling.cache_ttt import KEY_LENGTH_MULTIPLE, RaggedCache, cache_argument
 from ttt_hf.modeling.masking_ttt import NO_ORDER, AttentionKeys, AttentionQueries, build_attention_mask
 
 
@@ -94,7 +94,11 @@ def test_ragged_pieces_give_the_same_hidden_states_as_whole_rows(
         keys = AttentionKeys(torch.where(index < ends, index, NO_ORDER), torch.full((2, cache.key_length), -1))
         mask = build_attention_mask(model.config, AttentionQueries(torch.zeros_like(slots), horizon, no_block), keys)
         output = model(
-            pieces, attention_mask=mask, position_ids=horizon - 1, past_key_values=cache, use_cache=True
+            pieces,
+            attention_mask=mask,
+            position_ids=horizon - 1,
+            use_cache=True,
+            **{cache_argument(type(model)): cache},
         ).last_hidden_state
         for row, count in enumerate(counts):
             torch.testing.assert_close(

@@ -115,7 +115,7 @@ def test_defaults_follow_the_model(tiny_model: Models) -> None:
         ({"cache_implementation": "static"}, "cache_implementation='static' is not supported"),
         ({"output_scores": True}, "output_scores=True is not supported"),
         ({"output_attentions": True}, "output_attentions=True is not supported"),
-        ({"past_key_values": ()}, "not past_key_values"),
+        ({"past_key_values": ()}, "not (past_key_values|cache)"),
         ({"position_ids": torch.arange(3)[None]}, "not position_ids"),
         ({"block_ids": torch.zeros(1, 3, dtype=torch.long)}, "not block_ids"),
         ({"inputs_embeds": torch.zeros(1, 3, 32)}, "not inputs_embeds"),

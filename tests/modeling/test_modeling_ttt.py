@@ -1,5 +1,6 @@
 """The model: official logits, every attention implementation and backbone, caches, two streams, saving and loading."""
 
+import copy
 import logging
 
 import pytest
@@ -455,7 +456,14 @@ def test_logits_to_keep_and_hidden_states(tiny_model):
     assert isinstance(output, ModelOutput)
     assert [tuple(state.shape) for state in output.hidden_states] == [(1, 19, 32)] * 3
     assert [tuple(attention.shape) for attention in output.attentions] == [(1, 4, 19, 19)] * 2
+    # The cache has two names, before and since transformers 5.24.
     assert output.past_key_values.get_seq_length() == 19
+    assert output["cache"] is output.cache is output.past_key_values
+    more = torch.tensor([[5]])
+    expected = logits_of(model, more, past_key_values=copy.deepcopy(output.cache))
+    assert torch.equal(logits_of(model, more, cache=copy.deepcopy(output.cache)), expected)
+    with pytest.raises(ValueError, match="two names of one argument"):
+        model(more, cache=output.cache, past_key_values=output.cache)
     assert torch.allclose(output["logits"], whole, atol=1e-6)
     assert torch.allclose(model(ids, return_dict=False, use_cache=False)[0], whole, atol=1e-6)
     assert torch.equal(*(model(ids, labels=ids, return_dict=as_dict)[0] for as_dict in (True, False)))

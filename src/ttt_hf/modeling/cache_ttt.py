@@ -9,17 +9,25 @@ sees. Committing means advancing the row's length. Nothing is cropped, shifted o
 depend on the other rows.
 """
 
+import inspect
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 # The keys passed to attention are cut to the longest row's length, rounded up to this multiple: few different shapes,
 # little waste.
 KEY_LENGTH_MULTIPLE = 64
+
+
+@cache
+def cache_argument(backbone: type[nn.Module]) -> str:
+    """Name of the argument with which a backbone takes its cache: `cache` since transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(backbone.forward).parameters else "past_key_values"
 
 
 class SlotTable:
@@ -187,4 +195,4 @@ class RaggedCache(Cache):
         self.table.lengths = [self.lengths[index] for index in indices.tolist()]
 
 
-__all__ = ["RaggedCache"]
+__all__ = ["RaggedCache", "cache_argument"]

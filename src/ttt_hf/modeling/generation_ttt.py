@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from .arguments_ttt import GenerationArgumentsMixin, split_rows
-from .cache_ttt import RaggedCache
+from .cache_ttt import RaggedCache, cache_argument
 from .decoding_ttt import AudioSegment, DecodingContext, DecodingRow, FinishReason, TextSegment
 from .masking_ttt import NO_ORDER, AttentionKeys, AttentionQueries, audio_block_ids, build_attention_mask
 from .seeds_ttt import row_generators
@@ -268,8 +268,8 @@ class TtTGenerationMixin(GenerationArgumentsMixin):
             attention_mask=build_attention_mask(self.model.config, queries, keys, dtype=inputs_embeds.dtype),
             # The index of each token in its row; 0 for padding.
             position_ids=horizon - 1,
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(type(self.model)): cache},
         )
         return outputs.last_hidden_state
 

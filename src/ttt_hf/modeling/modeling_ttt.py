@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .cache_ttt import cache_argument
 from .configuration_ttt import TtTConfig
 from .generation_ttt import TtTGenerationMixin
 from .growing_ttt import grow_rows, place_audio_tokens
@@ -39,7 +40,7 @@ class TtTOutputWithPast(ModelOutput):
         text_loss: Autoregressive loss over text targets; scalar, only with `labels`.
         audio_loss: Diffusion loss over audio targets; scalar, only with `labels` and `audio_loss_weights`.
         logits: Shape `(batch, kept positions, vocabulary)`; `None` with `labels`, which need logits at targets only.
-        past_key_values: The cache, with `use_cache`.
+        cache: The cache, with `use_cache`; also found as `past_key_values`.
         hidden_states: One tensor `(batch, length, hidden)` per layer, with `output_hidden_states`.
         attentions: One tensor `(batch, heads, length, keys)` per layer, with `output_attentions` (eager attention).
         num_text_targets: Number of text targets, 0-dimensional `torch.long`, only with `labels`.
@@ -55,7 +56,7 @@ class TtTOutputWithPast(ModelOutput):
     text_loss: torch.Tensor | None = None
     audio_loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     num_text_targets: torch.Tensor | None = None
@@ -63,6 +64,11 @@ class TtTOutputWithPast(ModelOutput):
     text_correct: torch.Tensor | None = None
     audio_correct: torch.Tensor | None = None
     num_samples: torch.Tensor | None = None
+
+    @property
+    def past_key_values(self) -> Cache | None:
+        """The cache, by its name before transformers 5.24."""
+        return self.cache
 
 
 class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
@@ -238,6 +244,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         start_ids: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> TtTOutputWithPast:
         """Runs the backbone with hybrid attention; with `labels` it computes the losses instead of all logits.
@@ -266,6 +273,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
                 sample per row.
             logits_to_keep: Number of last positions to compute logits for (0: all), or a tensor of positions.
             use_cache: Whether to return the cache. Defaults to the backbone's setting, and to `False` with `labels`.
+            cache: The name of `past_key_values` since transformers 5.24.
             **kwargs: Passed on to the backbone, e.g. `output_hidden_states`.
 
         Raises:
@@ -274,6 +282,10 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         # 1. Embeddings and cache
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
+        if cache is not None:
+            if past_key_values is not None:
+                raise ValueError("cache and past_key_values are two names of one argument: pass one of them.")
+            past_key_values = cache
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if use_cache is None:
@@ -315,9 +327,9 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         outputs = self.model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{cache_argument(type(self.model)): past_key_values},
             **kwargs,
         )
         # 4. Logits, or losses
@@ -328,7 +340,8 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             results = self._losses(outputs.last_hidden_state, labels, audio_loss_weights, order_ids, start_ids, packed)
         return TtTOutputWithPast(
             **results,
-            past_key_values=outputs.past_key_values if use_cache else None,
+            # Backbones fill the cache that they are given.
+            cache=past_key_values if use_cache else None,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
