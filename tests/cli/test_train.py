@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from fixed_reply import make_codec
 from ttt_hf import TtTForConditionalGeneration, embedded_checkpoint
+from ttt_hf.atomic_files import lock_folder
 from ttt_hf.cli.main import main
 from ttt_hf.data import encode_source, open_source
 from ttt_hf.training import finetuning
 from ttt_hf.training.arguments import load_recipe
+from ttt_hf.training.provenance import RUNS_FILE
 
 
 QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
@@ -245,8 +247,8 @@ def test_models_by_any_of_their_names(train, rows, checkpoint, tmp_path, monkeyp
     assert train(data, *small, out=tmp_path / "adapter").code == 0
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "embedded"
-    result = train(data, "model=embedded", *small[1:], "max_steps=2", out=tmp_path / "adapter")
-    assert result.code == 0, result.err  # resumes: both names are those of one model
+    result = train(data, "model=embedded", *small[1:], out=tmp_path / "adapter")
+    assert result.code == 0, result.err  # finished: both names are those of one model
 
 
 def test_adapters_are_refused_without_the_command_line_too(adapter, tmp_path):
@@ -281,8 +283,37 @@ def test_output_that_cannot_be_written(train, rows, tmp_path):
 def test_output_of_another_training(train, rows):
     data = rows([CODES] * 4)
     assert train(data).code == 0
-    result = train(data, "lora_rank=2")
+    assert_one_error(
+        train(data, "lora_rank=2"), "holds another training (lora_rank was 0 and is 2 here): name another"
+    )
+    result = train(data, "lora_rank=2", "resume=force")
     assert_one_error(result, "is of another training (of a whole model, not of an adapter): name another output_dir")
+
+
+def test_two_trainings_in_one_folder(train, rows, tmp_path):
+    data = rows([CODES] * 4)
+    with lock_folder(tmp_path / "out"):
+        assert_one_error(train(data), "Another process is writing")
+        assert not list((tmp_path / "out").glob("checkpoint-*"))
+    assert train(data).code == 0
+
+
+@pytest.mark.parametrize("recipe", ["lora_asr", "lora_tts"])
+def test_a_recipe_named_for_a_task_implies_it(run, recipe, recordings, checkpoint, tmp_path):
+    keys = [f"train_data={recordings}", f"model={checkpoint}", f"output_dir={tmp_path / 'out'}", "max_steps=1"]
+    result = run("train", recipe, *keys, "audio_variants=0", "use_cpu=true")
+    assert result.code == 0, result.err
+    (encoded,) = (tmp_path / "out-encoded").glob("*")
+    tasks = {row["task"] for row in open_source(encoded).rows}
+    assert tasks == {recipe.removeprefix("lora_")}
+    assert f"| `recordings0` | {recipe.removeprefix('lora_')} |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_dialogues_in_a_mixture_keep_their_own_tasks(train, rows, recordings, tmp_path):
+    written = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    path = rows([{"messages": written, "task": "text"}])
+    result = train(f"[{{path: {recordings}}}, {{path: {path}}}]", "audio_variants=0")
+    assert result.code == 0, result.err
 
 
 def test_no_space_left_for_a_checkpoint(train, rows, tmp_path, limit_file_size):
@@ -290,20 +321,21 @@ def test_no_space_left_for_a_checkpoint(train, rows, tmp_path, limit_file_size):
     assert train(data).code == 0
     saved = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with limit_file_size(30_000):
-        result = train(data, "max_steps=2")
+        result = train(data, "max_steps=2", "resume=force")
     assert_one_error(result, "checkpoint-2 cannot be written")
     assert "free some space, or name another output_dir, and run the same command again" in result.err
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == saved
-    assert train(data, "max_steps=2").code == 0
+    assert {path for path in saved if path.read_bytes() != saved[path]} == {out / RUNS_FILE}
+    assert {path for path in out.rglob("*") if path.is_file()} == set(saved)
+    assert train(data, "max_steps=2", "resume=force").code == 0
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 2
 
 
 def test_no_space_left_for_the_model(train, rows, tmp_path, limit_file_size):
     data, out = rows([CODES] * 4), tmp_path / "out"
-    assert train(data).code == 0
+    assert train(data, "save_strategy=no").code == 0
     before = (out / "model.safetensors").read_bytes()
     with limit_file_size(30_000):
-        assert_one_error(train(data), "out cannot be written")  # the training is finished, the model is saved again
+        assert_one_error(train(data, "save_strategy=no", "seed=1", "resume=force"), "out cannot be written")
     assert (out / "model.safetensors").read_bytes() == before
     assert not list(out.rglob("*.part"))
 
@@ -337,7 +369,8 @@ def test_loss_that_is_not_a_number(train, rows, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_same_command_goes_on(train, rows, checkpoint, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_goes_on(train, rows, checkpoint, tmp_path, number, code):
     data, out = rows([CODES] * 4), tmp_path / "out"
     command = [sys.executable, "-m", "ttt_hf.cli", "train", "lora_asr", f"train_data={data}", f"model={checkpoint}"]
     command += [f"output_dir={out}", "max_steps=100000", "save_steps=3", "per_device_train_batch_size=2"]
@@ -347,14 +380,14 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(train, rows, checkpoint, tmp_
         while not list(out.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
             assert time.monotonic() < end, "no step in five minutes"
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=300)
-    assert process.returncode == 130, err
-    assert err.strip().splitlines()[-1] == "ttt-hf: interrupted"
-    assert "Traceback" not in err
+    assert process.returncode == code, err
     steps = max(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*"))
+    assert f"checkpoint-{steps} is saved: run the same command again to go on from there" in err
+    assert "Traceback" not in err
     assert (out / f"checkpoint-{steps}" / "trainer_state.json").is_file()
-    result = train(data, f"max_steps={steps + 1}")
+    result = train(data, f"max_steps={steps + 1}", "save_steps=3", "resume=force")
     assert result.code == 0, result.err
     state = json.loads((out / "trainer_state.json").read_text())
     assert state["global_step"] == steps + 1

@@ -12,7 +12,8 @@ from transformers import TrainerState
 
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor
 from ttt_hf.training.arguments import parse_recipe
-from ttt_hf.training.card import changed_keys, write_card
+from ttt_hf.training.card import write_card
+from ttt_hf.training.provenance import UNRECORDED, Run, changed_keys, deciding_keys
 
 
 LOG = [
@@ -28,12 +29,13 @@ LOG = [
 def write(tmp_path):
     """`write(log, key=value)` writes the card of a recipe with these keys and gives it."""
 
-    def make(log=(), sources=({"path": "recordings", "task": "asr", "rows": 12, "seconds": 34.5},), **keys):
+    def make(log=(), sources=({"path": "recordings", "task": "asr", "rows": 12, "seconds": 34.5},), before=(), **keys):
         out = tmp_path / "my-adapter"
         out.mkdir(exist_ok=True)
         recipe = parse_recipe({"output_dir": str(out), "train_data": "recordings", **keys})
-        state = TrainerState(global_step=20, epoch=1.5, log_history=list(log))
-        return ModelCard.load(write_card(recipe, sources, state))
+        state = TrainerState(global_step=20, epoch=1.5, log_history=list(log), best_global_step=12)
+        run = Run(15 if before else 0, deciding_keys(recipe), {}, list(sources))
+        return ModelCard.load(write_card(recipe, (*before, run), state))
 
     return make
 
@@ -41,7 +43,7 @@ def write(tmp_path):
 def test_card_of_an_adapter(write, tmp_path):
     card = write(LOG, lora_rank=4, learning_rate=1e-3, model="some/model")
     assert card.data.base_model == "some/model" and card.data.library_name == "peft"
-    assert "lora" in card.data.tags and card.data.license is None
+    assert "lora" in card.data.tags and card.data.base_model_relation == "adapter"
     assert "| `recordings` | asr |  | 12 | 34 |" in card.text
     assert "2.25" in card.text and re.search(r"spoken_wer.* \| 0 \|", card.text)
     assert (tmp_path / "my-adapter" / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -93,19 +95,58 @@ def test_without_matplotlib_the_card_has_no_curves(write, monkeypatch, caplog):
     assert "ttt-hf[train]" in caplog.text
 
 
-def test_changed_keys_are_those_of_the_recipe(tmp_path):
+def test_changed_keys_are_those_that_train_the_weights(tmp_path):
     keys = {
         "lora_rank": 4,
         "lora_targets": ["q_proj"],
         "train_data": [{"path": "a", "ratio": 0.5}],
         "lr_scheduler_type": "linear",
+        "load_best_model_at_end": True,
         "eval_strategy": "steps",
         "eval_steps": 5,
-        "speak_steps": 10,
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
     }
-    changed = changed_keys(parse_recipe({"output_dir": str(tmp_path), **keys}))
-    assert changed == {**keys, "do_eval": True}
-    assert parse_recipe(changed | {"output_dir": str(tmp_path)}) == parse_recipe({"output_dir": str(tmp_path), **keys})
+    out = {"output_dir": str(tmp_path)}
+    changed = changed_keys(deciding_keys(parse_recipe({**out, **keys, "speak_steps": 10, "hub_token": "secret"})))
+    assert changed == keys
+    assert deciding_keys(parse_recipe(changed | out)) == deciding_keys(parse_recipe({**out, **keys}))
+
+
+def test_card_says_which_steps_were_trained_with_what(write):
+    earlier = Run(
+        5, deciding_keys(parse_recipe({"learning_rate": 0.5, "output_dir": "x"})), {}, [{"path": "old/data"}]
+    )
+    card = write(before=[UNRECORDED, earlier], learning_rate=0.25)
+    assert "Steps 1 to 5: not recorded." in card.text
+    first, second = re.findall(r"Steps (\d+ to \d+): keys.*?```yaml\n.*?learning_rate: ([\d.]+)", card.text, re.S)
+    assert (first, second) == (("6 to 15", "0.5"), ("16 to 20", "0.25"))
+    assert "| `data` |  |  |  |  | 6-15 |" in card.text or "| `old/data` |  |  |  |  | 6-15 |" in card.text
+    assert card.data.datasets == ["old/data"]
+
+
+def test_card_of_the_best_checkpoint_leaves_out_later_steps(write):
+    earlier = Run(0, deciding_keys(parse_recipe({"learning_rate": 0.5, "output_dir": "x"})), {}, [{"path": "a"}])
+    keys = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 4}
+    card = write(before=[earlier], learning_rate=0.25, **keys)
+    assert "The weights are those of step 12" in card.text
+    assert "learning_rate: 0.5" in card.text and "learning_rate: 0.25" not in card.text
+
+
+def test_licence_and_language_are_those_of_the_base_or_of_the_recipe(write, tmp_path):
+    card = write(model="embedded", lora_rank=4)
+    assert (card.data.license, card.data.language) == ("apache-2.0", "en")
+    # A name that only this package knows is no model of the Hub.
+    assert card.data.base_model is None and "AutoPeftModel" in card.text
+    card = write(model="embedded", license="cc-by-4.0", language=["de", "fr"])
+    assert (card.data.license, card.data.language) == ("cc-by-4.0", ["de", "fr"])
+    (tmp_path / "base").mkdir()
+    assert write(model=str(tmp_path / "base")).data.license is None
+
+
+def test_seeds_are_named_even_if_they_are_the_defaults(write):
+    assert "(seeds: `seed` 42)" in write().text
+    assert "(seeds: `seed` 3, `data_seed` 4)" in write(seed=3, data_seed=4).text
 
 
 def test_a_training_replaces_the_card_of_peft_and_its_example_runs(spoken_adapter, monkeypatch):

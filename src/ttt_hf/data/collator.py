@@ -17,6 +17,8 @@ from .variants import draw_variants
 
 
 OBJECTIVES = ("two_stream", "paper", "ar", "nar")
+# Copies of each span in evaluation: one noise level for each fifth of [0, 1).
+EVALUATION_COPIES = 5
 
 # A sample, or a row of the batch: arrays of one number per position, by the names that `forward` has for them.
 Arrays = dict[str, np.ndarray]
@@ -87,6 +89,8 @@ class TtTDataCollator:
         span_truncation: SST: share of samples whose last span is cut at a random position, anew in each draw, so that
             the model does not learn typical lengths of spans.
         minimum_noise: Smallest probability of masking a position.
+        fixed_levels: Whether the copies of a sample have noise levels of their own, one in each of `noise_copies`
+            equal parts of [0, 1), which depend on the sample's number alone; by default a batch shares its levels.
         seed: Seed of the noise; no other random state is read or touched.
     """
 
@@ -103,6 +107,7 @@ class TtTDataCollator:
     prefix_preservation: float = 0.3
     span_truncation: float = 0.0
     minimum_noise: float = 1e-3
+    fixed_levels: bool = False
     seed: int = 0
     _numbers: count = field(default_factory=count, init=False, repr=False)
 
@@ -128,6 +133,18 @@ class TtTDataCollator:
                 )
             if self.noise_copies > 1:
                 raise ValueError("The objective 'ar' has no noise: noise_copies must be 1.")
+
+    @classmethod
+    def for_evaluation(cls, config: TtTConfig, pad_token_id: int) -> TtTDataCollator:
+        """The noise that all evaluations share, whatever the objective, seed or batch size of the training.
+
+        Text is predicted after clean audio, and every span after a clean prefix, once at each of `EVALUATION_COPIES`
+        noise levels. Losses of trainings can so be compared, and the loss of one sample does not depend on others.
+
+        Args:
+            config: As in training; the kind of attention is that of the evaluation.
+        """
+        return cls(config, pad_token_id, noise_copies=EVALUATION_COPIES, fixed_levels=True)
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -160,7 +177,11 @@ class TtTDataCollator:
         batch = []
         for draw, samples in zip(draws, rows):
             rng = np.random.default_rng([self.seed, 1, draw])
-            batch.append(_concatenate([self._noise(sample, next(levels), clean, rng) for sample in samples]))
+            noised = []
+            for sample, shared in zip(samples, levels):
+                own = (np.arange(copies) + rng.random()) / copies if self.fixed_levels else shared
+                noised.append(self._noise(sample, own, clean, rng))
+            batch.append(_concatenate(noised))
         return {**_pad(batch, self.pad_token_id), "draws": torch.tensor(draws)}
 
     def _noise(self, sample: Arrays, levels: np.ndarray, clean: bool, rng: np.random.Generator) -> Arrays:

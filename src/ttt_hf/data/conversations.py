@@ -37,6 +37,8 @@ _COLUMNS = {
 _ITEM_EXTRAS = ("sampling_rate", "span", "variants", "words")
 # Those of them that mean nothing when they are empty.
 _LISTS = ("variants", "words")
+# A recipe may imply the task, so that training recognises this error.
+NEEDS_TASK = "A row with 'audio' and 'text' needs a task, asr or tts: does the model listen or speak?"
 
 
 def canonical_row(row: Mapping[str, Any], task: str | None = None, folder: Path | None = None) -> Row:
@@ -59,7 +61,8 @@ def canonical_row(row: Mapping[str, Any], task: str | None = None, folder: Path 
     """
     cells = _filled_cells(row)
     task = task or cells.get("task")
-    if task is not None and task not in SYSTEM_PROMPTS:
+    # A cell may hold what cannot be looked up, such as a list.
+    if task is not None and not (isinstance(task, str) and task in SYSTEM_PROMPTS):
         raise ValueError(f"There is no task {task!r}: choose one of {', '.join(SYSTEM_PROMPTS)}.")
     result: Row = {}
     # From the most explicit form to the least: a row of messages may have further columns, such as `text`.
@@ -80,7 +83,7 @@ def canonical_row(row: Mapping[str, Any], task: str | None = None, folder: Path 
     elif task in ("asr", "tts"):
         raise ValueError(_missing(row, cells, task))
     elif "audio" in cells and "text" in cells:
-        raise ValueError("A row with 'audio' and 'text' needs a task, asr or tts: does the model listen or speak?")
+        raise ValueError(NEEDS_TASK)
     elif "audio" in cells:
         result["content"] = [_audio_item(cells["audio"], folder)]
     elif "text" in cells and task in (None, "text"):
@@ -214,6 +217,9 @@ def _audio_item(value: Any, folder: Path | None) -> Item:
 
 def _extras(item: Mapping[str, Any]) -> Item:
     extras = {key: item[key] for key in _ITEM_EXTRAS if item.get(key) is not None}
+    for key in _LISTS:
+        if not hasattr(extras.get(key, ()), "__len__"):
+            raise ValueError(f"'{key}' must be a list, not {type(extras[key]).__name__}.")
     return {key: value for key, value in extras.items() if key not in _LISTS or len(value)}
 
 

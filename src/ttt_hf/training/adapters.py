@@ -83,3 +83,17 @@ def add_adapter(model: TtTForConditionalGeneration, arguments: ModelArguments) -
     # At every save PEFT would request the base's config from the Hub, to check for a resized vocabulary.
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted
+
+
+def check_adapters(model: Any) -> None:
+    """Checks that the adapters of a model, if it has any, are of a kind that `generate` uses.
+
+    Raises:
+        ValueError: If one learns a prompt (prompt tuning, prefix tuning, P-tuning), which only `forward` would see.
+    """
+    for name, config in (getattr(model, "peft_config", None) or {}).items():
+        if getattr(config, "is_prompt_learning", False):
+            raise ValueError(
+                f"The adapter {name!r} ({config.peft_type.value}) learns a prompt, which generate() does not see: "
+                "train a LoRA adapter, LoraConfig(task_type='CAUSAL_LM')."
+            )

@@ -69,6 +69,15 @@ class ModelArguments:
         default=False, metadata={"help": "Quantize the frozen weights to 4 bits (QLoRA); needs CUDA and bitsandbytes."}
     )
 
+    license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the result, for its model card; by default that of the model's card."},
+    )
+    language: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Languages of the data (`en`), for the model card; by default those of the model's card."},
+    )
+
     def audio_settings(self) -> dict[str, Any]:
         """Fields of the model's configuration that the recipe overrides."""
         given = {"audio_attention": self.audio_attention, "audio_block_length": self.audio_block_length}
@@ -89,6 +98,13 @@ class DataArguments:
     eval_data: str = field(
         default="",
         metadata={"help": "Evaluation data in the same form; every row counts once, whatever the `ratio`."},
+    )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "`asr` or `tts`, for recordings with texts whose source names no task: set by the recipes "
+            "`lora_asr` and `lora_tts`."
+        },
     )
     streaming: bool = field(
         default=False, metadata={"help": "Read the data during training instead of preparing it before."}
@@ -180,6 +196,13 @@ class RecipeTrainingArguments(TrainingArguments):
     hub_strategy: str = field(
         default="end", metadata={"help": "Must stay `end`: `push_to_hub` uploads the finished model, no checkpoints."}
     )
+    resume: str = field(
+        default="same",
+        metadata={
+            "help": "What happens if output_dir holds a training: `same` goes on if it is of the same recipe and data "
+            "and refuses it otherwise, `force` goes on from its last checkpoint with this recipe."
+        },
+    )
     early_stopping_patience: int = field(
         default=0,
         metadata={"help": "Stop after this many evaluations without improvement; 0 turns early stopping off."},
@@ -253,6 +276,9 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     # It has no word for `None`: such keys are left out.
     arguments: list[str] = []
     for key, value in values.items():
+        # YAML reads the word no as false.
+        if value is False and key.endswith("_strategy"):
+            value = "no"
         if value is not None:
             arguments += [f"--{key}", *_command_line(value)]
     return Recipe(*_Parser(GROUPS).parse_args_into_dataclasses(arguments))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,14 @@ import jinja2
 import torch
 import transformers
 import yaml
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
 from ..atomic_files import atomic_write, atomic_write_text
+from ..loading import find_folder
 from ..names import EMBEDDED_NAME, EMBEDDED_NAMES
-from .arguments import Recipe, parse_recipe
+from .arguments import ModelArguments, Recipe
+from .provenance import Run, changed_keys
 
 
 logger = logging.getLogger(__name__)
@@ -37,16 +37,14 @@ SCORES = {
     "eval_loss": "`eval_loss`, on the evaluation data",
     "spoken_wer": "`spoken_wer`, word error rate of the text of sample replies during training",
 }
-# Keys that describe a computer or its user, not the model.
-PRIVATE_KEYS = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "hub_token")
 
 
-def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any) -> Path:
+def write_card(recipe: Recipe, runs: Sequence[Run], state: Any) -> Path:
     """Writes `README.md` and, if matplotlib is installed, `curves.png` to the recipe's `output_dir`.
 
     Args:
-        sources: The training data: `path` and, if known, `task`, `ratio`, `rows` and `seconds` (of audio).
-        state: The Trainer's state, of which `log_history`, `global_step` and `epoch` are used.
+        runs: What trained the model; its keys, data and steps are the card's.
+        state: The Trainer's state, of which `log_history`, `global_step`, `epoch` and `best_global_step` are used.
 
     Returns:
         Path of the card.
@@ -60,12 +58,15 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
     model = recipe.model
     revision = {"revision": model.revision} if model.revision else {}
     scores = {words: last_value(state.log_history, name) for name, words in SCORES.items()}
+    # Later steps did not train the weights of the best checkpoint.
+    last_step = state.best_global_step if recipe.training.load_best_model_at_end else None
+    parts = _parts(runs, last_step or state.global_step)
     # A name that the template misspells is an error, not an empty place in the card.
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        metadata=_metadata(recipe, sources).to_yaml(),
+        metadata=_metadata(recipe, parts).to_yaml(),
         name=out.resolve().name,
         embedded=model.model in EMBEDDED_NAMES,
         base=EMBEDDED_NAME if model.model in EMBEDDED_NAMES else _public(model.model),
@@ -77,9 +78,9 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
         ),
         codec=_public(model.codec),
         block_length=model.audio_block_length,
-        sources=[{**source, "path": _public(source["path"])} for source in sources],
+        parts=parts,
+        best_step=last_step,
         state=state,
-        keys=yaml.safe_dump(changed_keys(recipe), sort_keys=False, allow_unicode=True),
         curves=CURVES_FILE if has_curves else None,
         scores={words: value for words, value in scores.items() if value is not None},
         versions={"ttt-hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
@@ -88,29 +89,30 @@ def write_card(recipe: Recipe, sources: Sequence[Mapping[str, Any]], state: Any)
     return out / CARD_FILE
 
 
-def changed_keys(recipe: Recipe) -> dict[str, Any]:
-    """The keys of a recipe that differ from their defaults and affect the model.
-
-    Returns:
-        Keys and values, in types of YAML; paths are reduced to their last part.
-    """
-    # Parsed rather than read from the fields, since TrainingArguments derive some defaults from others.
-    defaults = parse_recipe({"output_dir": recipe.training.output_dir})
-    changed = {}
-    for group in ("model", "data", "objective", "training"):
-        given, default = getattr(recipe, group), getattr(defaults, group)
-        for entry in dataclasses.fields(given):
-            value = getattr(given, entry.name)
-            if value == getattr(default, entry.name) or entry.name in PRIVATE_KEYS:
-                continue
-            # Data are as structured as in the recipe.
-            if group == "data" and isinstance(value, str) and value.startswith(("[", "{")):
-                value = json.loads(value)
-            value = _public(value.value if isinstance(value, Enum) else value)
-            # Other types, such as objects of accelerate, have no form in YAML.
-            if isinstance(value, str | int | float | list | dict | None):
-                changed[entry.name] = value
-    return changed
+def _parts(runs: Sequence[Run], last_step: int) -> list[dict[str, Any]]:
+    """What the template shows of each run: its steps, keys, seeds and data."""
+    # A training of no steps is described by the run that was to do them.
+    used = [run for run in runs if run.first_step < last_step] or runs[-1:]
+    parts = []
+    for run, end in zip(used, [*(run.first_step for run in used[1:]), last_step]):
+        keys = changed_keys(run.keys or {})
+        for name in ("train_data", "eval_data"):
+            # As a recipe would say it.
+            if name in keys and len(keys[name]) == 1 and keys[name][0].keys() == {"path"}:
+                keys[name] = keys[name][0]["path"]
+        seeds = {name: (run.keys or {}).get(name) for name in ("seed", "data_seed")}
+        parts.append(
+            {
+                "first": run.first_step + 1,
+                "last": end,
+                "is_known": run.keys is not None,
+                "keys": yaml.safe_dump(_public(keys), sort_keys=False, allow_unicode=True),
+                "seeds": ", ".join(f"`{name}` {seed}" for name, seed in seeds.items() if seed is not None),
+                "paths": [source["path"] for source in run.sources],
+                "sources": [{**source, "path": _public(source["path"])} for source in run.sources],
+            }
+        )
+    return parts
 
 
 def draw_curves(log_history: Sequence[Mapping[str, Any]], path: Path) -> bool:
@@ -156,18 +158,30 @@ def last_value(log_history: Sequence[Mapping[str, Any]], name: str) -> float | N
     return next((entry[name] for entry in reversed(log_history) if name in entry), None)
 
 
-def _metadata(recipe: Recipe, sources: Sequence[Mapping[str, Any]]) -> ModelCardData:
-    model = recipe.model.model
-    # A path on this computer means nothing to the Hub, which would show it as a missing model.
-    is_local = Path(model).exists() or Path(model).is_absolute()
-    is_adapter = bool(recipe.model.lora_rank)
+def _metadata(recipe: Recipe, parts: Sequence[Mapping[str, Any]]) -> ModelCardData:
+    model = recipe.model
+    # A path on this computer, or the model in this package, means nothing to the Hub, which would show it as missing.
+    is_local = model.model in EMBEDDED_NAMES or Path(model.model).exists() or Path(model.model).is_absolute()
+    base = _base_card(model)
+    paths = dict.fromkeys(path for part in parts for path in part["paths"])
     return ModelCardData(
-        base_model=EMBEDDED_NAME if model in EMBEDDED_NAMES else None if is_local else model,
-        library_name="peft" if is_adapter else "transformers",
+        base_model=None if is_local else model.model,
+        base_model_relation=None if is_local else "adapter" if model.lora_rank else "finetune",
+        license=model.license or base.get("license"),
+        language=model.language or base.get("language"),
+        library_name="peft" if model.lora_rank else "transformers",
         pipeline_tag="any-to-any",
-        tags=["ttt", "ttt-hf", "speech", *(["lora"] if is_adapter else [])],
-        datasets=[path for path in dict.fromkeys(source["path"] for source in sources) if _is_on_hub(path)] or None,
+        tags=["ttt", "ttt-hf", "speech", *(["lora"] if model.lora_rank else [])],
+        datasets=[path for path in paths if _is_on_hub(path)] or None,
     )
+
+
+def _base_card(model: ModelArguments) -> dict[str, Any]:
+    """The metadata of the base model's card; empty without one, or if it cannot be read."""
+    try:
+        return ModelCard.load(find_folder(model.model, model.revision) / CARD_FILE).data.to_dict()
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
 
 
 def _is_on_hub(path: str) -> bool:

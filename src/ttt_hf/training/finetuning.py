@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -13,19 +14,30 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import set_seed
 
-from ..atomic_files import atomic_update, check_folder
+from ..atomic_files import atomic_update, check_folder, lock_folder
 from ..data import TtTDataCollator
+from ..data.collator import EVALUATION_COPIES
 from ..data.reading import require_datasets
-from ..loading import find_checkpoint, find_named_codec, is_adapter, load_model_and_processor, quantization_config
-from ..modeling import TtTForConditionalGeneration
+from ..loading import (
+    find_checkpoint,
+    find_named_codec,
+    is_adapter,
+    load_model_and_processor,
+    quantization_config,
+    read_json,
+    weight_files,
+)
+from ..modeling import TtTConfig, TtTForConditionalGeneration
 from ..names import EMBEDDED_ALIAS, EMBEDDED_NAMES
 from ..processing import TtTProcessor
 from .adapters import add_adapter
-from .arguments import ModelArguments, Recipe, RecipeTrainingArguments
+from .arguments import ModelArguments, ObjectiveArguments, Recipe, RecipeTrainingArguments
 from .card import write_card
 from .preparation import prepare_samples
+from .provenance import UNRECORDED, History, Run, deciding_keys, refuse, samples_digest
 from .pushing import check_push, push_model
 from .sample_replies import SampleRepliesCallback
 from .saving import check_checkpoint, last_checkpoint, saving
@@ -36,45 +48,70 @@ logger = logging.getLogger(__name__)
 
 # Encoded recordings lie beside the output folder, so that nothing uploads them with the model.
 ENCODED_SUFFIX = "-encoded"
+RESULTS_FILE = "all_results.json"
 
 
 def train(recipe: Recipe) -> dict[str, float]:
     """Trains a model by a recipe, into its `output_dir`; resumes from the last checkpoint there, if there is one.
 
     An adapter is saved in PEFT's format, so that `PeftModel.from_pretrained(base, output_dir)` loads it; a full model
-    is saved together with its processor and codec.
+    is saved together with its processor and codec. What trained which steps is recorded in `output_dir`: a training of
+    another recipe or other data is not continued, unless the recipe says `resume: force`.
 
     Args:
         recipe: As `load_recipe` returns it.
 
     Returns:
         The Trainer's metrics (`train_loss`, `train_runtime`, and of the last evaluation `eval_loss`, if there are
-        evaluation data).
+        evaluation data); of a training that is already finished, those that it had.
 
     Raises:
+        BlockingIOError: If another process trains into `output_dir`.
         ImportError: If the recipe needs a package that is not installed; raised before the model is loaded.
-        OSError, ValueError: If model or data cannot be used.
+        OSError, ValueError: If model or data cannot be used, or `output_dir` holds another training.
         FloatingPointError: If the loss is not a number.
         RuntimeError: If the device has too little memory; names the keys to change.
         PermissionError, ConnectionError: If `push_to_hub` is set and the result cannot be uploaded.
         KeyboardInterrupt: When interrupted; the next call resumes.
+        SystemExit: When the process is asked to terminate, as by a scheduler; the next call resumes.
     """
-    # 1. Everything that can fail early does so before the model is loaded.
+    # Everything that can fail early does so before the model is loaded.
     check_recipe(recipe)
+    with contextlib.ExitStack() as stack:
+        # One process writes for all of a distributed training.
+        if recipe.training.process_index == 0:
+            stack.enter_context(lock_folder(Path(recipe.training.output_dir)))
+        return _train(recipe)
+
+
+def _train(recipe: Recipe) -> dict[str, float]:
     arguments = recipe.training
     out = Path(arguments.output_dir)
+    # 1. What is in the folder: its keys are compared first, as that takes no model.
+    checkpoint = _find_checkpoint(arguments)
+    history, keys = _history(out, checkpoint), deciding_keys(recipe)
+    if arguments.resume != "force":
+        refuse(out, history.differences(keys))
     set_seed(arguments.seed)
     # 2. Model, data, and the adapter.
     model, processor = _load_base(recipe.model)
     train_set, eval_set, sources = _prepare_data(recipe, model, processor)
+    samples = {"train": samples_digest(train_set), "eval": samples_digest(eval_set)}
+    run = Run(_step_of(checkpoint), keys, samples, sources)
+    if arguments.resume != "force":
+        refuse(out, history.differences(keys, samples))
+    if _is_finished(out, history) and not history.differences(keys, samples):
+        return _finished(recipe, history)
     if recipe.model.lora_rank:
         model = add_adapter(model, recipe.model)
-    # 3. Where to resume. Checkpoints of a sharded training may hold parts of weights, which cannot be compared.
-    checkpoint = Path(arguments.resume_from_checkpoint) if arguments.resume_from_checkpoint else last_checkpoint(out)
+    # Checkpoints of a sharded training may hold parts of weights, which cannot be compared.
     if checkpoint is not None and not _is_sharded(arguments):
         check_checkpoint(checkpoint, model)
-    # 4. Training.
+    # 3. Training. From here on the folder is one of this recipe.
     trainer = _make_trainer(recipe, model, processor, train_set, eval_set)
+    history = history.continued(run)
+    if trainer.is_world_process_zero():
+        history.write(out)
     logger.info("training %d of %d weights", _count(model, trained=True), _count(model))
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
@@ -85,7 +122,7 @@ def train(recipe: Recipe) -> dict[str, float]:
             "The device has too little memory for a step: halve per_device_train_batch_size and double "
             "gradient_accumulation_steps, or set gradient_checkpointing=true."
         ) from error
-    # 5. Every process evaluates and takes part in saving; one writes metrics and card.
+    # 4. Every process evaluates and takes part in saving; one writes metrics and card.
     metrics = dict(result.metrics)
     if eval_set is not None:
         metrics |= trainer.evaluate()
@@ -94,11 +131,58 @@ def train(recipe: Recipe) -> dict[str, float]:
         with saving(out):
             trainer.save_metrics("all", metrics)
             trainer.save_state()
-            write_card(recipe, sources, trainer.state)
-        # 6. Upload, when the final files exist.
+            write_card(recipe, history.runs, trainer.state)
+            dataclasses.replace(history, finished_step=trainer.state.global_step).write(out)
+        # 5. Upload, when the final files exist.
         if arguments.push_to_hub:
             logger.info("uploaded: %s", push_model(arguments))
     return metrics
+
+
+def _find_checkpoint(arguments: RecipeTrainingArguments) -> Path | None:
+    """The checkpoint that the training goes on from: the named one, else the last one in `output_dir`."""
+    named = arguments.resume_from_checkpoint
+    if not named or str(named).lower() == "true":
+        return last_checkpoint(Path(arguments.output_dir))
+    if not Path(named, TRAINER_STATE_NAME).is_file():
+        raise FileNotFoundError(
+            f"There is no checkpoint {named}: name a folder checkpoint-STEP, or leave out resume_from_checkpoint to "
+            "go on from the last one."
+        )
+    return Path(named)
+
+
+def _history(out: Path, checkpoint: Path | None) -> History:
+    """What trained the checkpoint or, without one, the finished model in `out`."""
+    if checkpoint is not None:
+        # A checkpoint of another folder brings the history of that one.
+        found = History.read(checkpoint.absolute().parent)
+        finished_step = found.finished_step if checkpoint.absolute().parent == out.absolute() else None
+        return History(found.until(_step_of(checkpoint)).runs or (UNRECORDED,), finished_step)
+    found = History.read(out)
+    return found.until(found.finished_step or 0)
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else read_json(checkpoint, TRAINER_STATE_NAME)["global_step"]
+
+
+def _is_finished(out: Path, history: History) -> bool:
+    has_weights = any(path.is_file() for path in weight_files(out))
+    return history.finished_step is not None and has_weights and (out / RESULTS_FILE).is_file()
+
+
+def _finished(recipe: Recipe, history: History) -> dict[str, float]:
+    """The metrics of a finished training, which is uploaded if that is all that is left to do."""
+    arguments = recipe.training
+    logger.info(
+        "%s is finished: these keys and data trained its %d steps; nothing is left to train",
+        arguments.output_dir,
+        history.finished_step,
+    )
+    if arguments.push_to_hub and arguments.process_index == 0:
+        logger.info("uploaded: %s", push_model(arguments))
+    return read_json(Path(arguments.output_dir), RESULTS_FILE)
 
 
 def encoded_folder(arguments: RecipeTrainingArguments) -> Path:
@@ -125,6 +209,10 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError(
             "early_stopping_patience needs eval_data, and load_best_model_at_end=true with eval_strategy=steps."
         )
+    if arguments.resume not in ("same", "force"):
+        raise ValueError(f"resume must be same or force, not {arguments.resume}.")
+    if arguments.enable_jit_checkpoint:
+        raise ValueError("Leave out enable_jit_checkpoint: SIGTERM saves a checkpoint without it.")
     if arguments.speak_steps and _is_sharded(arguments):
         raise ValueError("speak_steps needs a whole model in one process: leave it out with FSDP and DeepSpeed.")
     if arguments.eval_strategy != "no" and not recipe.data.eval_data:
@@ -190,9 +278,9 @@ def _prepare_data(
         return prepare_samples(
             data,
             recipe.data,
-            recipe.objective,
+            recipe.objective if is_training else ObjectiveArguments(noise_copies=EVALUATION_COPIES),
             processor,
-            model.config,
+            model.config if is_training else _evaluation_config(recipe, model.config),
             work,
             statistics,
             is_training=is_training,
@@ -211,13 +299,16 @@ def _make_trainer(recipe: Recipe, model: Any, processor: TtTProcessor, train_set
     # The Trainer's own uploads would take the whole folder, and before the final files are in it.
     without_push = copy.copy(arguments)
     without_push.push_to_hub = False
+    without_push.hub_token = None
+    pad_token_id = processor.tokenizer.pad_token_id
     trainer = TtTTrainer(
         model=model,
         args=without_push,
+        eval_collator=TtTDataCollator.for_evaluation(_evaluation_config(recipe, config), pad_token_id),
         train_dataset=train_set,
         eval_dataset=eval_set,
         data_collator=TtTDataCollator(
-            config, processor.tokenizer.pad_token_id, seed=arguments.seed, **dataclasses.asdict(recipe.objective)
+            config, pad_token_id, seed=arguments.seed, **dataclasses.asdict(recipe.objective)
         ),
     )
     if arguments.early_stopping_patience:
@@ -228,6 +319,19 @@ def _make_trainer(recipe: Recipe, model: Any, processor: TtTProcessor, train_set
         count, every = arguments.speak_samples, arguments.speak_steps
         trainer.add_callback(SampleRepliesCallback(processor, config, samples, count, every, trainer.log))
     return trainer
+
+
+def _evaluation_config(recipe: Recipe, config: TtTConfig) -> TtTConfig:
+    """The configuration whose attention evaluations use: the model's, but not what the objective `ar` makes of it."""
+    if recipe.objective.objective != "ar":
+        return config
+    # Otherwise the losses of this baseline could not be compared with those of the other objectives.
+    own, result = (
+        TtTConfig.from_pretrained(find_checkpoint(recipe.model.model, recipe.model.revision)),
+        copy.copy(config),
+    )
+    result.audio_attention, result.audio_block_length = own.audio_attention, own.audio_block_length
+    return result
 
 
 def _save(recipe: Recipe, trainer: TtTTrainer, processor: TtTProcessor) -> None:

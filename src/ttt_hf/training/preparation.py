@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import SampleBuilder, fit_samples, pack_samples, training_length
-from ..data.conversations import Row, audio_source, row_items
+from ..data.conversations import NEEDS_TASK, Row, audio_source, row_items
 from ..data.encoding import BROKEN_FILE, check_fingerprint, encode_source
 from ..data.samples import Sample
 from ..data.sources import Source, mix_rows, open_source, usable_rows
@@ -100,10 +100,10 @@ def prepare_samples(
     # 1. Rows of each source, with codes in place of audio.
     sets = []
     for source in sources:
-        rows, numbers = _encoded_rows(source, arguments, processor, work, is_training)
+        rows, known = _encoded_rows(source, arguments, processor, work, is_training)
         sets.append(rows)
         if statistics is not None:
-            statistics.append({**source, **numbers})
+            statistics.append({**source, **known})
     # 2. One stream of rows. Codes of another codec would train without an error, and to no avail.
     if is_training:
         mixed = mix_rows(sets, [float(source.get("ratio", 1.0)) for source in sources], seed)
@@ -155,9 +155,14 @@ def _build(builder: SampleBuilder, row: Row) -> Sample:
 def _encoded_rows(
     source: Mapping[str, Any], arguments: DataArguments, processor: TtTProcessor, work: Path, is_training: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """The rows of a source with their audio encoded, and how many rows and seconds they are, if known."""
+    """The rows of a source with their audio encoded, its task, and how many rows and seconds they are, if known."""
     options = {key: source[key] for key in ("task", "split", "name") if key in source}
     opened = open_source(source["path"], arguments.streaming, **options)
+    implied = {}
+    if arguments.task and "task" not in source and _needs_task(opened):
+        implied = {"task": arguments.task}
+        source = {**source, **implied}
+        opened = open_source(source["path"], arguments.streaming, **options, **implied)
     if opened.encoding is None and _has_audio(opened, arguments.streaming):
         opened = _encode(opened, source, arguments, processor, work, is_training)
     rows = usable_rows(opened, arguments.max_broken)
@@ -165,7 +170,13 @@ def _encoded_rows(
     # What encode recorded: seconds are known nowhere else, and rows not of a stream.
     if opened.encoding is not None:
         known = {key: opened.encoding[key] for key in ("rows", "seconds") if key in opened.encoding}
-    return rows, known
+    return rows, {**implied, **known}
+
+
+def _needs_task(opened: Source) -> bool:
+    """Whether the rows are recordings and texts, by the first one that says it: dialogues keep their own tasks."""
+    errors = (opened.check(stored, number)["error"] for number, stored in enumerate(opened.rows))
+    return next((error for error in errors if error in (None, NEEDS_TASK)), None) == NEEDS_TASK
 
 
 def _has_audio(opened: Source, streaming: bool) -> bool:

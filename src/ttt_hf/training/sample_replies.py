@@ -135,8 +135,8 @@ class SampleRepliesCallback(TrainerCallback):
         replies: list[Reply] = []
         try:
             model.eval()
-            # With a seed per prompt, sampled replies are comparable between steps, whatever the batches; the training's
-            # random state is restored.
+            # With a seed per prompt, sampled replies are comparable between steps, whatever the batches; the random
+            # state of the training is restored.
             with torch.random.fork_rng(cuda), torch.no_grad():
                 for start in range(0, len(self.prompts), batch_size):
                     batch = self.prompts[start : start + batch_size]

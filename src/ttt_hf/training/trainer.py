@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import signal
 import threading
@@ -16,14 +17,17 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
-from ..data import LengthGroupedSampler, NumberedDataset
+from ..data import LengthGroupedSampler, NumberedDataset, TtTDataCollator
 from ..modeling.loss_ttt import sample_ids
+from .adapters import check_adapters
 from .saving import atomic_checkpoint
 
 
 logger = logging.getLogger(__name__)
 
 NOISE_BINS = 5
+# Entry of a checkpoint's trainer_state.json.
+LOSS_SUM = "TtTLossSum"
 
 
 class Means:
@@ -50,36 +54,66 @@ class Means:
 
 
 class InterruptCallback(TrainerCallback):
-    """On Ctrl-C, stops after the current optimizer step and saves a checkpoint; a second Ctrl-C stops immediately.
+    """On Ctrl-C or SIGTERM, stops after the current optimizer step and saves a checkpoint; a second one stops at once.
 
     Stopping within a step would leave some weights updated and others not. To be used as a context manager.
+
+    Attributes:
+        number: Number of the signal, 0 before it came.
+        checkpoint: Name of the checkpoint that was saved, if any.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._previous: Any = None
+        self.number = 0
+        self.checkpoint = ""
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> InterruptCallback:
         # Python lets only the main thread install handlers.
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._ask)
+            # Schedulers send SIGTERM before they kill, and wait a while.
+            self._previous = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
-        self.asked = True
-        # The next Ctrl-C gets Python's own handler, and interrupts at once.
+        self.number = number
+        # The next one gets the usual handler, and interrupts at once.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         logger.warning(
-            "interrupted: stops after this step and saves a checkpoint; press Ctrl-C again to stop immediately"
+            "%s: stops after this step and saves a checkpoint; %s stops immediately",
+            "interrupted" if number == signal.SIGINT else "asked to terminate",
+            "Ctrl-C again" if number == signal.SIGINT else "a second SIGTERM",
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.asked:
+        # The signal may reach one process alone, or each in another step; all of them have to save in the same one.
+        if args.world_size > 1:
+            self.number = max(gather_object([self.number]))
+        if self.number:
             control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+    def raise_if_asked(self, folder: str) -> None:
+        """Ends the training in the way that the signal asks for.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C.
+            SystemExit: After SIGTERM, with the exit code of a process that it ended.
+        """
+        if not self.number:
+            return
+        if self.checkpoint:
+            logger.warning("%s/%s is saved: run the same command again to go on from there", folder, self.checkpoint)
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self.number)
 
 
 class TtTTrainer(Trainer):
@@ -92,29 +126,38 @@ class TtTTrainer(Trainer):
     `audio_accuracy_0_20` ... `audio_accuracy_80_100` (accuracy at masked positions, by the noise level in percent),
     `end_accuracy` (the same for end markers), `tokens_per_second` (of this process, including noised copies) and
     `padding` (fraction of the computed positions). An evaluation reports the same losses and accuracies, as
-    `eval_text_loss` etc. Batches are grouped by length (column `length` of the dataset). The training arguments need
-    `remove_unused_columns=False`, since the inputs of `forward` are created by the collator.
+    `eval_text_loss` etc.; all losses are means over samples. Batches are grouped by length (column `length` of the
+    dataset). The training arguments need `remove_unused_columns=False`, since the inputs of `forward` are created by
+    the collator.
+
+    Args:
+        eval_collator: Collator of evaluations; by default `TtTDataCollator.for_evaluation`, whose noise is the same in
+            every training.
     """
 
     # compute_loss divides by the samples of the step; the Trainer must not divide by the number of batches again.
     loss_is_scaled_for_ga: ClassVar[bool] = True
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, eval_collator: TtTDataCollator | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_adapters(self.model)
+        collator = self.data_collator
+        self.eval_collator = eval_collator or TtTDataCollator.for_evaluation(collator.config, collator.pad_token_id)
+        self._loss_sum = 0.0  # over the steps since the last checkpoint
         self._means = {True: Means(), False: Means()}  # in training, in evaluation
         self._positions = self._tokens = 0
         self._logged_at = time.monotonic()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """See `Trainer.train`; after Ctrl-C, raises `KeyboardInterrupt` once a checkpoint is saved."""
+        """See `Trainer.train`; after Ctrl-C or SIGTERM, raises as `InterruptCallback` once a checkpoint is saved."""
+        self._loss_sum = 0.0
         with InterruptCallback() as interrupt:
             self.add_callback(interrupt)
             try:
                 output = super().train(*args, **kwargs)
             finally:
                 self.remove_callback(interrupt)
-        if interrupt.asked:
-            raise KeyboardInterrupt
+        interrupt.raise_if_asked(self.args.output_dir)
         return output
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -123,9 +166,24 @@ class TtTTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        # The Trainer's own sum starts anew with each call, so that `train_loss` would be that of the last steps.
+        self.state.stateful_callbacks[LOSS_SUM], self._loss_sum = {"sum": self._sum_of_losses()}, 0.0
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with atomic_checkpoint(Path(self._get_output_dir(trial), name)):
             super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # The arguments are stored as they are, and a token would go with them.
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
+
+    def _sum_of_losses(self) -> float:
+        """Sum of the losses of all steps since the training began, on average over the processes."""
+        sums = gather_object([self._loss_sum])
+        return float(self.state.stateful_callbacks.get(LOSS_SUM, {"sum": 0.0})["sum"]) + sum(sums) / len(sums)
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
@@ -148,6 +206,7 @@ class TtTTrainer(Trainer):
         # (): the mean over the batch's samples becomes its part of the mean over the step.
         loss = outputs.loss * self._share_of_step(outputs, num_items_in_batch)
         if model.training:
+            self._loss_sum += float(loss.detach())
             # Noised copies count as tokens: they are computed like any other.
             self._tokens += int(inputs["attention_mask"].sum())
             self._positions += inputs["attention_mask"].numel()
@@ -181,7 +240,15 @@ class TtTTrainer(Trainer):
         # A stream has no indices: the collator numbers its samples in order.
         if isinstance(dataset, Sized):
             dataset = NumberedDataset(dataset)
-        return super()._get_dataloader(dataset, *args, **kwargs)
+        if kwargs.get("is_training"):
+            return super()._get_dataloader(dataset, *args, **kwargs)
+        collator = self.data_collator
+        try:
+            # A new one each time, which numbers the samples of a stream from 0.
+            self.data_collator = dataclasses.replace(self.eval_collator)
+            return super()._get_dataloader(dataset, *args, **kwargs)
+        finally:
+            self.data_collator = collator
 
     def _get_train_sampler(self, train_dataset: NumberedDataset) -> Sampler[int]:
         # The Trainer's own grouping ignores turns of processes, and takes the batches of a group by falling length.
@@ -193,13 +260,15 @@ class TtTTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         now = time.monotonic()
+        if "train_loss" in logs:
+            logs["train_loss"] = self._sum_of_losses() / max(self.state.global_step, 1)
         # Entries of an evaluation or of sample replies come between those of training, which the means belong to.
         if not logs.keys() & {"loss", "train_loss"}:
             super().log(logs, start_time)
             return
         # Nothing was computed since the last entry, as at the end of a training: there is nothing to average.
         if self._positions:
-            logs.update(self._means[True].take())
+            logs.update(_of_targets(self._means[True].take()))
             logs["tokens_per_second"] = round(self._tokens / (now - self._logged_at), 1)
             logs["padding"] = round(1 - self._tokens / self._positions, 4)
         self._positions = self._tokens = 0
@@ -209,21 +278,22 @@ class TtTTrainer(Trainer):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """See `Trainer.evaluation_loop`; adds losses and accuracies of text and audio."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        means = self._means[False].take(every_process=True)
-        if output.metrics is not None:
+        means = _of_targets(self._means[False].take(every_process=True))
+        if output.metrics is not None and means:
+            # The Trainer weights batches by their rows, which may hold any number of samples.
+            means["loss"] = means.get("text_loss", 0.0) + means.get("audio_loss", 0.0)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         return output
 
     def _record(self, means: Means, outputs: Any, inputs: dict[str, torch.Tensor], levels: torch.Tensor) -> None:
         """Adds losses and accuracies of a batch; `levels` are the noise levels of its positions."""
-        texts = outputs.text_correct.numel()
-        # A batch without text has the loss 0, which is not to be averaged in.
-        means.add("text_loss", outputs.text_loss.detach(), int(texts > 0))
-        means.add("text_accuracy", outputs.text_correct.sum(), texts)
+        # Over all samples, with text or audio or without: they do not depend on batches, and their sum is the loss.
+        for name in ("text_loss", "audio_loss"):
+            means.add(name, getattr(outputs, name).detach() * outputs.num_samples, int(outputs.num_samples))
+        means.add("text_accuracy", outputs.text_correct.sum(), outputs.text_correct.numel())
         is_target = inputs["audio_loss_weights"] > 0
         if not is_target.any():
             return
-        means.add("audio_loss", outputs.audio_loss.detach(), 1)
         # In the order of `audio_correct`, which holds the audio targets row by row.
         levels, targets = levels[is_target], inputs["labels"][is_target]
         counted = levels > 0  # without the end markers that fill a canvas
@@ -239,3 +309,9 @@ class TtTTrainer(Trainer):
 
     def _end_ids(self) -> list[int]:
         return self.accelerator.unwrap_model(self.model).config.end_audio_token_ids or []
+
+
+def _of_targets(means: dict[str, float]) -> dict[str, float]:
+    """Leaves out the losses that nothing was a target of: their 0 would look like a perfect prediction."""
+    has = {kind: any(name.startswith(f"{kind}_accuracy") for name in means) for kind in ("text", "audio")}
+    return {name: value for name, value in means.items() if has.get(name.removesuffix("_loss"), True)}
