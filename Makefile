@@ -5,6 +5,8 @@ PYTHON  ?= python3
 VENV    ?= .venv
 OUT     ?= build/tiny
 WORKERS ?= 2
+CASES   ?= 10000
+SEED    ?= 0
 BIN     := $(VENV)/bin
 # Byte-compiling all of PyTorch takes longer than installing it; Python compiles what it imports, when it does.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq --no-compile -c constraints.txt
@@ -13,10 +15,10 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format tiny bench clean
+.PHONY: help demo test test-slow test-upstream fuzz kills lint format tiny bench clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
 
 demo: $(VENV)/.core  ## ask the embedded model a spoken question; it answers in text and in speech (reply.wav)
 	@echo "Question: examples/question.wav. Its transcript:"
@@ -29,6 +31,16 @@ test: $(VENV)/.dev  ## the quick tests
 
 test-slow: $(VENV)/.dev  ## every test, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
+
+test-upstream: $(VENV)/.dev  ## transformers' own tests of models and processors, fetched and run on ours
+	$(BIN)/python tests/upstream/fetch.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEx tests/upstream/modeling_mixins.py tests/upstream/processing_mixins.py
+
+fuzz: $(VENV)/.dev  ## damaged input of all kinds, $(CASES) cases from SEED: refused in a sentence, never a traceback
+	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) --workers $(WORKERS)
+
+kills: $(VENV)/.dev  ## commands killed at random moments and run again: as if they had not been
+	$(BIN)/python -m tests.kills --seed $(SEED) --workers $(WORKERS)
 
 lint: $(VENV)/.dev  ## style, types, and the rule that imports go one way
 	$(BIN)/ruff check .
