@@ -98,7 +98,7 @@ def test_ragged_pieces_give_the_same_hidden_states_as_whole_rows(
             attention_mask=mask,
             position_ids=horizon - 1,
             use_cache=True,
-            **{cache_argument(type(model)): cache},
+            **{cache_argument(model): cache},
         ).last_hidden_state
         for row, count in enumerate(counts):
             torch.testing.assert_close(

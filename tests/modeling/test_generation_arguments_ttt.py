@@ -175,3 +175,41 @@ def test_adapters_by_prompt_learning_are_refused_and_lora_is_not(method: str, ti
     lora = peft.get_peft_model(tiny_model("qwen2"), peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
     expected = tiny_model("qwen2").generate(prompt, max_new_tokens=4)
     assert torch.equal(lora.generate(input_ids=prompt, max_new_tokens=4), expected)
+
+
+def test_a_given_max_length_comes_before_the_checkpoints_max_new_tokens(tiny_model: Models) -> None:
+    model, prompt = tiny_model("qwen2"), torch.tensor([[5, 6, 7]])
+    model.generation_config.max_new_tokens = 20
+    keys = {"suppress_tokens": [0, 36, 37]}
+    assert model.generate(prompt, max_length=8, **keys).shape[1] == 8
+    config = GenerationConfig(max_length=9, eos_token_id=0, pad_token_id=1, **keys)
+    assert model.generate(prompt, generation_config=config).shape[1] == 9
+    # What is given as a number of new tokens still comes first, as in transformers.
+    assert model.generate(prompt, max_length=8, max_new_tokens=3, **keys).shape[1] == 6
+    assert model.generate(prompt, **keys).shape[1] == 23
+    with pytest.raises(ValueError, match="max_length"):
+        model.generate(prompt, max_length=2, **keys)
+
+
+def test_what_transformers_callers_pass_works_or_has_a_sentence_of_its_own(tiny_model: Models) -> None:
+    model, prompt = tiny_model("qwen2"), torch.tensor([[5, 6, 7]])
+    expected = model.generate(prompt, max_new_tokens=4)
+    assert torch.equal(model.generate(prompt, max_new_tokens=4, logits_to_keep=1), expected)
+    # Seq2SeqTrainer with predict_with_generate passes the whole sample.
+    with pytest.raises(ValueError, match="generate\\(\\) takes prompts, and a sample with labels holds its reply"):
+        model.generate(prompt, max_new_tokens=4, labels=prompt)
+    with pytest.raises(NotImplementedError, match=r"generate_batch\) cannot decode audio"):
+        model.generate_batch([prompt[0].tolist()])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("prompt", [[5, 6, 7], [5, 6, 36]], ids=["text", "audio"])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_damaged_weights_do_not_talk(prompt: list[int], value: float, sampled: bool, tiny_model: Models) -> None:
+    model = tiny_model("qwen2")
+    # The rows of one text token and of one code in the output layer.
+    keys = {"do_sample": sampled, "audio_temperature": float(sampled), "max_new_tokens": 4}
+    with torch.no_grad():
+        model.lm_head.weight[[9, 45]] = value
+    with pytest.raises(ValueError, match="logits are not finite numbers"):
+        model.generate(torch.tensor([prompt]), **keys)

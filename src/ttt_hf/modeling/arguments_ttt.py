@@ -52,6 +52,11 @@ class GenerationArgumentsMixin(GenerationMixin):
         # transformers refuses several sequences unless text is sampled; here sampled audio is enough.
         own_keys = (*AUDIO_GENERATION_KEYS, "num_return_sequences")
         own = {name: kwargs.pop(name) for name in own_keys if name in kwargs}
+        # A max_length that the caller gives comes before a max_new_tokens that the checkpoint sets.
+        limits = ("max_length", "max_new_tokens")
+        given = [kwargs.get(name, getattr(generation_config, name, None)) is not None for name in limits]
+        if given == [True, False]:
+            kwargs["max_new_tokens"] = None
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, value in own.items():
             setattr(generation_config, name, value)
@@ -101,11 +106,14 @@ class GenerationArgumentsMixin(GenerationMixin):
                 "tuning, P-tuning): train a LoRA adapter instead."
             )
         super()._validate_model_kwargs(model_kwargs)
-        unused = [
-            name
-            for name, value in model_kwargs.items()
-            if value is not None and name not in ("input_ids", "attention_mask")
-        ]
+        # The loop computes logits where it needs them, whatever is kept.
+        taken = ("input_ids", "attention_mask", "logits_to_keep")
+        unused = [name for name, value in model_kwargs.items() if value is not None and name not in taken]
+        if "labels" in unused:
+            raise ValueError(
+                "generate() takes prompts, and a sample with labels holds its reply: evaluate with ttt_hf.evaluate "
+                "or the Trainer's losses, not with predict_with_generate."
+            )
         if unused:
             raise ValueError(f"generate() takes input_ids and attention_mask, but not {', '.join(unused)}.")
 
@@ -169,6 +177,13 @@ class GenerationArgumentsMixin(GenerationMixin):
 
     def _prepare_cache_for_generation(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: the loop allocates its own cache."""
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises a `NotImplementedError`: transformers' continuous batching (`generate_batch`) decodes text only."""
+        raise NotImplementedError(
+            "Continuous batching of transformers (generate_batch) cannot decode audio: pass padded prompts of any "
+            "lengths to generate(), where finished rows leave the batch."
+        )
 
     def _get_logits_processor(
         self,

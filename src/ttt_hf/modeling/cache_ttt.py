@@ -11,7 +11,7 @@ depend on the other rows.
 
 import inspect
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +24,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 KEY_LENGTH_MULTIPLE = 64
 
 
-@cache
-def cache_argument(backbone: type[nn.Module]) -> str:
+def cache_argument(backbone: nn.Module) -> str:
     """Name of the argument with which a backbone takes its cache: `cache` since transformers 5.24."""
     return "cache" if "cache" in inspect.signature(backbone.forward).parameters else "past_key_values"
 

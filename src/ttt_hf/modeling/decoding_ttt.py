@@ -5,6 +5,7 @@
 one token per forward          one denoising step per forward, block by block
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 
 from .configuration_ttt import TtTConfig
 from .samplers_ttt import (
+    NOT_FINITE,
     choose_token,
     proposal_confidences,
     propose_tokens,
@@ -297,6 +299,8 @@ class DecodingRow:
         choices, probabilities = propose_tokens(logits[:, candidates], settings.audio_temperature, self.generator)
         scores = remasking_scores(probabilities, choices, settings.audio_remasking, self.generator).tolist()
         confidences = proposal_confidences(probabilities, choices).tolist()
+        if any(map(math.isnan, confidences)):
+            raise ValueError(NOT_FINITE)
         proposals = candidates[choices].tolist()
         # Committed positions keep their tokens; the others stay masked until a later step.
         masked = [position for position, token in enumerate(self.canvas) if token == mask]

@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from .arguments_ttt import GenerationArgumentsMixin, split_rows
-from .cache_ttt import RaggedCache, cache_argument
+from .cache_ttt import RaggedCache
 from .decoding_ttt import AudioSegment, DecodingContext, DecodingRow, FinishReason, TextSegment
 from .masking_ttt import NO_ORDER, AttentionKeys, AttentionQueries, audio_block_ids, build_attention_mask
 from .seeds_ttt import row_generators
@@ -47,6 +47,7 @@ class TtTGenerationMixin(GenerationArgumentsMixin):
 
     model: nn.Module
     lm_head: nn.Module
+    _cache_argument: str
 
     def generate(  # type: ignore[override]
         self,
@@ -269,7 +270,7 @@ class TtTGenerationMixin(GenerationArgumentsMixin):
             # The index of each token in its row; 0 for padding.
             position_ids=horizon - 1,
             use_cache=True,
-            **{cache_argument(type(self.model)): cache},
+            **{self._cache_argument: cache},
         )
         return outputs.last_hidden_state
 

@@ -103,6 +103,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             config.text_config, dtype=torch.get_default_dtype(), trust_remote_code=False
         )
         self.model = backbone
+        self._cache_argument = cache_argument(backbone)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         # The name of the embedding depends on the backbone, so the tied weights are known only now.
         embeddings = backbone.get_input_embeddings()
@@ -214,7 +215,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             ValueError: If audio tokens would be cut off, or if tokens would be added, which would count as audio.
         """
         size = self.config.get_text_config().vocab_size
-        needed = max(self.config.mask_token_id, *self.config.end_audio_token_ids) + 1
+        needed = max(self.config.mask_token_id, *(self.config.end_audio_token_ids or [])) + 1
         if new_num_tokens is not None and new_num_tokens < needed:
             raise ValueError(
                 f"A vocabulary of {new_num_tokens} tokens would cut off the audio tokens of this model, which needs "
@@ -329,7 +330,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            **{cache_argument(type(self.model)): past_key_values},
+            **{self._cache_argument: past_key_values},
             **kwargs,
         )
         # 4. Logits, or losses

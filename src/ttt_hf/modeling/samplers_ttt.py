@@ -4,10 +4,16 @@ Pure functions of one row's tensors. The default is low-confidence remasking (Ni
 Models" (LLaDA), arXiv 2502.09992), as in the official code of TtT.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 
+
+NOT_FINITE = (
+    "The model's logits are not finite numbers: its weights are damaged, or overflow in their data type (load it in "
+    "bfloat16 or float32), or a logits processor or a tiny temperature leaves no token to choose."
+)
 
 REMASKING_STRATEGIES = ("low_confidence", "random", "entropy", "margin")
 
@@ -37,10 +43,20 @@ def choose_token(scores: torch.Tensor, do_sample: bool, generator: torch.Generat
 
     Returns:
         Id of the token.
+
+    Raises:
+        ValueError: If a score is NaN or infinite, or all are minus infinity.
     """
-    if not do_sample:
-        return int(scores.argmax(dim=-1))
-    return int(torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=generator))
+    best, token = scores.max(dim=-1)
+    if do_sample:
+        # NaN is replaced for the draw only, which would stop with it before the check, on a GPU for good.
+        probabilities = scores.softmax(dim=-1).nan_to_num(nan=1.0)
+        token = torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(-1)
+    # The largest score is NaN if any score is. One transfer from the device for both; float32 holds every id exactly.
+    best_score, token_id = torch.stack([best.float(), token.float()]).flatten().tolist()
+    if not math.isfinite(best_score):
+        raise ValueError(NOT_FINITE)
+    return int(token_id)
 
 
 def propose_tokens(
@@ -61,7 +77,9 @@ def propose_tokens(
     if temperature == 0:
         return logits.argmax(dim=-1), probabilities
     # Only the draw is tempered: confidences compare positions, and must not depend on the temperature.
-    tempered = (logits / temperature).softmax(dim=-1)
+    # Below the maximum, so that a tiny temperature cannot overflow. NaN is replaced for the draw only; it remains in
+    # the probabilities, where the caller finds it.
+    tempered = ((logits - logits.amax(dim=-1, keepdim=True)) / temperature).softmax(dim=-1).nan_to_num(nan=1.0)
     return torch.multinomial(tempered, num_samples=1, generator=generator).squeeze(-1), probabilities
 
 
