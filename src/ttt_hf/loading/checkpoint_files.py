@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from ..names import (
     WEIGHTS_FILE,
     WEIGHTS_INDEX_FILE,
 )
-from .file_checks import check_files, read_object
+from .file_checks import check_files, read_object, walk
 
 
+# Keys by which configurations count modules, and how many may be built before the weights are compared.
+COUNTS = re.compile(r"layers|blocks|levels|stages|quantizers|codebooks|experts")
+MAX_MODULES = 1000
 # Files of a checkpoint that are downloaded. Pickled weights and code are never loaded, so they are not needed.
 DOWNLOAD_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.md"]
 
@@ -55,6 +59,7 @@ def find_checkpoint(name: str | None, revision: str | None = None) -> Path:
         raise OtherModelError(f"{folder} holds a {config.get('model_type', 'different')} model, not a TtT model.")
     read_json(folder, "tokenizer_config.json")
     check_weights(folder)
+    check_counts(folder)
     if (folder / CODEC_FOLDER).is_dir():
         check_codec_folder(folder / CODEC_FOLDER)
     return folder
@@ -112,7 +117,10 @@ def find_named_codec(name: str) -> Path:
 def check_codec_folder(folder: Path) -> None:
     """Checks the files of a codec without loading them; raises like `find_named_codec`."""
     read_json(folder, "config.json")
+    if is_adapter(folder):
+        raise ValueError(f"{folder} holds an adapter, and the codec of a model has none: fetch the checkpoint again.")
     check_weights(folder)
+    check_counts(folder)
 
 
 def find_folder(name: str | None, revision: str | None = None) -> Path:
@@ -235,6 +243,17 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     # Not framework="pt", which would import torch.
     with safe_open(path, framework="numpy") as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+
+
+def check_counts(folder: Path) -> None:
+    """Raises a `ValueError` if a configuration has many more modules than tensors, since building them takes time."""
+    limit = max(MAX_MODULES, sum(len(read_shapes(path)) for path in weight_files(folder)))
+    for key, value in walk(read_json(folder, "config.json")):
+        if COUNTS.search(key) and isinstance(value, (int, float)) and value > limit:
+            raise ValueError(
+                f"{folder / 'config.json'} cannot be used: {key}={value} does not fit the weights, fetch the "
+                "checkpoint again."
+            )
 
 
 def check_weights(folder: Path) -> None:

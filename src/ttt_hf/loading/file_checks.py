@@ -48,6 +48,8 @@ def check_files(folder: Path) -> None:
     for part in READ_FOLDERS:
         if not (folder / part).is_dir():
             continue
+        if part:
+            _check_place(folder / part, roots)
         for path in sorted((folder / part).iterdir()):
             if path.suffix in READ_SUFFIXES:
                 _check_file(path, roots)
@@ -59,10 +61,15 @@ def check_files(folder: Path) -> None:
         raise ValueError(f"{folder} names an audio tokenizer in audio_tokenizer_config.json: remove that file.")
 
 
-def _check_file(path: Path, roots: list[Path]) -> None:
+def _check_place(path: Path, roots: list[Path]) -> Path:
     target = path.resolve()
     if not any(target.is_relative_to(root) for root in roots):
-        raise ValueError(f"{path} is a link to another folder, {target.parent}: put the file itself there.")
+        raise ValueError(f"{path} is a link to another folder, {target.parent}: put what it links to in its place.")
+    return target
+
+
+def _check_file(path: Path, roots: list[Path]) -> None:
+    target = _check_place(path, roots)
     if not target.is_file():
         raise ValueError(f"{path} is no regular file: fetch the checkpoint again.")
     if DISTRIBUTED_SHARD.fullmatch(path.name):

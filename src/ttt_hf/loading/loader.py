@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from .checkpoint_files import base_folder, find_checkpoint, find_codec, read_json, read_shapes
 from .config_errors import clear_errors
-from .size_checks import check_codec_size, check_counts, check_finite, check_size
+from .model_checks import check_codec_size, check_finite, check_generation_config, check_model_size
 
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def load_checkpoint(
     from transformers import AutoConfig
 
     from ..modeling.configuration_ttt import TtTConfig
-    from ..processing.processing_ttt import TtTProcessor, check_codec
+    from ..processing.processing_ttt import check_codec
 
     # Known to the Auto classes, the model type is not taken for one whose code comes with the checkpoint.
     AutoConfig.register(TtTConfig.model_type, TtTConfig, exist_ok=True)
@@ -98,14 +98,12 @@ def load_checkpoint(
     # Given by the caller, so they replace those that the adapter was trained with.
     settings |= {name: value for name, value in given.items() if value is not None}
 
-    # 2. Load processor and model; those of an adapter are its base's.
+    # 2. Load processor and model; those of an adapter are its base's. Sizes come first: nothing is allocated for them.
     codec = codec or find_codec(base)
+    check_model_size(base)
     if codec is not None:
         check_codec_size(codec)
-    with clear_errors(base / "tokenizer_config.json"):
-        processor = TtTProcessor.from_pretrained(
-            base, codec=codec and str(codec), local_files_only=True, trust_remote_code=False
-        )
+    processor = _load_processor(base, codec)
     model = _load_model(base, settings)
     # 3. Check that they fit together: other ids would not fail anywhere, but decode to the wrong codes.
     fields = {name: getattr(model.config, name) for name in processor.token_ids.config_fields()}
@@ -123,7 +121,9 @@ def load_checkpoint(
         check_codec(model.config, processor.codec)
         check_finite(processor.codec, codec or base)
         processor.codec.to(model.device)
-    return model.eval(), processor
+    source = folder if (folder / "generation_config.json").is_file() else base
+    check_generation_config(model.eval(), processor.tokenizer, source / "generation_config.json")
+    return model, processor
 
 
 def _model_arguments(
@@ -190,6 +190,22 @@ def _torch_dtype(dtype: torch.dtype | str | None) -> Any:
     return getattr(torch, dtype)
 
 
+def _load_processor(folder: Path, codec: Path | None) -> TtTProcessor:
+    """Loads a processor whose tokenizer works."""
+    from ..processing.processing_ttt import TtTProcessor
+
+    with clear_errors(folder / "tokenizer_config.json"):
+        processor = TtTProcessor.from_pretrained(
+            folder, codec=codec and str(codec), local_files_only=True, trust_remote_code=False
+        )
+        # Some settings are used only now.
+        tokenizer = processor.tokenizer
+        tokenizer.decode(tokenizer("Hello.", add_special_tokens=False)["input_ids"], skip_special_tokens=True)
+    if not isinstance(processor.chat_template, str):
+        raise ValueError(f"{folder} has a chat template that is no text: fetch the checkpoint again.")
+    return processor
+
+
 def _load_model(folder: Path, settings: dict[str, Any]) -> TtTForConditionalGeneration:
     """Loads a model whose tensors are exactly those that its configuration describes.
 
@@ -197,16 +213,8 @@ def _load_model(folder: Path, settings: dict[str, Any]) -> TtTForConditionalGene
     """
     import torch
 
-    from ..modeling.configuration_ttt import TtTConfig
     from ..modeling.modeling_ttt import TtTForConditionalGeneration
 
-    # Before memory is allocated: a model of the described sizes, without weights.
-    check_counts(folder)
-    with clear_errors(folder / "config.json"):
-        config = TtTConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            described = TtTForConditionalGeneration(config)
-    check_size(folder, described)
     with clear_errors(folder):
         try:
             model, loaded = TtTForConditionalGeneration.from_pretrained(

@@ -1,43 +1,43 @@
-"""Compares what configurations describe with the headers of the weights, and checks that the weights are finite."""
+"""Checks of a model: the sizes that it describes against its files, finite weights, and defaults of generation."""
 
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint_files import read_json, read_shapes, weight_files
-from .config_errors import clear_errors
-from .file_checks import walk
+from .checkpoint_files import read_shapes, weight_files
+from .config_errors import clear_errors, reason_of
 
 
 if TYPE_CHECKING:
     from torch import nn
 
-# Keys by which configurations count modules, and how many are built before the weights are compared.
-COUNTS = re.compile(r"layers|blocks|levels|stages|quantizers|codebooks|experts")
-MAX_MODULES = 1000
 # Constants that a model computes itself, such as windows and filters, are not in the files.
 CONSTANTS = 2**25
+
+
+def check_model_size(folder: Path) -> None:
+    """Checks a model before memory is allocated for it; raises a `ValueError` like `check_size`."""
+    import torch
+
+    from ..modeling.configuration_ttt import TtTConfig
+    from ..modeling.modeling_ttt import TtTForConditionalGeneration
+
+    with clear_errors(folder / "config.json"):
+        config = TtTConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = TtTForConditionalGeneration(config)
+    check_size(folder, model)
 
 
 def check_codec_size(folder: Path) -> None:
     """Checks a codec before memory is allocated for it; raises a `ValueError` like `check_size`."""
     from ..codecs import empty_codec
 
-    check_counts(folder)
     with clear_errors(folder / "config.json"):
         codec = empty_codec(folder)
     check_size(folder, codec)
-
-
-def check_counts(folder: Path) -> None:
-    """Raises a `ValueError` if a configuration has many more modules than tensors, since building them takes time."""
-    limit = max(MAX_MODULES, sum(len(read_shapes(path)) for path in weight_files(folder)))
-    for key, value in walk(read_json(folder, "config.json")):
-        if COUNTS.search(key) and isinstance(value, (int, float)) and value > limit:
-            raise ValueError(f"{folder / 'config.json'} cannot be used: {key}={value} does not fit the weights.")
 
 
 def check_size(folder: Path, model: nn.Module) -> None:
@@ -79,3 +79,32 @@ def check_finite(model: Any, folder: Path) -> None:
                 f"The weights in {folder} are not finite numbers ({name}, as {str(tensor.dtype)[6:]}): take another "
                 "checkpoint, they would give nothing but noise."
             )
+
+
+def check_generation_config(model: Any, tokenizer: Any, path: Path) -> None:
+    """Checks that generation can start with a model's defaults. It runs no forward.
+
+    Values that `generate` refuses by a message of its own are left to it, since the caller may replace them.
+
+    Args:
+        path: The generation config.
+
+    Raises:
+        ValueError: If a value is of a wrong type.
+    """
+    import torch
+
+    def decode(model: Any, input_ids: torch.Tensor, logits_processor: Any, stopping_criteria: Any, **_: Any) -> Any:
+        logits = torch.zeros(1, model.config.get_text_config().vocab_size, device=input_ids.device)
+        for processors in logits_processor:  # a list per row
+            processors(input_ids, logits)
+        stopping_criteria(input_ids, None)
+        return input_ids
+
+    prompt = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    try:
+        model.generate(prompt, custom_generate=decode, tokenizer=tokenizer)
+    except (ValueError, torch.OutOfMemoryError):
+        return
+    except Exception as error:
+        raise ValueError(f"{path} cannot be used ({reason_of(error)}): fetch the checkpoint again.") from error
