@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from .loading import embedded_checkpoint
     from .modeling import (
         AudioSegment,
+        InterruptCriteria,
+        StreamEvent,
         TextSegment,
         TtTConfig,
         TtTForConditionalGeneration,
         TtTGenerateOutput,
+        TtTIteratorStreamer,
         TtTOutputWithPast,
+        TtTStreamer,
     )
     from .processing import Reply, TtTProcessor
 
@@ -31,11 +35,15 @@ _MODULES = {
     "loading": ("embedded_checkpoint",),
     "modeling": (
         "AudioSegment",
+        "InterruptCriteria",
+        "StreamEvent",
         "TextSegment",
         "TtTConfig",
         "TtTForConditionalGeneration",
         "TtTGenerateOutput",
+        "TtTIteratorStreamer",
         "TtTOutputWithPast",
+        "TtTStreamer",
     ),
     "processing": ("Reply", "TtTProcessor"),
 }
@@ -64,8 +72,9 @@ def _register() -> None:
 
 
 def _is_command_line() -> bool:
-    """Whether this process is `ttt-hf` or `python -m ttt_hf.cli`."""
-    return Path(sys.argv[0] if sys.argv else "").stem == "ttt-hf" or f"{__name__}.cli" in sys.orig_argv
+    """Whether this process is `ttt-hf`, `python -m ttt_hf` or `python -m ttt_hf.cli`."""
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if "-m" in sys.orig_argv else []
+    return Path(sys.argv[0] if sys.argv else "").stem == "ttt-hf" or module in ([__name__], [f"{__name__}.cli"])
 
 
 # The command line needs no Auto classes, and its help and usage errors should not wait seconds for torch: each verb
@@ -75,13 +84,17 @@ if not _is_command_line():
 
 __all__ = [
     "AudioSegment",
+    "InterruptCriteria",
     "Reply",
+    "StreamEvent",
     "TextSegment",
     "TtTConfig",
     "TtTForConditionalGeneration",
     "TtTGenerateOutput",
+    "TtTIteratorStreamer",
     "TtTOutputWithPast",
     "TtTProcessor",
+    "TtTStreamer",
     "__version__",
     "codecs",
     "embedded_checkpoint",

@@ -486,7 +486,7 @@ def test_contradicting_arguments_are_one_sentence(tiny_model):
     cases = [
         ({}, "either input_ids or inputs_embeds"),
         ({"input_ids": ids, "inputs_embeds": embeddings}, "either input_ids or inputs_embeds"),
-        ({"inputs_embeds": embeddings}, "inputs_embeds needs block_ids"),
+        ({"inputs_embeds": embeddings, "labels": ids}, "inputs_embeds need block_ids where labels hold audio"),
         ({"input_ids": ids, "order_ids": order}, "order_ids needs position_ids and horizon_ids"),
         (
             {"input_ids": ids, "order_ids": order, "position_ids": order},
@@ -498,3 +498,17 @@ def test_contradicting_arguments_are_one_sentence(tiny_model):
         with pytest.raises(ValueError, match=message) as raised:
             model(**arguments)
         assert "\n" not in str(raised.value)
+
+
+def test_embeddings_without_block_ids_are_those_of_text(tiny_model):
+    model = tiny_model()
+    text = torch.tensor([[5, 9, 12, 30, 7]])
+    embeddings = model.get_input_embeddings()(text)
+    with torch.no_grad():
+        out = model(inputs_embeds=embeddings, use_cache=True)
+        assert torch.equal(out.logits, logits_of(model, text))
+        assert model(inputs_embeds=embeddings, labels=text).loss == model(text, labels=text).loss
+        # After a cache, too.
+        first = model(inputs_embeds=embeddings[:, :2], use_cache=True)
+        rest = model(inputs_embeds=embeddings[:, 2:], cache=first.cache).logits
+    assert torch.allclose(rest, out.logits[:, 2:], atol=1e-5)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import StoppingCriteriaList
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast, StoppingCriteriaList, TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from ttt_hf.modeling import TtTForConditionalGeneration
@@ -131,6 +133,23 @@ def test_streamers_of_transformers_get_the_committed_tokens(
     model.generate(PROMPT, streamer=plain, **KEYS)
     assert torch.equal(torch.cat([chunk.flatten() for chunk in plain.chunks]), reply.sequences[0])
     assert plain.ended == 1
+
+
+@pytest.mark.parametrize("skip_prompt", [False, True])
+def test_text_streamers_of_transformers_print_text_and_no_audio(
+    model: TtTForConditionalGeneration, reply: TtTGenerateOutput, skip_prompt: bool
+) -> None:
+    words = WordLevel({f"w{index:02d}": index for index in range(64)}, unk_token="w00")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words))
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=skip_prompt)
+    # Audio in the prompt, and in the reply.
+    prompt = torch.tensor([[36, 41, 45, 58, *PROMPT[0].tolist()]])
+    out = model.generate(prompt, streamer=streamer, **KEYS)
+    ids = out.sequences[0, prompt.shape[1] * skip_prompt :].tolist()
+    assert max(ids) > 40
+    assert "".join(streamer).split() == [f"w{token:02d}" for token in ids if token < 40]
+    with pytest.raises(ValueError, match="batch size 1"):
+        model.generate(PROMPT.repeat(2, 1), streamer=TextIteratorStreamer(tokenizer), **KEYS)
 
 
 def test_a_streamer_follows_one_row_only(model: TtTForConditionalGeneration) -> None:

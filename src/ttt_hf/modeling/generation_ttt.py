@@ -8,7 +8,7 @@ from torch import nn
 from transformers import GenerationConfig
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import MaxLengthCriteria, StoppingCriteriaList, StopStringCriteria
-from transformers.generation.streamers import BaseStreamer
+from transformers.generation.streamers import BaseStreamer, TextStreamer
 from transformers.utils import ModelOutput
 
 from .arguments_ttt import GenerationArgumentsMixin, split_rows
@@ -17,7 +17,7 @@ from .decoding_ttt import AudioSegment, DecodingContext, DecodingRow, FinishReas
 from .masking_ttt import NO_ORDER, AttentionKeys, AttentionQueries, audio_block_ids, build_attention_mask
 from .seeds_ttt import row_generators
 from .settings_ttt import AudioGenerationSettings
-from .streamers_ttt import RawStreamer, TtTStreamer
+from .streamers_ttt import RawStreamer, TextOnlyStreamer, TtTStreamer
 
 
 @dataclass
@@ -95,6 +95,8 @@ class TtTGenerationMixin(GenerationArgumentsMixin):
         Raises:
             ValueError: If a prompt or a generation key cannot be used.
         """
+        if isinstance(streamer := kwargs.get("streamer"), TextStreamer):
+            kwargs["streamer"] = TextOnlyStreamer(streamer, self.config.audio_token_start_id)
         return super().generate(inputs, generation_config, *args, **kwargs)
 
     def _sample(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
 from .cache_ttt import cache_argument
@@ -29,6 +29,9 @@ from .masking_ttt import (
     build_attention_mask,
     isolate_padding,
 )
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -258,7 +261,8 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             position_ids: Positions for the position encoding, `torch.long` of shape `(batch, length)`. Defaults to the
                 index of each token in its row, not counting padding.
             past_key_values: Cache of earlier positions, which must be final: text and closed spans.
-            inputs_embeds: Embeddings instead of `input_ids`, shape `(batch, length, hidden)`; needs `block_ids`.
+            inputs_embeds: Embeddings instead of `input_ids`, shape `(batch, length, hidden)`; without `block_ids` they
+                are taken for text.
             labels: Clean id at each position, -100 to ignore it, `torch.long` of shape `(batch, length)`. Text is
                 predicted from the position before, audio (where `audio_loss_weights` is not 0) at the position itself.
             block_ids: Groups of positions that see each other, shape `(batch, cached + length)`, see
@@ -321,7 +325,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
 
         # 3. The backbone, under the hybrid mask
         if attention_mask is None:
-            keys = AttentionKeys(order_ids, self._block_ids(block_ids, input_ids, padding_mask, order_ids))
+            keys = AttentionKeys(order_ids, self._block_ids(block_ids, input_ids, labels, padding_mask, order_ids))
             attention_mask = self._hybrid_mask(
                 inputs_embeds, padding_mask, position_ids, past_key_values, keys, horizon_ids, start_ids
             )
@@ -414,6 +418,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         self,
         block_ids: torch.Tensor | None,
         input_ids: torch.Tensor | None,
+        labels: torch.Tensor | None,
         padding_mask: torch.Tensor | None,
         order_ids: torch.Tensor,
     ) -> torch.Tensor:
@@ -421,14 +426,18 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         if block_ids is not None:
             _check_covers("block_ids", block_ids, order_ids)
             return block_ids
+        start = self.config.audio_token_start_id
         if input_ids is None:
-            raise ValueError("inputs_embeds needs block_ids: which positions are audio shows in the ids only.")
+            # Which positions are audio shows in the ids only.
+            if labels is not None and bool((labels >= start).any()):
+                raise ValueError("inputs_embeds need block_ids where labels hold audio: which positions are audio?")
+            logger.warning_once("inputs_embeds come without block_ids: all positions are taken for text.")
+            return torch.full_like(order_ids, -1)
         # Ids of cached positions are unknown; without audio among the new ones no block reaches back to them.
         past = order_ids.shape[1] - input_ids.shape[1]
         if past == 0:
-            start = self.config.audio_token_start_id
             return audio_block_ids(input_ids, start, self.config.attention_block_length, padding_mask)
-        if bool((input_ids >= self.config.audio_token_start_id).any()):
+        if bool((input_ids >= start).any()):
             raise ValueError(
                 "Audio tokens after cached ones need block_ids over cached and new positions: a span may reach back "
                 "into the cache."

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from transformers.generation.stopping_criteria import StoppingCriteria
-from transformers.generation.streamers import BaseStreamer
+from transformers.generation.streamers import BaseStreamer, TextStreamer
 
 
 class TtTStreamer(BaseStreamer):
@@ -69,6 +69,28 @@ class RawStreamer(TtTStreamer):
 
     def end(self) -> None:
         self.streamer.end()
+
+
+class TextOnlyStreamer(RawStreamer):
+    """Passes text on to a `TextStreamer` of transformers, which would print audio tokens, but no audio.
+
+    Args:
+        streamer: The streamer that prints.
+        audio_token_start_id: First audio id.
+    """
+
+    def __init__(self, streamer: TextStreamer, audio_token_start_id: int) -> None:
+        super().__init__(streamer)
+        self.audio_token_start_id = audio_token_start_id
+
+    def put(self, value: torch.Tensor) -> None:
+        is_prompt = value.ndim == 2
+        # Of several rows the streamer says that it follows one.
+        if len(value) == 1 or not is_prompt:
+            value = value.flatten()[value.flatten() < self.audio_token_start_id]
+        # A prompt counts, even without text: the streamer may skip the first value.
+        if is_prompt or len(value):
+            self.streamer.put(value)
 
 
 @dataclass(frozen=True)
