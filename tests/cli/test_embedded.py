@@ -26,6 +26,7 @@ def test_answer(run: Callable, tmp_path: Path) -> None:
     assert answer["text"] == "The carrot is a vegetable."
     assert answer["audio_seconds"] > 0.5
     assert soundfile.info(reply).duration == pytest.approx(answer["audio_seconds"], abs=1e-3)
+    assert answer["finish_reason"] == "stop"
     assert all(segment["complete"] for segment in answer["segments"] if segment["type"] == "audio")
 
 
@@ -33,6 +34,18 @@ def test_transcript(run: Callable) -> None:
     result = run("talk", QUESTION, "--task", "asr")
     assert result.code == 0, result.err
     assert result.out.strip() == "Please tell me what a carrot is."
+
+
+def test_example(run: Callable) -> None:
+    assert run("talk", "example", "--task", "asr").out == "Please tell me what a carrot is.\n"
+    assert run("talk", "example", "--quiet") == (0, "The carrot is a vegetable.\n", "")
+
+
+@pytest.mark.parametrize("options", [[], ["--stream"]], ids=["at-once", "streamed"])
+def test_cut_answer(run: Callable, options: list[str]) -> None:
+    result = run("talk", "example", "--max-new-tokens", "5", "--json", *options)
+    assert json.loads(result.out)["finish_reason"] == "length"
+    assert "was cut at a length limit" in result.err
 
 
 def test_reading_aloud(run: Callable, tmp_path: Path) -> None:

@@ -211,9 +211,71 @@ def test_home_folder_in_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert build_parser().parse_args(["convert", "official", "model", "~/a"]).out == tmp_path / "a"
 
 
-def test_module_is_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ttt_hf.cli", "talk", "missing.wav", "--out", "reply.wav"]
+@pytest.mark.parametrize("module", ["ttt_hf", "ttt_hf.cli"])
+def test_module_is_the_command(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", module, "talk", "missing.wav", "--out", "reply.wav"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == "ttt-hf: error: There is no audio file missing.wav.\n"
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if not line.startswith("import time:")] == [
+        "ttt-hf: error: There is no audio file missing.wav."
+    ]
+    assert not any(line.endswith(" torch") for line in lines), "errors do not wait for torch"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        ("--loud", "ttt-hf"),
+        ("--loud talk question.wav", "ttt-hf"),
+        ("talk question.wav --loud", "ttt-hf talk"),
+        ("talk --loud --text Hello", "ttt-hf talk"),
+        ("encode rows --out codes --loud", "ttt-hf encode"),
+        ("train lora_asr --loud lora_rank=2", "ttt-hf train"),
+        ("eval --loud", "ttt-hf eval"),
+        ("eval run tiny --out scores --loud path=rows", "ttt-hf eval run"),
+        ("eval score scores --loud", "ttt-hf eval score"),
+        ("convert official a b --loud", "ttt-hf convert official"),
+        ("info --loud", "ttt-hf info"),
+    ],
+)
+def test_unknown_options_name_the_help_that_knows_better(run: Callable, words: str, program: str) -> None:
+    result = run(*words.split())
+    assert result.code == 2
+    assert result.err.startswith("ttt-hf: error: ")
+    assert result.err.endswith(f" ({program} --help explains)\n")
+    assert result.err.count("\n") == 1
+
+
+# -- how much is said ------------------------------------------------------------------------------
+
+
+def test_verbose_adds_the_traceback(run: Callable) -> None:
+    for words in (
+        ["--verbose", "talk", "missing.wav"],
+        ["talk", "missing.wav", "-v"],
+        ["-q", "talk", "missing.wav", "-v"],
+    ):
+        result = run(*words)
+        assert result.code == 1
+        assert result.err.startswith("Traceback (most recent call last):\n")
+        assert result.err.endswith("\nttt-hf: error: There is no audio file missing.wav.\n")
+    # Where a mistake in the arguments was found is of no use.
+    assert run("talk", "-v").err.count("\n") == 1
+
+
+def test_quiet_leaves_errors(run: Callable, checkpoint: Path) -> None:
+    words = ["talk", "--text", "Hello", "--model", checkpoint]
+    assert "ttt-hf: the answer has " in run(*words).err
+    assert run(*words, "--quiet") == (0, "Hi.\n", "")
+    assert run("--quiet", *words) == (0, "Hi.\n", "")
+    assert run("--quiet", "talk", "missing.wav").err == "ttt-hf: error: There is no audio file missing.wav.\n"
+    result = run("talk", "--text", "Hello", "--quiet", "--verbose")
+    assert result.code == 2 and "not allowed with argument" in result.err
+
+
+def test_a_command_leaves_the_environment_as_it_was(run: Callable, checkpoint: Path) -> None:
+    before = dict(os.environ)
+    run("talk", "--text", "Hello", "--model", checkpoint, "--quiet")
+    assert dict(os.environ) == before

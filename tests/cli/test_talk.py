@@ -1,6 +1,9 @@
 """`ttt-hf talk`: answers, the files it writes, and every bad input: one sentence, an exit code, no broken file."""
 
+import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +17,11 @@ import soundfile
 from fixed_reply import MAX_POSITIONS, SPAN_LENGTH, tone, write_wav
 from ttt_hf.cli.audio_output import wav_writer
 from ttt_hf.modeling import TtTForConditionalGeneration
+from ttt_hf.processing import TtTProcessor
 
 
+# The span of audio of this checkpoint's answer always ends at its limit.
+CUT = "ttt-hf: the answer or its speech was cut at a length limit (--max-new-tokens, or the model's own)\n"
 REPLY_SECONDS = (SPAN_LENGTH - 1) / 12.5
 
 
@@ -41,7 +47,7 @@ def test_answer(run: Callable, checkpoint: Path, question: Path, tmp_path: Path)
     reply = tmp_path / "reply.wav"
     result = run("talk", question, "--out", reply, "--model", checkpoint)
     assert (result.code, result.out) == (0, "Hi.\n")
-    assert result.err == f"ttt-hf: 2.1 s of speech in {reply}\n"
+    assert result.err == f"{CUT}ttt-hf: 2.1 s of speech in {reply}\n"
     assert_whole_reply(reply)
 
 
@@ -51,7 +57,7 @@ def test_json(run: Callable, checkpoint: Path, question: Path, tmp_path: Path) -
     answer = json.loads(result.out)
     assert result.out.count("\n") == 1
     assert list(answer) == [
-        "text", "audio", "audio_seconds", "sampling_rate", "segments", "num_forward_passes", "seconds"
+        "text", "audio", "audio_seconds", "sampling_rate", "segments", "finish_reason", "num_forward_passes", "seconds"
     ]  # fmt: skip
     assert answer["text"] == "Hi."
     assert answer["audio"] == str(reply)
@@ -62,6 +68,7 @@ def test_json(run: Callable, checkpoint: Path, question: Path, tmp_path: Path) -
         {"type": "audio", "seconds": pytest.approx(REPLY_SECONDS), "complete": True},
         {"type": "text", "text": "."},
     ]
+    assert answer["finish_reason"] == "length"
     assert answer["num_forward_passes"] >= 3 + 3 * 3
     assert set(answer["seconds"]) == {"load", "encode", "generate", "decode"}
     assert all(value >= 0 for value in answer["seconds"].values())
@@ -88,6 +95,7 @@ def test_streaming_gives_the_same(run: Callable, checkpoint: Path, question: Pat
     result = run("talk", question, "--out", pieces, "--model", checkpoint, "--stream")
     assert (result.code, result.out) == (0, "Hi.\n")
     assert result.err.startswith("ttt-hf: first audio after ")
+    assert CUT in result.err
     assert_whole_reply(pieces)
     difference = soundfile.read(whole)[0] - soundfile.read(pieces)[0]
     assert np.abs(difference).max() < 2e-4
@@ -140,8 +148,57 @@ def test_answer_without_speech(run: Callable, checkpoint: Path, tmp_path: Path) 
     reply = tmp_path / "reply.wav"
     result = run("talk", "--text", "Hello", "--out", reply, "--model", checkpoint, "--max-new-tokens", "2")
     assert (result.code, result.out) == (0, "Hi\n")
-    assert result.err == f"ttt-hf: the answer has no speech, {reply} was not written\n"
+    assert result.err == f"{CUT}ttt-hf: the answer has no speech, {reply} was not written\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_in_a_loop_says_so(run: Callable, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = TtTProcessor.decode_reply
+    looping = "Well, " + "diff " * 20 + "diffto"
+    monkeypatch.setattr(
+        TtTProcessor,
+        "decode_reply",
+        lambda self, *args, **kw: dataclasses.replace(decode(self, *args, **kw), text=looping),
+    )
+    result = run("talk", "--text", "Hello", "--model", checkpoint)
+    assert result.code == 0
+    assert "ttt-hf: the answer repeats itself in a loop" in result.err
+
+
+# -- where a question comes from -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["-", "/dev/stdin", "<(cat question)", "fifo"])
+def test_piped_questions(checkpoint: Path, question: Path, tmp_path: Path, how: str) -> None:
+    """A pipe tells neither its length nor its name, and cannot be read twice."""
+    shutil.copy(question, tmp_path / "question")
+    os.mkfifo(tmp_path / "fifo")
+    command = f"cat question | {sys.executable} -m ttt_hf talk {how} --model {checkpoint} --json"
+    if how == "fifo":
+        command = f"cat question > fifo & {command}"
+    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["text"] == "Hi."
+
+
+@pytest.mark.parametrize("how", ["</dev/null", "<&-", "< words"])
+def test_standard_input_without_a_question(tmp_path: Path, how: str) -> None:
+    (tmp_path / "words").write_text("What is two plus three?")
+    command = f"{sys.executable} -m ttt_hf talk - {how}"
+    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("ttt-hf: error: ") and result.stderr.count("\n") == 1
+    assert "Unexpected" not in result.stderr
+
+
+def test_the_example_comes_with_the_package(
+    run: Callable, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("talk", "example", "--model", checkpoint).out == "Hi.\n"
+    # A file of that name is what the user means.
+    (tmp_path / "example").write_text("no audio")
+    assert_one_error(run("talk", "example", "--model", checkpoint), "example is not audio that can be read")
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 96000])
@@ -163,7 +220,7 @@ def test_in_a_process_of_its_own(checkpoint: Path, question: Path, tmp_path: Pat
     )
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["text"] == "Hi."
-    assert result.stderr == f"ttt-hf: 2.1 s of speech in {reply}\n", "no progress bars, no warnings"
+    assert result.stderr == f"{CUT}ttt-hf: 2.1 s of speech in {reply}\n", "no progress bars, no warnings"
     assert_whole_reply(reply)
 
 

@@ -103,10 +103,13 @@ def official(args: argparse.Namespace) -> None:
 
     with silence():
         # Imported within the block, as some libraries warn when they are imported.
+        from ..converting.folders import new_folder
         from ..converting.official_checkpoint import convert_official
 
         silence_transformers()
-        _report(convert_official(args.source, args.out, args.codec), args.json)
+        with new_folder(args.out):
+            made = convert_official(args.source, args.out, args.codec)
+    _report(made, args.json)
 
 
 def glm4voice(args: argparse.Namespace) -> None:
@@ -119,10 +122,12 @@ def glm4voice(args: argparse.Namespace) -> None:
     from .quiet import silence, silence_transformers
 
     with silence():
+        from ..converting.folders import new_folder
         from ..converting.glm4voice import convert_glm4voice
 
         silence_transformers()
-        config = convert_glm4voice(args.tokenizer, args.decoder, args.target)
+        with new_folder(args.target):
+            config = convert_glm4voice(args.tokenizer, args.decoder, args.target)
     summary = {
         "codec": str(args.target),
         "name": config.model_type,
@@ -154,11 +159,13 @@ def from_text(args: argparse.Namespace) -> None:
     from .quiet import silence, silence_transformers
 
     with silence():
+        from ..converting.folders import new_folder
         from ..converting.text_model import convert_text_model
 
         silence_transformers()
-        made = convert_text_model(args.base, args.out, args.codec, args.seed, audio_attention=args.attention)
-        _report(made, args.json)
+        with new_folder(args.out):
+            made = convert_text_model(args.base, args.out, args.codec, args.seed, audio_attention=args.attention)
+    _report(made, args.json)
 
 
 def _report(made: Converted, as_json: bool) -> None:

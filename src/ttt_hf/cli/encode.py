@@ -57,8 +57,11 @@ def add_parser(verbs: Any) -> None:
         "--max-broken",
         type=float,
         metavar="SHARE",
-        help="share of rows that may be left out because they cannot be used (default: 0.01, but at least 5 rows)",
+        help="share of rows that may be left out because they cannot be used (default: 0.01, or up to 5 rows of small "
+        "data)",
     )
+    parser.add_argument("--allow-private", action="store_true", help="let rows name any file, and addresses of this "
+                        "machine and its own network")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -93,7 +96,9 @@ def run(args: argparse.Namespace) -> None:
         # encode_source shows a progress bar of its own.
         datasets.disable_progress_bars()
         silence_transformers()
-        source = open_source(args.source, task=args.task, split=args.split, name=args.config)
+        source = open_source(
+            args.source, task=args.task, split=args.split, name=args.config, allow_private=args.allow_private
+        )
         report = encode_source(
             source,
             codec,

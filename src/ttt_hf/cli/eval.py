@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..names import EMBEDDED_NAME
 from .errors import UsageError
+from .quiet import note
 
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> None:
         )
     # Empty in all processes but the first, which reports.
     if results:
-        _note(f"{args.out / 'report.html'} shows plots and examples")
+        note(f"{args.out / 'report.html'} shows plots and examples")
         _print_results(args, list(results.values()))
 
 
@@ -228,7 +228,7 @@ def show(args: argparse.Namespace) -> None:
     for task in task_folders(args.folder):
         # Not an error: the tasks that are scored are shown.
         if not task.results.is_file():
-            _note(f"{task.path} is not scored yet, see `ttt-hf eval score {task.path}`")
+            note(f"{task.path} is not scored yet, see `ttt-hf eval score {task.path}`")
     _print_results(args, results)
 
 
@@ -296,12 +296,7 @@ def _note_tasks_for_a_judge(tasks: Iterable[Task], out: Path) -> None:
         # A task file may name a scorer that does not exist: it is refused later.
         scorer = SCORERS.get(str(task.scorer))
         if scorer is not None and scorer.needs_judge:
-            _note(f"{task.name} needs a judge (--judge-url): its replies are kept for `ttt-hf eval judge {out}`")
-
-
-def _note(sentence: str) -> None:
-    """Prints a note for the user on stderr; stdout is for results."""
-    print(f"ttt-hf: {sentence}", file=sys.stderr)
+            note(f"{task.name} needs a judge (--judge-url): its replies are kept for `ttt-hf eval judge {out}`")
 
 
 def _print_results(args: argparse.Namespace, results: Any) -> None:

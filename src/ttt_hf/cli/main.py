@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from . import convert, encode, eval, info, talk, train
 from .errors import EXIT_USAGE, Interruptions, prepare_output, report
+from .quiet import NORMAL, QUIET, VERBOSE, output_level
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,17 +23,42 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
         # For arguments of `type=Path`: shells leave the ~ in --out=~/reply.wav as it is.
         self.register("type", Path, lambda text: Path(text).expanduser())
+        # Before the verb and after it: the last one counts.
+        group = self.add_mutually_exclusive_group()
+        for option, level, text in (
+            ("quiet", QUIET, "print nothing but the result and errors"),
+            ("verbose", VERBOSE, "print the messages of libraries, and the traceback of an error"),
+        ):
+            group.add_argument(
+                f"-{option[0]}",
+                f"--{option}",
+                action="store_const",
+                const=level,
+                dest="level",
+                default=argparse.SUPPRESS,
+                help=text,
+            )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._is_intermixing:
+            return super().parse_known_args(args, namespace)
         # argparse itself ends a list of words at the first option: `eval run tiny --out scores path=data` would fail.
         has_list = any(action.nargs in ("+", "*") for action in self._get_positional_actions())
-        if self._is_intermixing or not has_list:
-            return super().parse_known_args(args, namespace)
+        parse = self.parse_known_intermixed_args if has_list else super().parse_known_args
         self._is_intermixing = True  # parse_known_intermixed_args calls this method again
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            namespace, unknown = parse(args, namespace)
         finally:
             self._is_intermixing = False
+        # Here, and not in the parser above, which would name its own help.
+        if unknown and self.is_verb:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
+    @property
+    def is_verb(self) -> bool:
+        """Whether this is the parser of a verb, and not of the whole command line."""
+        return " " in self.prog
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"ttt-hf: error: {message} ({self.prog} --help explains)\n")
@@ -43,7 +69,7 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="ttt-hf",
         description="Talk to, train and evaluate TtT models (autoregressive text, diffused speech).",
-        epilog="example: ttt-hf talk examples/question.wav --out reply.wav",
+        epilog="example: ttt-hf talk example --out reply.wav",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -70,12 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: With code 2 for arguments that cannot be read, 0 for `--help` and `--version`.
     """
     with Interruptions() as interruptions:
-        verbose = False
+        level = NORMAL
         try:
             prepare_output()
             try:
                 args = build_parser().parse_args(argv)
-                args.run(args)
+                level = getattr(args, "level", NORMAL)
+                with output_level(level):
+                    args.run(args)
             except SystemExit:  # help has been printed
                 sys.stdout.flush()
                 raise
@@ -85,5 +113,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         # Errors of libraries in Rust derive from BaseException.
         except BaseException as error:
-            return report(error, interruptions, verbose)
+            return report(error, interruptions, verbose=level == VERBOSE)
     return 0

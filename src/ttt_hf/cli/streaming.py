@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from ..codecs import output_sampling_rate
 from ..modeling.streamers_ttt import TtTStreamer
 from ..processing.processing_ttt import REPLACEMENT_CHARACTER, TtTProcessor
 from .audio_output import wav_writer
+from .quiet import note
 
 
 class AnswerStreamer(TtTStreamer):
@@ -85,7 +85,7 @@ class AnswerStreamer(TtTStreamer):
             return
         if not self._has_audio:
             self._has_audio = True
-            print(f"ttt-hf: first audio after {time.perf_counter() - self.start:.2f} s", file=sys.stderr, flush=True)
+            note(f"first audio after {time.perf_counter() - self.start:.2f} s")
         if self.path is not None:
             # Opened with the first samples, so that an answer without speech leaves no file.
             if self._write is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..loading import DTYPES
 from .errors import UsageError
+from .quiet import note
 
 
 if TYPE_CHECKING:
@@ -24,11 +25,19 @@ TASKS = {
     "tts": "read --text aloud",
     "text": "answer --text in text alone",
 }
+FINISH_NOTES = {
+    "length": "the answer or its speech was cut at a length limit (--max-new-tokens, or the model's own)",
+    "interrupted": "the answer was interrupted",
+}
+# A QUESTION that needs no file: the recording comes with the package.
+EXAMPLE = "example"
+EXAMPLE_QUESTION = Path(__file__).parents[1] / "evaluation" / "tiny_set" / "audio" / "wording-kinds-29-joe-normal.ogg"
 EXAMPLES = """examples:
-  ttt-hf talk question.wav --out reply.wav
-  ttt-hf talk question.wav --task asr
+  ttt-hf talk example --out reply.wav
+  ttt-hf talk example --task asr
   ttt-hf talk --text "What is two plus three?" --out reply.wav --stream
-  ttt-hf talk --task tts --text "Good morning." --out morning.wav --json
+  ttt-hf talk --task tts --text "The hospital is between the church and the river." --out speech.wav --json
+  ttt-hf talk - --out reply.wav < speech.wav
 """
 
 
@@ -41,7 +50,12 @@ def add_parser(verbs: Any) -> None:
         epilog=EXAMPLES + "tasks:\n" + "".join(f"  {task:<6}{what}\n" for task, what in TASKS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("question", nargs="?", metavar="QUESTION", help="audio file or URL: WAV, FLAC, OGG or MP3")
+    parser.add_argument(
+        "question",
+        nargs="?",
+        metavar="QUESTION",
+        help=f"audio: a file, an address, - for standard input, or {EXAMPLE}, a recording in this package",
+    )
     parser.add_argument("--text", help="the question in writing, or what to read aloud")
     parser.add_argument("--task", choices=TASKS, default="chat", help="task (default: chat)")
     parser.add_argument("--out", type=Path, metavar="FILE.wav", help="where to write the spoken answer")
@@ -87,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
         check_file(args.out)
     content: dict[str, Any] = {"type": "text", "text": args.text}
     if args.question is not None:
-        samples, rate = read_audio(args.question)
+        samples, rate = read_audio(_find_question(args.question))
         content = {"type": "audio", "audio": samples, "sampling_rate": rate}
     folder = find_checkpoint(args.model)
     base = base_folder(folder)
@@ -99,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
         )
 
     seconds = {}
+    stdout = sys.stdout  # which silence() keeps libraries away from
     with silence():
         start = time.perf_counter()
         model, processor = load_quietly(folder, codec=codec, **_loading_arguments(args))
@@ -115,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
                 from .streaming import AnswerStreamer
 
                 # With --json, stdout is for the object alone.
-                streamer = AnswerStreamer(processor, files, args.out, None if args.json else sys.stdout)
+                streamer = AnswerStreamer(processor, files, args.out, None if args.json else stdout)
             start = time.perf_counter()
             out = model.generate(
                 **inputs,
@@ -131,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
             seconds["decode"] = time.perf_counter() - start
             if streamer is None and args.out is not None and len(reply.audio):
                 files.enter_context(wav_writer(args.out, reply.sampling_rate))(reply.audio)
-    _report(args, reply, int(out.num_forward_passes[0]), seconds)
+    _report(args, reply, out.finish_reason[0], int(out.num_forward_passes[0]), seconds)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -153,6 +168,11 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UsageError(f"--temperature must be 0 or more, not {args.temperature}.")
     if args.seed is not None and not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed must be 0 or more and below 2^63, not {args.seed}.")
+
+
+def _find_question(question: str) -> str:
+    # A file of that name is what the user means.
+    return str(EXAMPLE_QUESTION) if question == EXAMPLE and not Path(EXAMPLE).exists() else question
 
 
 def _loading_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -200,7 +220,11 @@ def _generation_arguments(args: argparse.Namespace, model: TtTForConditionalGene
     return arguments
 
 
-def _report(args: argparse.Namespace, reply: Reply, num_forward_passes: int, seconds: dict[str, float]) -> None:
+def _report(
+    args: argparse.Namespace, reply: Reply, finish_reason: str, num_forward_passes: int, seconds: dict[str, float]
+) -> None:
+    from ..evaluation.scoring.checks import is_repetition_loop
+
     audio_seconds = len(reply.audio) / reply.sampling_rate if len(reply.audio) else 0.0
     if args.json:
         written = args.out is not None and len(reply.audio) > 0
@@ -215,19 +239,23 @@ def _report(args: argparse.Namespace, reply: Reply, num_forward_passes: int, sec
             "audio_seconds": _rounded(audio_seconds),
             "sampling_rate": reply.sampling_rate,
             "segments": segments,
+            "finish_reason": finish_reason,
             "num_forward_passes": num_forward_passes,
             "seconds": {part: _rounded(value) for part, value in seconds.items()},
         }
         print(json.dumps(answer, ensure_ascii=False))
     elif not args.stream:
         print(reply.text)
-    # Notes about the audio go to stderr: stdout is for the answer.
+    if finish_reason != "stop":
+        note(FINISH_NOTES.get(finish_reason, f"the answer did not end by itself: {finish_reason}"))
+    if is_repetition_loop(reply.text):
+        note("the answer repeats itself in a loop: it is not to be trusted, another --seed or --temperature may help")
     if args.out is not None and not len(reply.audio):
-        print(f"ttt-hf: the answer has no speech, {args.out} was not written", file=sys.stderr)
+        note(f"the answer has no speech, {args.out} was not written")
     elif args.out is not None:
-        print(f"ttt-hf: {audio_seconds:.1f} s of speech in {args.out}", file=sys.stderr)
+        note(f"{audio_seconds:.1f} s of speech in {args.out}")
     elif len(reply.audio):
-        print(f"ttt-hf: the answer has {audio_seconds:.1f} s of speech, --out FILE.wav keeps it", file=sys.stderr)
+        note(f"the answer has {audio_seconds:.1f} s of speech, --out FILE.wav keeps it")
 
 
 def _rounded(value: Any) -> Any:

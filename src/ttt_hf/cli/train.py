@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 from typing import Any
 
@@ -12,7 +11,7 @@ from .errors import UsageError
 
 
 EXAMPLES = """examples:
-  ttt-hf train lora_asr "train_data={path: recordings, task: asr}" output_dir=adapter
+  ttt-hf train lora_asr train_data=recordings output_dir=adapter
   ttt-hf train lora_chat train_data=dialogues.jsonl output_dir=adapter lora_rank=32
   ttt-hf train my-recipe.yaml learning_rate=1e-4
 """
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         UsageError: If a key or a value of the recipe is wrong.
         OSError, ValueError, RuntimeError, ImportError: As of `training.finetuning.train`.
     """
-    from .quiet import silence
+    from .quiet import silence, silence_transformers
 
     with silence():
         try:
@@ -55,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
             recipe = load_recipe(args.recipe, args.overrides)
         except (FileNotFoundError, ValueError) as error:
             raise UsageError(str(error)) from error
-        logging.basicConfig(level=logging.INFO, format="ttt-hf: %(message)s")
+        # After the recipe: the Trainer's progress bar depends on the level of transformers' messages when it is read.
+        silence_transformers()
         metrics = train(recipe)
     if int(os.environ.get("RANK", "0")):  # of several processes, the first one reports
         return
