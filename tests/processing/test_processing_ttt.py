@@ -1,5 +1,7 @@
 """The processor: what conversations become, what replies become, and what is refused."""
 
+import base64
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,9 @@ import ttt_hf
 from ttt_hf.codecs import TtTTinyCodec
 from ttt_hf.modeling import TtTConfig
 from ttt_hf.modeling.decoding_ttt import AudioSegment, TextSegment
+from ttt_hf.modeling.generation_ttt import TtTGenerateOutput
 from ttt_hf.processing import SYSTEM_PROMPTS, TtTProcessor, check_codec, train_tokenizer
+from ttt_hf.processing.fetching import STRANGER
 
 
 RATE = 16000
@@ -377,3 +381,98 @@ def test_saved_files(processor: TtTProcessor, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "processor_config.json").read_text()) == {"processor_class": "TtTProcessor"}
     assert (tmp_path / "chat_template.jinja").read_text(encoding="utf-8") == processor.chat_template
     assert (tmp_path / "codec" / "model.safetensors").is_file()
+
+
+# -- what other programs hand over -----------------------------------------------------------------
+
+
+def test_items_of_other_apis(processor: TtTProcessor, tmp_path: Path) -> None:
+    path = tmp_path / "question.wav"
+    soundfile.write(path, tone(1.0), RATE, subtype="FLOAT")
+    text = base64.b64encode(path.read_bytes()).decode()
+    items = [
+        {"type": "audio", "path": str(path)},
+        {"type": "input_audio", "input_audio": {"data": text, "format": "wav"}},
+        {"type": "input_audio", "input_audio": {"data": f"data:audio/wav;base64,{text}"}},
+        {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{text}"}},
+        {"type": "audio_url", "audio_url": path.as_uri()},
+        {"type": "audio", "audio_url": path.as_uri()},
+        {"type": "audio", "array": tone(1.0), "sampling_rate": RATE},
+        {"type": "audio", "audio": {"array": tone(1.0), "sampling_rate": RATE}},
+        {"type": "audio", "audio": (RATE, tone(1.0))},
+        {"type": "audio", "audio": {"bytes": path.read_bytes(), "path": "question.wav"}},
+        {"type": "audio", "audio": io.BytesIO(path.read_bytes())},
+    ]
+    prompts = [processor.apply_chat_template(user(item))["input_ids"].tolist() for item in items]
+    assert all(prompt == prompts[0] for prompt in prompts)
+    allowed = [processor.apply_chat_template(user(item), access=STRANGER) for item in items[1:4]]
+    assert all(prompt["input_ids"].tolist() == prompts[0] for prompt in allowed)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"type": "input_audio"}, r'needs {"input_audio": {"data"'),
+        ({"type": "input_audio", "input_audio": {"data": "%%%"}}, "is not base64"),
+        ({"type": "audio_url", "audio_url": {}}, r'needs {"audio_url": {"url"'),
+        ({"type": "audio", "codes": "ABC"}, "are a list of integers"),
+        ({"type": "audio", "codes": [[1, 2], [3]]}, "are a list of integers"),
+        ({"type": "audio", "codes": [[1, 2]]}, "are a list of integers"),
+        ({"type": "audio", "audio": torch.tensor(tone(1.0)).to_sparse(), "sampling_rate": RATE}, "no plain array"),
+    ],
+)
+def test_refused_items(processor: TtTProcessor, item: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        processor.apply_chat_template(user(item))
+
+
+def test_requests_read_no_local_files(processor: TtTProcessor, tmp_path: Path) -> None:
+    path = tmp_path / "secret.wav"
+    soundfile.write(path, tone(1.0), RATE)
+    for item in ({"type": "audio", "path": str(path)}, {"type": "audio_url", "audio_url": {"url": path.as_uri()}}):
+        with pytest.raises(PermissionError, match="or allow local files"):
+            processor.apply_chat_template(user(item), access=STRANGER)
+    with pytest.raises(PermissionError, match="or allow local files"):
+        processor("<|audio|>", audio=str(path), access=STRANGER)
+
+
+def test_errors_in_a_batch_name_the_row(processor: TtTProcessor, tmp_path: Path) -> None:
+    good = user(audio(0.5))
+    for bad, kind, message in (
+        (user(audio(0.5), {"type": "audio", "audio": tone(1.0) * 0, "sampling_rate": RATE}), ValueError, "silent"),
+        (user({"type": "audio", "path": tmp_path / "none.wav"}), FileNotFoundError, "There is no audio file"),
+        (user({"type": "audio", "audio": 5}), TypeError, "Audio must be"),
+        (user({"type": "text"}), ValueError, "Content must be"),
+        (user({"type": "text", "text": "\ud800"}), ValueError, "half a character"),
+        (user({"type": "audio", "codes": [999]}), ValueError, "must lie in"),
+    ):
+        with pytest.raises(kind, match=f"^Row 2 of the batch: .*{message}"):
+            processor.apply_chat_template([good, good, bad])
+        with pytest.raises(kind, match=f"^(?!Row).*{message}"):
+            processor.apply_chat_template(bad)
+    with pytest.raises(ValueError, match=r"^Row 1 of the batch: The audio is silent"):
+        processor(["<|audio|>", "<|audio|>"], audio=[tone(0.5), tone(0.5) * 0], sampling_rate=RATE)
+
+
+def test_forms_of_audio_in_a_finished_prompt(processor: TtTProcessor) -> None:
+    expected = processor("<|audio|>", audio=tone(0.5), sampling_rate=RATE)["input_ids"].tolist()
+    for form in (tone(0.5).tolist(), [tone(0.5)], [tone(0.5).tolist()]):
+        assert processor("<|audio|>", audio=form, sampling_rate=RATE)["input_ids"].tolist() == expected
+    for form in ((RATE, tone(0.5)), {"array": tone(0.5), "sampling_rate": RATE}, [(tone(0.5), RATE)]):
+        assert processor("<|audio|>", audio=form)["input_ids"].tolist() == expected
+    with pytest.raises(TypeError, match="Audio must be"):
+        processor("<|audio|>", audio=[None])
+    with pytest.raises(ValueError, match="A conversation is a list of messages"):
+        processor.apply_chat_template({"role": "user", "content": "Hi"})
+
+
+def test_replies_of_a_batch(processor: TtTProcessor) -> None:
+    pieces = [[TextSegment(ids_of(processor, "Hello!"))], [AudioSegment(torch.tensor([1, 2]), False)]]
+    out = TtTGenerateOutput(segments=pieces, finish_reason=["stop", "length"])
+    replies = processor.decode_replies(out)
+    assert [reply.finish_reason for reply in replies] == ["stop", "length"]
+    assert [reply.text for reply in replies] == ["Hello!", ""]
+    assert len(replies[1].audio) > 0
+    assert processor.decode_reply(SimpleNamespace(segments=pieces)).finish_reason is None
+    with pytest.raises(TypeError, match="return_dict_in_generate=True"):
+        processor.decode_replies(torch.zeros(1, 3))

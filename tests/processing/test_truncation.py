@@ -29,7 +29,7 @@ def test_cut_anywhere(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["wav", "aiff", "au", "mp3", "flac"])
 def test_how_much_is_there(kind: str) -> None:
     content = recording(kind)
-    with pytest.raises(ValueError, match=r"cut short: only (49|50) % of it|cut short after 0\.\d s"):
+    with pytest.raises(ValueError, match=r"cut short: only (49|50) % of what|cut short after 0\.\d s"):
         read_audio(content[: len(content) // 2])
 
 

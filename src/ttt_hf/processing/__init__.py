@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .audio import load_audio, read_audio
     from .conversation import SYSTEM_PROMPTS
-    from .processing_ttt import Reply, TtTProcessor, check_codec
+    from .processing_ttt import TtTProcessor, check_codec
+    from .replies import Reply
     from .tokenization import AudioTokenIds, audio_token_ids, train_tokenizer
 
 __all__ = [
@@ -30,7 +31,8 @@ __all__ = [
 _MODULES = {
     "audio": ("load_audio", "read_audio"),
     "conversation": ("SYSTEM_PROMPTS",),
-    "processing_ttt": ("Reply", "TtTProcessor", "check_codec"),
+    "processing_ttt": ("TtTProcessor", "check_codec"),
+    "replies": ("Reply",),
     "tokenization": ("AudioTokenIds", "audio_token_ids", "train_tokenizer"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -197,8 +197,9 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
 
 def _cut_short(name: str, given: int, promised: int) -> str:
     # Never 100 %, however little is missing.
-    part = f"only {min(99, 100 * given // promised)} % of it are there" if promised else "its end is missing"
-    return f"{name} was cut short: {part}. Download or record it again, or convert what is there to WAV."
+    share = f"only {min(99, 100 * given // promised)} % of what its header promises is there" if promised else ""
+    share = share or "its end is missing"
+    return f"{name} was cut short: {share}. Download or record it again, or convert what is there to WAV."
 
 
 def _with_size(file: BinaryIO) -> BinaryIO:

@@ -105,3 +105,12 @@ def _as_array(source: Any) -> np.ndarray:
     if array.ndim not in (1, 2):
         raise ValueError(f"Samples must have shape (samples,) or (channels, samples), not {tuple(array.shape)}.")
     return array
+
+
+def is_one_audio(audio: Any) -> bool:
+    """Whether it is one audio rather than a list of several: samples in a list, or in a pair with their rate, are."""
+    if not isinstance(audio, (list, tuple)):
+        return True
+    # Of a list the first number tells; of a pair either part may be the rate.
+    is_pair = isinstance(audio, tuple) and len(audio) == 2
+    return any(isinstance(part, (int, float, np.number)) for part in audio[: 2 if is_pair else 1])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from .fetching import decode_base64
 
 
 Message = dict[str, Any]
@@ -20,7 +23,53 @@ SYSTEM_PROMPTS = {
 DEFAULT_TASK = "chat"
 ROLES = ("system", "user", "assistant")
 AUDIO_KEYS = ("path", "url", "bytes", "audio", "codes")
+# Other names of the same: what the documentation of other models writes.
+_SYNONYMS = {"audio_url": "url", "array": "audio"}
 CONTENT_RULE = 'Content must be a string or a list of {"type": "text", "text": ...} and {"type": "audio", ...} items.'
+
+
+def plain_item(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Writes audio items of other APIs as those of this package; other items are returned as they are.
+
+    Args:
+        item: A content item, such as OpenAI's `{"type": "input_audio", "input_audio": {"data": BASE64, "format"}}` and
+            `{"type": "audio_url", "audio_url": {"url"}}`.
+
+    Returns:
+        `{"type": "audio", ...}` with one of `AUDIO_KEYS`.
+
+    Raises:
+        ValueError: If the item lacks its content, or it is not base64.
+    """
+    kind = item.get("type")
+    if kind in ("input_audio", "audio_url"):
+        content = item.get(kind)
+        key = "data" if kind == "input_audio" else "url"
+        value = content.get(key) if isinstance(content, Mapping) else content
+        if not isinstance(value, str) or not value:
+            raise ValueError(f'An item of type {kind} needs {{"{kind}": {{"{key}": ...}}}}.')
+        if kind == "audio_url" or value[:5].casefold() == "data:":
+            return {"type": "audio", "url": value}
+        try:
+            return {"type": "audio", "bytes": decode_base64(value)}
+        except ValueError:
+            raise ValueError("The data of an input_audio item is not base64.") from None
+    if kind == "audio" and not _SYNONYMS.keys().isdisjoint(item):
+        return {_SYNONYMS.get(key, key): value for key, value in item.items()}
+    return item
+
+
+@contextmanager
+def row_errors(row: int, rows: int) -> Iterator[None]:
+    """Names the row, counted from 0, in the errors of a batch."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError) as error:
+        if rows == 1:
+            raise
+        # An error about Unicode takes other arguments.
+        kind = ValueError if isinstance(error, UnicodeError) else type(error)
+        raise kind(f"Row {row} of the batch: {error}") from error
 
 
 def normalise_conversation(
@@ -50,7 +99,7 @@ def normalise_conversation(
 
 
 def _normalise_message(message: Any, guard: Callable[[str], str], audio_items: list[dict[str, Any]]) -> Message:
-    if not isinstance(message, dict) or "content" not in message or message.get("role") not in ROLES:
+    if not isinstance(message, Mapping) or "content" not in message or message.get("role") not in ROLES:
         raise ValueError(f"A message needs 'content' and a 'role', one of {', '.join(ROLES)}.")
     content = message["content"]
     # One form for the template: a list of typed items.
@@ -59,15 +108,16 @@ def _normalise_message(message: Any, guard: Callable[[str], str], audio_items: l
     if not isinstance(content, (list, tuple)):
         raise ValueError(CONTENT_RULE)
     items = []
-    for item in content:
-        kind = item.get("type") if isinstance(item, dict) else None
+    for given in content:
+        item = plain_item(given) if isinstance(given, Mapping) else {}
+        kind = item.get("type")
         if kind == "text" and isinstance(item.get("text"), str):
             items.append({"type": "text", "text": guard(item["text"])})
         elif kind == "audio":
             if sum(item.get(key) is not None for key in AUDIO_KEYS) != 1:
                 raise ValueError(f"An audio item needs exactly one of {', '.join(AUDIO_KEYS)}.")
             # The template sees a placeholder only; the items are matched to the placeholders by their order.
-            audio_items.append(item)
+            audio_items.append(dict(item))
             items.append({"type": "audio"})
         else:
             raise ValueError(CONTENT_RULE)

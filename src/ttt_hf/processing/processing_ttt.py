@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,40 +13,24 @@ from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from ..codecs import load_codec, output_sampling_rate
 from ..modeling.growing_ttt import AUDIO_TOKEN
 from ..modeling.official_ttt import hub_arguments
 from ..names import CODEC_FOLDER, CODEC_KEY
 from .audio import load_audio
-from .conversation import AUDIO_KEYS, SYSTEM_PROMPTS, Conversation, normalise_conversation
-from .tokenization import audio_token_ids, default_chat_template, encode_text
+from .audio_inputs import is_one_audio
+from .batches import make_batch
+from .conversation import AUDIO_KEYS, SYSTEM_PROMPTS, Conversation, normalise_conversation, row_errors
+from .fetching import USER, Access
+from .replies import REPLACEMENT_CHARACTER, Reply, reply_segments, rows_of  # noqa: F401
+from .templates import render_prompts
+from .tokenization import audio_token_ids, default_chat_template, encode_text, tokenizer_errors
 
 
 # Encloses the index of a text that must not be parsed for special tokens. A Unicode noncharacter, which valid texts do
 # not contain; a text that does is replaced, too.
 GUARD = "\ufdd0"
-REPLACEMENT_CHARACTER = "\ufffd"
-
-
-@dataclass
-class Reply:
-    """A decoded reply of the model.
-
-    Args:
-        text: All text of the reply, stripped.
-        audio: All speech of the reply, float32 of shape `(samples,)`; empty if there is none.
-        sampling_rate: Rate of `audio` in Hz; 0 if the processor has no codec.
-        segments: Text and audio in order, as content items of an assistant message: `{"type": "text", "text"}` or
-            `{"type": "audio", "codes", "seconds", "complete"}`. `{"role": "assistant", "content": reply.segments}`
-            continues the conversation.
-    """
-
-    text: str
-    audio: np.ndarray
-    sampling_rate: int
-    segments: list[dict[str, Any]] = field(default_factory=list)
 
 
 def check_codec(model_config: Any, codec: Any) -> None:
@@ -152,7 +135,10 @@ class TtTProcessor(ProcessorMixin):
             The processor; its `codec` is `None` if the checkpoint has none.
         """
         trust = bool(kwargs.pop("trust_remote_code", False))  # not None, for which transformers would ask on stdin
-        processor = super().from_pretrained(pretrained_model_name_or_path, *args, trust_remote_code=trust, **kwargs)
+        with tokenizer_errors():
+            processor = super().from_pretrained(
+                pretrained_model_name_or_path, *args, trust_remote_code=trust, **kwargs
+            )
         hub = hub_arguments(kwargs)
         # The codec lies inside the processor's own subfolder, if there is one.
         codec_folder = os.path.join(hub.pop("subfolder", ""), CODEC_FOLDER)
@@ -256,14 +242,16 @@ class TtTProcessor(ProcessorMixin):
         return_dict: bool = True,
         return_tensors: str | None = "pt",
         padding: bool = True,
-        padding_side: str = "left",
+        padding_side: str | None = None,
+        access: Access = USER,
         **kwargs: Any,
     ) -> Any:
         """Converts one or several conversations to token ids.
 
         The content of a message is a string or a list of items: `{"type": "text", "text": ...}` or `{"type": "audio",
-        ...}` with one of `path` (a file), `url`, `bytes` (of a file), `audio` (samples, with `sampling_rate`) or
-        `codes`. Special tokens that occur in a text are tokenized as text.
+        ...}` with one of `path` (a file), `url`, `bytes` (of a file), `audio` (any form that `read_audio` takes, such
+        as samples, with `sampling_rate`) or `codes`; OpenAI's items `input_audio` and `audio_url` are taken, too.
+        Special tokens that occur in a text are tokenized as text.
 
         Args:
             conversation: Messages with `role` and `content`, or a list of such conversations.
@@ -275,17 +263,22 @@ class TtTProcessor(ProcessorMixin):
             return_dict: Whether to return the attention mask, too.
             return_tensors: `"pt"` for tensors, `None` for lists.
             padding: Whether to pad rows to the longest one.
-            padding_side: `"left"`, for generation, or `"right"`.
-            **kwargs: Variables for the template.
+            padding_side: `"left"` (default), for generation, or `"right"`.
+            access: What audio items may name, see `read_audio`: `fetching.STRANGER` for conversations of a request.
+            **kwargs: Variables for the template, and `continue_final_message`.
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask`, `torch.long` of shape `(batch, length)`, also for a
             single conversation; only `input_ids` without `return_dict`. With `tokenize=False` a string or a list.
 
         Raises:
-            ValueError: If a conversation is malformed, an audio cannot be used, or audio comes without a codec.
+            ValueError: If a conversation is malformed, an audio cannot be used, or audio comes without a codec. Like
+                all errors of audio it names the row of a batch.
+            OSError: If an audio cannot be opened or fetched.
         """
-        single = bool(conversation) and isinstance(conversation[0], dict)
+        if isinstance(conversation, Mapping):
+            raise ValueError("A conversation is a list of messages: give [message], or the messages of the mapping.")
+        single = bool(conversation) and isinstance(conversation[0], Mapping)
         conversations: Sequence[Any] = [conversation] if single else conversation
         if not conversations or not all(conversations):
             raise ValueError("The conversation is empty: it needs at least one message.")
@@ -295,27 +288,24 @@ class TtTProcessor(ProcessorMixin):
         # 1. Render every conversation, with placeholders for audio and for texts that contain special tokens
         guarded: list[str] = []
         audio_items: list[list[dict[str, Any]]] = []
-        prompts = []
-        for messages in conversations:
-            normalised, items = normalise_conversation(messages, task, lambda text: self._guard(text, guarded))
-            rendered, _ = render_jinja_template(
-                conversations=[normalised],
-                chat_template=chat_template or self.chat_template,
-                add_generation_prompt=add_generation_prompt,
-                **{**self.tokenizer.special_tokens_map, **kwargs},
-            )
-            prompts.append(rendered[0])
+        rendered = []
+        for row, messages in enumerate(conversations):
+            with row_errors(row, len(conversations)):
+                normalised, items = normalise_conversation(messages, task, lambda text: self._guard(text, guarded))
+            rendered.append(normalised)
             audio_items.append(items)
+        variables = {**self.tokenizer.special_tokens_map, "add_generation_prompt": add_generation_prompt, **kwargs}
+        prompts = render_prompts(rendered, chat_template or self.chat_template, **variables)
         if not tokenize:
             # The guard serves tokenization only, so the guarded texts are put back.
             texts = [re.sub(f"{GUARD}(\\d+){GUARD}", lambda hit: guarded[int(hit[1])], text) for text in prompts]
             return texts[0] if single else texts
 
         # 2. Encode the audio of all conversations in one batch
-        codes = self._collect_codes(audio_items)
+        codes = self._collect_codes(audio_items, access)
         # 3. Replace the placeholders by ids
-        rows = [self._encode_prompt(prompt, guarded, row_codes) for prompt, row_codes in zip(prompts, codes)]
-        batch = self._make_batch(rows, return_tensors, padding, padding_side)
+        rows = self._encode_prompts(prompts, guarded, codes)
+        batch = make_batch(rows, self.tokenizer.pad_token_id, return_tensors, padding, padding_side)
         return batch if return_dict else batch["input_ids"]
 
     def __call__(  # type: ignore[override]
@@ -325,7 +315,8 @@ class TtTProcessor(ProcessorMixin):
         sampling_rate: int | None = None,
         return_tensors: str | None = "pt",
         padding: bool = True,
-        padding_side: str = "left",
+        padding_side: str | None = None,
+        access: Access = USER,
     ) -> BatchFeature:
         """Converts complete prompts to token ids.
 
@@ -333,11 +324,12 @@ class TtTProcessor(ProcessorMixin):
 
         Args:
             text: Prompts, with `<|audio|>` as a placeholder for audio.
-            audio: Audio for the placeholders, in order: files, URLs, bytes or samples.
+            audio: Audio for the placeholders, in order, in any form that `read_audio` takes.
             sampling_rate: Rate of samples in Hz.
             return_tensors: As in `apply_chat_template`.
             padding: As in `apply_chat_template`.
             padding_side: As in `apply_chat_template`.
+            access: As in `apply_chat_template`.
 
         Returns:
             `input_ids` and `attention_mask`, `torch.long` of shape `(batch, length)`.
@@ -346,7 +338,7 @@ class TtTProcessor(ProcessorMixin):
             ValueError: If the numbers of placeholders and audios differ, or an audio cannot be used.
         """
         prompts = [text] if isinstance(text, str) else list(text)
-        sources = list(audio) if isinstance(audio, (list, tuple)) else [] if audio is None else [audio]
+        sources = [] if audio is None else [audio] if is_one_audio(audio) else list(audio)
         counts = [prompt.count(AUDIO_TOKEN) for prompt in prompts]
         if sum(counts) != len(sources):
             raise ValueError(
@@ -354,9 +346,8 @@ class TtTProcessor(ProcessorMixin):
             )
         rest = iter(sources)
         items = [[{"audio": next(rest), "sampling_rate": sampling_rate} for _ in range(count)] for count in counts]
-        codes = self._collect_codes(items)
-        rows = [self._encode_prompt(prompt, [], row_codes) for prompt, row_codes in zip(prompts, codes)]
-        return self._make_batch(rows, return_tensors, padding, padding_side)
+        rows = self._encode_prompts(prompts, [], self._collect_codes(items, access))
+        return make_batch(rows, self.tokenizer.pad_token_id, return_tensors, padding, padding_side)
 
     # -- ids to replies --------------------------------------------------------------------------------------------
 
@@ -364,28 +355,19 @@ class TtTProcessor(ProcessorMixin):
         """Decodes one row of the output of `generate(..., return_dict_in_generate=True)` to text and audio.
 
         Args:
-            out: The output, of which `segments` are used.
+            out: The output, of which `segments` and `finish_reason` are used.
             row: Index of the row in the batch.
 
         Raises:
             IndexError: If there is no such row.
+            TypeError: If it is no such output.
             ValueError: If the reply holds audio and the processor has no codec.
         """
-        if not 0 <= row < len(out.segments):
-            raise IndexError(f"There is no row {row} in a batch of {len(out.segments)}.")
-        pieces = out.segments[row]
-        texts = iter(self._decode_texts([piece.token_ids for piece in pieces if hasattr(piece, "token_ids")]))
-        segments: list[dict[str, Any]] = []
-        for piece in pieces:
-            # Not by class: a model loaded as remote code has segment classes of its own.
-            if hasattr(piece, "token_ids"):
-                segments.append({"type": "text", "text": next(texts)})
-            else:
-                codes = torch.as_tensor(piece.codes).long().cpu()
-                seconds = len(codes) / self._require_codec().config.frame_rate
-                segments.append(
-                    {"type": "audio", "codes": codes, "seconds": seconds, "complete": bool(piece.complete)}
-                )
+        rows = rows_of(out)
+        if not 0 <= row < len(rows):
+            raise IndexError(f"There is no row {row} in a batch of {len(rows)}.")
+        pieces, finish_reason = rows[row]
+        segments = reply_segments(pieces, self.tokenizer, self.codec.config.frame_rate if self.codec else None)
         # All spans are decoded at once, since each would otherwise start without the context of the one before.
         spans = [segment["codes"] for segment in segments if segment["type"] == "audio"]
         return Reply(
@@ -393,7 +375,37 @@ class TtTProcessor(ProcessorMixin):
             audio=self.decode_audio(torch.cat(spans)) if spans else np.zeros(0, dtype=np.float32),
             sampling_rate=output_sampling_rate(self.codec.config) if self.codec is not None else 0,
             segments=segments,
+            finish_reason=finish_reason,
         )
+
+    def decode_replies(self, out: Any) -> list[Reply]:
+        """Decodes all rows, see `decode_reply`."""
+        return [self.decode_reply(out, row) for row in range(len(rows_of(out)))]
+
+    def post_process_multimodal_output(
+        self,
+        generated_outputs: Any,
+        skip_special_tokens: bool = True,
+        generation_mode: str | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """What `pipeline("any-to-any")` makes of the output of `generate`.
+
+        Args:
+            generated_outputs: Ids, or for audio the output with `segments`.
+            skip_special_tokens: Whether to leave out markers and codes.
+            generation_mode: `"audio"` for speech and text, `"text"` or `None` for text alone.
+            **kwargs: As in `ProcessorMixin.post_process_multimodal_output`.
+
+        Returns:
+            Texts, or for audio `{"audio", "sampling_rate", "text"}`, as pipelines for speech return it.
+        """
+        if generation_mode != "audio":
+            return super().post_process_multimodal_output(
+                generated_outputs, skip_special_tokens=skip_special_tokens, generation_mode=generation_mode, **kwargs
+            )
+        replies = self.decode_replies(generated_outputs)
+        return [{"audio": reply.audio, "sampling_rate": reply.sampling_rate, "text": reply.text} for reply in replies]
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 
@@ -418,27 +430,49 @@ class TtTProcessor(ProcessorMixin):
         """Replaces a text that contains special tokens by a reference, to be tokenized as plain text later."""
         # Most texts contain no special token and stay in the prompt, where they are tokenized with their context.
         if GUARD not in text:
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = encode_text(self.tokenizer, self.token_ids, text, split_special_tokens=False)
             if self._control_ids.isdisjoint(ids):
                 return text
         guarded.append(text)
         return f"{GUARD}{len(guarded) - 1}{GUARD}"
 
-    def _collect_codes(self, audio_items: list[list[dict[str, Any]]]) -> list[list[torch.Tensor]]:
+    def _collect_codes(self, audio_items: list[list[dict[str, Any]]], access: Access) -> list[list[torch.Tensor]]:
         """Codes of every audio item by row; all waveforms are encoded in one batch."""
         waveforms = []
-        for item in (item for items in audio_items for item in items):
-            if item.get("codes") is None:
-                source = next(item[key] for key in AUDIO_KEYS if item.get(key) is not None)
-                waveforms.append(
-                    load_audio(source, item.get("sampling_rate"), self._require_codec().config.sampling_rate)
-                )
+        for row, items in enumerate(audio_items):
+            with row_errors(row, len(audio_items)):
+                for item in items:
+                    if item.get("codes") is None:
+                        rate = self._require_codec().config.sampling_rate
+                        source: Any = next((item[key] for key in AUDIO_KEYS if item.get(key) is not None), None)
+                        waveforms.append(load_audio(source, item.get("sampling_rate"), rate, access))
+                    else:
+                        item["codes"] = self._as_codes(item["codes"])
         # Items with waveforms take the encoded rows in the same order; the others bring their codes.
         encoded = iter(self.encode_audio(waveforms) if waveforms else [])
         return [
-            [torch.as_tensor(item["codes"]) if item.get("codes") is not None else next(encoded) for item in items]
+            [item["codes"] if item.get("codes") is not None else next(encoded) for item in items]
             for items in audio_items
         ]
+
+    def _as_codes(self, codes: Any) -> torch.Tensor:
+        try:
+            codes = torch.as_tensor(codes)
+        except (TypeError, ValueError, RuntimeError):
+            codes = torch.zeros(0, 0)
+        if codes.ndim != 1:
+            raise ValueError("The codes of an audio item are a list of integers or a tensor of shape (frames,).")
+        self._check_codes(codes)
+        return codes
+
+    def _encode_prompts(
+        self, prompts: list[str], guarded: list[str], codes: list[list[torch.Tensor]]
+    ) -> list[list[int]]:
+        rows = []
+        for row, prompt in enumerate(prompts):
+            with row_errors(row, len(prompts)):
+                rows.append(self._encode_prompt(prompt, guarded, codes[row]))
+        return rows
 
     def _encode_prompt(self, prompt: str, guarded: list[str], codes: list[torch.Tensor]) -> list[int]:
         """Ids of a rendered prompt, with codes for `<|audio|>` and guarded texts tokenized as plain text."""
@@ -459,40 +493,3 @@ class TtTProcessor(ProcessorMixin):
             elif part:
                 ids += encode_text(self.tokenizer, self.token_ids, part, split_special_tokens=False)
         return ids
-
-    def _make_batch(
-        self, rows: list[list[int]], return_tensors: str | None, padding: bool, padding_side: str
-    ) -> BatchFeature:
-        if return_tensors not in ("pt", None):
-            raise ValueError(f"return_tensors must be 'pt' or None, not {return_tensors!r}.")
-        if padding_side not in ("left", "right"):
-            raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}.")
-        length = max(map(len, rows))
-        if return_tensors is not None and not padding and any(len(row) != length for row in rows):
-            raise ValueError("Rows of different length cannot be one tensor: set padding=True or return_tensors=None.")
-        masks = [[1] * len(row) for row in rows]
-        if padding:
-            # Any id would do, as the mask hides padding.
-            rows = [_pad(row, length, self.tokenizer.pad_token_id or 0, padding_side) for row in rows]
-            masks = [_pad(mask, length, 0, padding_side) for mask in masks]
-        return BatchFeature({"input_ids": rows, "attention_mask": masks}, tensor_type=return_tensors)
-
-    def _decode_texts(self, pieces: list[Any]) -> list[str]:
-        """Texts of consecutive segments; a character split over two segments belongs to the later one."""
-        # Decoding all ids so far keeps the spaces between segments, which tokenizers drop at the start of a text.
-        texts: list[str] = []
-        ids: list[int] = []
-        done = 0
-        for number, piece in enumerate(pieces, start=1):
-            ids += torch.as_tensor(piece).tolist()
-            text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            if number < len(pieces):
-                text = text.rstrip(REPLACEMENT_CHARACTER)
-            texts.append(text[done:])
-            done = len(text)
-        return texts
-
-
-def _pad(row: list[int], length: int, value: int, side: str) -> list[int]:
-    fill = [value] * (length - len(row))
-    return fill + row if side == "left" else row + fill

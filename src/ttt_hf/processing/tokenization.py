@@ -7,8 +7,10 @@ audio.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -34,6 +36,7 @@ def code_token(code: int) -> str:
     return f"<|audio_{code}|>"
 
 
+@lru_cache(maxsize=1)
 def default_chat_template() -> str:
     """Jinja source of TtT's chat template: ChatML with typed content."""
     return CHAT_TEMPLATE_FILE.read_text(encoding="utf-8")
@@ -169,6 +172,22 @@ def audio_token_ids(tokenizer: PreTrainedTokenizerBase) -> AudioTokenIds:
     return ids
 
 
+@contextmanager
+def tokenizer_errors() -> Iterator[None]:
+    """Raises what fails inside of a tokenizer as a `ValueError` of one sentence."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        letter = f"U+{ord(error.object[error.start]):04X}"
+        raise ValueError(f"The text holds {letter}, half a character: decode it with errors='replace'.") from None
+    # What fails in Rust is no `Exception`, such as a regular expression of tokenizer.json that takes too long.
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"The tokenizer of the checkpoint fails on this text ({reason}): take another one.") from None
+
+
 def encode_text(
     tokenizer: PreTrainedTokenizerBase, token_ids: AudioTokenIds, text: str, split_special_tokens: bool = True
 ) -> list[int]:
@@ -181,9 +200,14 @@ def encode_text(
         split_special_tokens: Whether names of special tokens are plain text.
 
     Raises:
-        ValueError: If a token was added to the tokenizer after those of audio.
+        ValueError: If the text is not valid Unicode, the tokenizer fails on it, or a token was added to the tokenizer
+            after those of audio.
     """
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
+    with tokenizer_errors():
+        # Said here: the tokenizer's own error does not name it.
+        text.encode("utf-8")
+        encoding = tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
+    ids: list[int] = encoding["input_ids"]
     _check_no_later_token(tokenizer, max(ids, default=0), token_ids)
     return ids
 
