@@ -6,3 +6,10 @@
 A kind (`kinds/`) prepares sound files once, damages some of them for each case, and names the command that a user
 would run on them. `runner.py` runs each case in a process of its own and judges how it ended.
 """
+
+import sys
+from pathlib import Path
+
+
+# Helpers of other tests; tests/ itself is no package.
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "evaluation")]

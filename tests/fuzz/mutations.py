@@ -27,8 +27,8 @@ HOSTILE = (
 SNIPPETS = (
     b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xc3", b"\xf0\x9f", b"\r", b"\n\n", b"\t", b'"', b"'", b"{", b"}", b"[",
     b"]", b",", b":", b"\\", b"\\ud800", b"# ", b"- ", b"&a [*a, *a]", b"*b", b"<<: *a", b"!!binary x", b"? x",
-    b"---\n", b"...\n", b"!!python/object/apply:os.getcwd []", b"NaN", b"-1", b"1e999", b"null", b"1" * 5000, b"{" * 2000,
-    b"[" * 20000, b"{{", b"{%",
+    b"---\n", b"...\n", b"!!python/object/apply:os.getcwd []", b"NaN", b"-1", b"1e999", b"null", b"1" * 5000,
+    b"{" * 2000, b"[" * 20000, b"{{", b"{%",
 )  # fmt: skip
 NUMBERS = (0, 1, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 READERS = {
@@ -106,7 +106,7 @@ class Damage(random.Random):
             elif change == 6 and isinstance(parent, dict):
                 parent[self.choice([f"{key}_", str(key).upper(), "path", "auto_map", "name"])] = parent.pop(key)
             elif change == 7:
-                parent[key] = _nested(self.choice([50, 2000]))
+                parent[key] = _nested(self.choice([5, 300]))
         return root[0]
 
     def file(self, path: Path) -> None:
@@ -122,7 +122,9 @@ class Damage(random.Random):
             tree = self.tree(READERS[path.suffix](data.decode()))
             # JSON is YAML, and holds what YAML's writer refuses.
             lines = tree if path.suffix == ".jsonl" and isinstance(tree, list) else [tree]
-            data = "".join(to_json(line) + "\n" for line in lines).encode()
+            data = "".join(json.dumps(line, default=str) + "\n" for line in lines).encode()
+        elif change == 9 and path.suffix in READERS:
+            data = b'{"a": ' * 5000 + b"1" + b"}" * 5000
         else:
             data = self.bytes(data)
         path.unlink()  # a hard link to the sound file
@@ -160,11 +162,3 @@ def _nested(depth: int) -> Any:
     for level in range(depth):
         value = [value] if level % 2 else {"a": value}
     return value
-
-
-def to_json(tree: Any) -> str:
-    """JSON of a tree; of one that Python's writer cannot write, something of the kind."""
-    try:
-        return json.dumps(tree)
-    except (TypeError, RecursionError):  # too deep for Python's writer; sets and dates of YAML
-        return '{"a": ' * 3000 + "1" + "}" * 3000

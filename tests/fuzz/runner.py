@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -27,7 +28,7 @@ MEMORY = 2 * 2**30  # bytes beyond those of a process that has only imported wha
 EXIT_CODES = (0, 1, 2)
 UNDAMAGED = 5  # the first cases of each kind must succeed, or the others would show nothing
 # What must not be printed: tracebacks, errors that nobody expected, panics of Rust.
-FORBIDDEN = ("Traceback (most recent call last)", "Unexpected ", "panicked at")
+FORBIDDEN = (r"Traceback \(most recent call last\)", r"error: Unexpected \w+:", r"panicked at")
 EXIT_OF_THE_FUZZER = 99  # the case could not be made
 POLL = 0.01
 
@@ -182,9 +183,9 @@ def _watch(process: _Running, seconds: float) -> Outcome | None:
 def _fault(code: int, stderr: str) -> str:
     if code == EXIT_OF_THE_FUZZER:
         return "the fuzzer failed"
-    for text in FORBIDDEN:
-        if text in stderr:
-            return f"printed {text.strip()!r}"
+    for pattern in FORBIDDEN:
+        if found := re.search(pattern, stderr):
+            return f"printed {found[0]!r}"
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     if code not in EXIT_CODES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import soundfile
 
 from ..mutations import Damage
@@ -20,6 +21,8 @@ FORMATS = {
     "PCM_16"),
     "a.w64": ("W64", "FLOAT"), "a.mat": ("MAT5", "DOUBLE"), "a.voc": ("VOC", "PCM_16"),
 }  # fmt: skip
+# Of browsers and phones.
+CONTAINERS = {"opus.webm": ("webm", "libopus"), "aac.m4a": ("ipod", "aac"), "raw.aac": ("adts", "aac")}
 
 
 def prepare(base: Path) -> None:
@@ -28,6 +31,14 @@ def prepare(base: Path) -> None:
     for name, (container, encoding) in FORMATS.items():
         rate = 48_000 if encoding == "OPUS" else 8000 if encoding == "GSM610" else RATE
         soundfile.write(base / "audio" / name, tone(0.4, rate), rate, encoding, format=container)
+    for name, (container, encoding) in CONTAINERS.items():
+        with av.open(base / "audio" / name, "w", container) as file:
+            stream = file.add_stream(encoding, 48_000)
+            frame = av.AudioFrame.from_ndarray(tone(0.4, 48_000)[None], "fltp", "mono")
+            frame.sample_rate = 48_000
+            for part in av.AudioResampler(stream.format, stream.layout, 48_000, stream.frame_size).resample(frame):
+                file.mux(stream.encode(part))
+            file.mux(stream.encode(None))
 
 
 def make(damage: Damage, base: Path, folder: Path) -> list[str]:

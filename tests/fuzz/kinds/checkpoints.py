@@ -1,4 +1,4 @@
-"""Checkpoints and adapters with a damaged file."""
+"""Checkpoints and adapters, and official checkpoints to convert, with a damaged file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from peft import LoraConfig, get_peft_model
 
+from official_layout import write_official
 from ttt_hf.modeling import TtTForConditionalGeneration
 
 from ..mutations import Damage
@@ -20,9 +21,14 @@ def prepare(base: Path) -> None:
     model = TtTForConditionalGeneration.from_pretrained(base / "checkpoint")
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], base_model_name_or_path=str(base / "checkpoint"))
     get_peft_model(model, config).save_pretrained(base / "adapter")
+    write_official(base / "official")
 
 
 def make(damage: Damage, base: Path, folder: Path) -> list[str]:
+    if damage.random() < 0.15:
+        source = link(base / "official", folder / "official")
+        damage.file(pick_file(damage, source, "*"))
+        return ["convert", "official", str(source), "out", f"--codec={base / 'checkpoint' / 'codec'}"]
     model = link(base / damage.choice(["checkpoint", "checkpoint", "adapter"]), folder / "model")
     damage.file(pick_file(damage, model, "*.json", "*.safetensors", "*.jinja"))
     if damage.random() < 0.2:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
 
-from ..mutations import Damage
-
-
-sys.path.append(str(Path(__file__).parents[2]))  # tests/, which is no package
 from fixed_reply import make_codec, make_model, tone, write_wav
+from ttt_hf.cli.main import main
 from ttt_hf.processing import TtTProcessor, train_tokenizer
+
+from ..mutations import Damage
 
 
 RATE = 16_000
@@ -41,6 +41,15 @@ def write_recordings(folder: Path, count: int = 6) -> list[dict[str, str]]:
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def run(*arguments: object) -> None:
+    """Runs a command that makes material; what it prints is kept for the case that it fails."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = main([str(argument) for argument in arguments])
+    if code:
+        raise RuntimeError(printed.getvalue())
 
 
 def link(source: Path, target: Path) -> Path:

@@ -1,16 +1,14 @@
-"""Folders of evaluations with a damaged file."""
+"""Folders of evaluations with a damaged file: read, scored, and continued."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from ..mutations import Damage
-from .material import link, pick_file
-
-
-sys.path.append(str(Path(__file__).parents[2] / "evaluation"))  # tests/evaluation, which is no package
 from recorded_run import Answer, write_questions, write_recognition
+
+from ..mutations import Damage
+from .material import link, pick_file, write_checkpoint, write_jsonl, write_recordings
+from .material import run as run_command
 
 
 IMPORTS = ("ttt_hf.evaluation.harness", "ttt_hf.evaluation.report", "ttt_hf.evaluation.compare", "jiwer",
@@ -25,13 +23,19 @@ def prepare(base: Path) -> None:
     ]
     for run in ("first", "second"):
         write_recognition(base / run / "tiny_asr", answers)
-        write_questions(base / run / "tiny_spoken_qa", answers)
+        write_questions(base / run / "questions", answers)
+    write_checkpoint(base / "checkpoint")
+    write_jsonl(base / "data" / "rows.jsonl", write_recordings(base / "data", 3))
+    run_command(*_evaluate(base), f"--out={base / 'unfinished'}")
 
 
 def make(damage: Damage, base: Path, folder: Path) -> list[str]:
+    if damage.random() < 0.3:
+        unfinished = link(base / "unfinished", folder / "out")
+        damage.file(pick_file(damage, unfinished, "*.json", "*.jsonl"))
+        return [*_evaluate(base), "--out=out"]
     run = link(base / "first", folder / "first")
-    for _ in range(damage.choice([1, 1, 2])):
-        damage.file(pick_file(damage, run, "*.json", "*.jsonl"))
+    damage.file(pick_file(damage, run, "*.json", "*.jsonl"))
     actions = [
         ["show", str(run)],
         ["show", str(run), "--json"],
@@ -42,3 +46,7 @@ def make(damage: Damage, base: Path, folder: Path) -> list[str]:
         ["compare", str(run), str(base / "second"), "--json"],
     ]
     return ["eval", *damage.choice(actions)]
+
+
+def _evaluate(base: Path) -> list[str]:
+    return ["eval", "run", "local", f"path={base / 'data' / 'rows.jsonl'}", f"--model={base / 'checkpoint'}"]
