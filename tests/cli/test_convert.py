@@ -1,7 +1,13 @@
 """`ttt-hf convert`: what it makes talks; and every bad input: one sentence, an exit code, and no folder."""
 
 import json
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -295,3 +301,60 @@ def test_usage(run: Callable, text_model: Path) -> None:
         result = run("convert", *arguments)
         assert result.code == 2 and result.err.count("\n") == 1
     assert run("convert", "from-text", text_model, "out", "--codec", "mimi", "--seed", "-1").code == 2
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+def start_conversion(official: Path, codec: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ttt_hf", "convert", "official", official, out, "--codec", codec]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_conversions_into_one_folder(run: Callable, official: Path, codec: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start_conversion(official, codec, out)  # another process: a lock keeps out no thread of its own
+    try:
+        while process.poll() is None and not (out / ".ttt-hf.lock").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
+        assert process.poll() is None, process.stderr.read()
+        result = run("convert", "official", official, out, "--codec", codec)
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert "another process" in result.err.lower() and str(out) in result.err
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert process.wait(120) == 0, process.stderr.read()
+    assert load_checkpoint(out)[1].codec is not None
+    assert not (out / ".ttt-hf.lock").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_conversion_is_repeated(run: Callable, official: Path, codec: Path, tmp_path: Path) -> None:
+    """Killed at random moments, a conversion leaves no half folder, and the next one makes the same files."""
+    expected = tmp_path / "expected"
+    start = time.monotonic()
+    assert start_conversion(official, codec, expected).wait(300) == 0
+    seconds = time.monotonic() - start
+    draw = random.Random(0)
+    for kill in range(8):
+        out = tmp_path / f"out{kill}"
+        process = start_conversion(official, codec, out)
+        if kill % 2:  # while it writes, a short time in which a blind kill would rarely fall
+            while process.poll() is None and not list(tmp_path.glob(f".{out.name}.*.part/*")):
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0, 0.05))
+        else:
+            time.sleep(draw.uniform(0.3, 1.0) * seconds)
+        process.kill()
+        process.wait()
+        complete = out.is_dir() and any(path.name != ".ttt-hf.lock" for path in out.iterdir())
+        if not complete:
+            result = run("convert", "official", official, out, "--codec", codec)
+            assert result.code == 0, result.err
+        files = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        assert files == {
+            path.relative_to(expected): path.read_bytes() for path in expected.rglob("*") if path.is_file()
+        }
+        assert not list(tmp_path.glob(f".{out.name}*")), "what the killed process had written is still there"

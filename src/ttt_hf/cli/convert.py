@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OFFICIAL_EXAMPLE = "  ttt-hf convert official Stephen-Lee/TtT-3B ttt-3b --codec glm-4-voice\n"
 GLM4VOICE_EXAMPLE = "  ttt-hf convert glm4voice glm-4-voice-tokenizer glm-4-voice-decoder glm-4-voice\n"
 FROM_TEXT_EXAMPLE = "  ttt-hf convert from-text Qwen/Qwen2.5-0.5B-Instruct grown --codec ttt-tiny\n"
-GGUF_EXAMPLE = "  ttt-hf convert from-text SmolLM2-135M-Instruct.Q4_1.gguf grown --codec mimi\n"
+GGUF_EXAMPLE = "  ttt-hf convert from-text SmolLM2-135M-Instruct.Q4_1.gguf grown-smollm2 --codec mimi\n"
 GLM4VOICE_LICENCE = (
     'The weights have a licence of their own: commercial use needs a registration and the notice "Built with glm-4".'
 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import glob
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..atomic_files import atomic_folder, check_folder
+from ..atomic_files import LOCK_FILE, atomic_folder, check_folder, lock_folder
 from ..codecs import CODEC_IDS
 from ..names import CODEC_FOLDER, EMBEDDED_NAMES
 
@@ -48,8 +52,26 @@ def check_new_folder(out: Path) -> None:
         OSError: If it is a file, or nothing can be written there.
     """
     check_folder(out)
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(path.name != LOCK_FILE for path in out.iterdir()):
         raise FileExistsError(f"{out} exists and is not empty: name another folder, or remove it first.")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[None]:
+    """Keeps a new folder for one conversion, and removes what one that was killed has left of it.
+
+    Args:
+        out: The folder, as of `check_new_folder`.
+
+    Raises:
+        BlockingIOError: If another process is converting into it.
+        OSError: As of `check_new_folder`.
+    """
+    check_new_folder(out)
+    with lock_folder(out):
+        for part in out.absolute().parent.glob(f".{glob.escape(out.name)}.*.part"):
+            shutil.rmtree(part, ignore_errors=True)
+        yield
 
 
 def save(model: TtTForConditionalGeneration, processor: TtTProcessor, out: Path) -> Converted:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Constants that a model computes itself, such as windows and filters, are not in the files.
 CONSTANTS = 2**25
+# Generation keys that no check of transformers looks at.
+LENGTHS = ("max_new_tokens", "min_new_tokens", "max_length", "min_length")
 
 
 def check_model_size(folder: Path) -> None:
@@ -101,6 +103,10 @@ def check_generation_config(model: Any, tokenizer: Any, path: Path) -> None:
         stopping_criteria(input_ids, None)
         return input_ids
 
+    for key in LENGTHS:
+        value = getattr(model.generation_config, key, None)
+        if value is not None and type(value) is not int:
+            raise ValueError(f"{path} cannot be used ({key} must be an integer, not {str(value)[:40]!r}): correct it.")
     prompt = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
         model.generate(prompt, custom_generate=decode, tokenizer=tokenizer)
