@@ -19,9 +19,9 @@ TASKS = {
 }
 EXAMPLES = """examples:
   ttt-hf encode recordings/ --task asr --out encoded
-  ttt-hf encode recordings/ --task asr --out encoded --variants 8
-  ttt-hf encode dialogues.jsonl --out encoded --workers 8
-  ttt-hf encode organisation/dataset --task tts --model my-model --out encoded --json
+  ttt-hf encode recordings/ --task asr --out varied --variants 8
+  ttt-hf encode dialogues.jsonl --out encoded-dialogues --workers 8
+  ttt-hf encode organisation/dataset --task tts --model my-model --out encoded-dataset --json
 """
 
 

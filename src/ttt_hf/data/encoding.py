@@ -24,6 +24,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from ..atomic_files import atomic_write_text, check_folder, lock_folder
 from ..processing.audio import audio_seconds
+from ..processing.fetching import Access, is_address
 from .conversations import audio_source, row_items
 from .reading import require_datasets
 from .reuse import Plan, plan_shards, read_encoding, row_key
@@ -320,7 +321,7 @@ def _read_contents(source: Source, has_variants: bool) -> _Contents:
         for item in row_items(row):
             has_audio = has_audio or audio_source(item) is not None
             has_codes = has_codes or item.get("codes") is not None
-            if "://" in (item.get("path") or ""):
+            if is_address(item.get("path") or ""):
                 remote.add(number)
     return _Contents(keys, remote, has_audio, has_codes)
 
@@ -334,8 +335,8 @@ def _check_rows(source: Source, contents: _Contents, plan: Plan, allowed: int) -
             if row["error"]:
                 raise ValueError(row["error"])
             for item in row_items(row):
-                _check_header(audio_source(item))
-        except (OSError, ValueError) as error:
+                _check_header(audio_source(item), source.access)
+        except Exception as error:  # as in `shards`
             problems.append(describe_broken(broken_row(row, number, error)))
     check_broken(problems, allowed, len(source.rows))
     if not contents.has_audio:
@@ -343,8 +344,8 @@ def _check_rows(source: Source, contents: _Contents, plan: Plan, allowed: int) -
         raise ValueError(f"The data hold no audio to encode, {why}: train on them as they are.")
 
 
-def _check_header(source: Any) -> None:
-    # A URL would be downloaded to be checked, and samples have no header.
-    is_file = isinstance(source, str) and "://" not in source
+def _check_header(source: Any, access: Access) -> None:
+    # What is behind an address would be downloaded to be checked, and samples have no header.
+    is_file = isinstance(source, str) and not is_address(source)
     if is_file or isinstance(source, bytes):
-        audio_seconds(source)
+        audio_seconds(source, access)

@@ -16,8 +16,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..processing.fetching import Access
 from .listing import READABLE, TABLE_SUFFIXES, FolderFiles, OpenFile, audio_column, list_folder, read_folder
-from .tables import TableRow, clean_cells, read_table
+from .tables import ANYWHERE, Reach, TableRow, clean_cells, read_table
+
+
+# What is read on behalf of rows, unless the caller allows more.
+DATA = Access(private_addresses=False, pipes=False)
 
 
 def open_binary(path: Path) -> BinaryIO:
@@ -37,6 +42,7 @@ class Table:
         dataset: A Parquet or Hub data set with undecoded audio.
         starts: Number of its first row from each of the `files`, from 0; empty for a Hub data set.
         labels: Its columns that hold numbers of a closed set of names, as `datasets.ClassLabel`.
+        reach: Which recordings its rows may name.
     """
 
     name: str
@@ -46,6 +52,7 @@ class Table:
     dataset: Any = None
     starts: tuple[int, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)
+    reach: Reach = ANYWHERE
 
     def rows(self, columns: Sequence[str] | None = None, open_file: OpenFile = open_binary) -> Iterator[TableRow]:
         """Reads all rows in order.
@@ -60,7 +67,7 @@ class Table:
         is_empty = True
         for row in self._rows(columns, open_file):
             is_empty = False
-            yield row
+            yield replace(row, reach=self.reach)
         if is_empty:
             raise ValueError(f"{self.name} is empty: it has no rows.")
 
@@ -90,11 +97,12 @@ class Table:
             if cells.get(name) is not None:
                 cells[name] = label.int2str(cells[name])
         if not self.starts:
-            return TableRow(f"{self.name}, row {number + 1}", self.folder, clean_cells(cells))
+            return TableRow(f"{self.name}, row {number + 1}", self.folder, clean_cells(cells), reach=self.reach)
         # The last file that starts at or before the row.
         index = bisect_right(self.starts, number) - 1
         path, folder = self.files[index], self.folder or self.files[index].parent
-        return TableRow(f"{path}, row {number - self.starts[index] + 1}", folder, clean_cells(cells))
+        origin = f"{path}, row {number - self.starts[index] + 1}"
+        return TableRow(origin, folder, clean_cells(cells), reach=self.reach)
 
 
 def open_table(
@@ -108,8 +116,12 @@ def open_table(
     audio_folder: Path | None = None,
     subject: str | None = None,
     remedy: str = "check the name",
+    allow_private: bool = False,
 ) -> Table:
     """Opens data without reading text tables yet.
+
+    Rows may name recordings in the folder of the data. An absolute path may lead elsewhere in a local table, but not
+    in metadata, which describe the files of their folder, nor in what comes from the Hub.
 
     Args:
         spec: File, folder or Hub id.
@@ -122,6 +134,7 @@ def open_table(
         audio_folder: Folder that relative paths in a file start from; by default that of the file.
         subject: Start of the error when a Hub data set cannot be had.
         remedy: End of that error.
+        allow_private: Whether rows may name any file, and addresses of this machine and its own network.
 
     Raises:
         FileNotFoundError: If there is no such file, folder or data set, or it cannot be downloaded.
@@ -133,16 +146,21 @@ def open_table(
     if found is None:
         subject = subject or f"There is no file or folder {spec}, and the data set of that name"
         with hub_errors(str(spec), subject, remedy):
-            return _open_data_set(str(spec), config, split, revision, streaming)
-    if not found.exists():
+            table = _open_data_set(str(spec), config, split, revision, streaming)
+    elif not found.exists():
         raise FileNotFoundError(f"There is no file or folder {spec}: check the path.")
     # Prepared rows are cached by this path, which must not mean another folder elsewhere.
-    path = found.absolute()
-    if path.is_dir():
-        return _open_folder(path, config, split, streaming, needs_split)
+    elif (path := found.absolute()).is_dir():
+        table = _open_folder(path, config, split, streaming, needs_split)
     # A single file counts as a split `train`.
-    if needs_split and split not in (None, "train"):
+    elif needs_split and split not in (None, "train"):
         raise ValueError(f"{path} has no split {split}, but ['train']: leave the split out.")
+    else:
+        table = _open_file(path, streaming, audio_folder)
+    return table if allow_private else replace(table, reach=_reach(table, found, audio_folder))
+
+
+def _open_file(path: Path, streaming: bool, audio_folder: Path | None) -> Table:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes).")
     if path.suffix.lower() not in TABLE_SUFFIXES:
@@ -150,6 +168,25 @@ def open_table(
     if path.suffix.lower() == ".parquet":
         return replace(_open_parquet(str(path), (path,), streaming), folder=audio_folder)
     return Table(str(path), (path,), audio_folder)
+
+
+def _reach(table: Table, found: Path | None, audio_folder: Path | None) -> Reach:
+    """What rows may name: nothing of this machine where they were downloaded, but what was downloaded with them."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    downloads = [Path(HF_HUB_CACHE)]
+    if table.dataset is not None:
+        from datasets import config
+
+        downloads.append(Path(config.HF_DATASETS_CACHE))
+    roots = [Path(os.path.abspath(path)) for path in downloads]
+    path = None if found is None else Path(os.path.abspath(found))
+    if path is None or any(path.is_relative_to(root) for root in roots):
+        return Reach(DATA, tuple(roots))
+    folders = [path if path.is_dir() else path.parent, *([audio_folder.absolute()] if audio_folder else [])]
+    is_copy = table.dataset is not None and not table.starts  # of a data set on the Hub, with its card
+    has_metadata = table.listing is not None and table.listing.has_metadata
+    return Reach(DATA, tuple(folders), absolute=not (is_copy or has_metadata))
 
 
 def local_path(spec: str | os.PathLike[str]) -> Path | None:

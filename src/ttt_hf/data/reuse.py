@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..processing.fetching import is_address
 from .conversations import Row, row_items
 from .sources import ENCODING_FILE, ROW_COLUMNS
 
@@ -46,7 +47,7 @@ def row_key(row: Row, number: int | None = None) -> str:
     content = [_bare({name: row.get(name) for name in (*ROW_COLUMNS, "error")}), number]
     # Of samples and bytes, which JSON cannot hold, the hash counts.
     text = json.dumps(content, sort_keys=True, default=_hash_bytes)
-    paths = [item["path"] for item in row_items(row) if item.get("path") and "://" not in item["path"]]
+    paths = [item["path"] for item in row_items(row) if item.get("path") and not is_address(item["path"])]
     states = [_file_state(path) for path in paths]
     return f"{_hash(text, 16)}-{_GONE if None in states else _hash(repr(states), 8)}"
 

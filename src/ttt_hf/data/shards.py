@@ -21,14 +21,19 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from ..atomic_files import atomic_write
 from ..codecs import load_codec
 from ..processing.audio import load_audio
+from ..processing.fetching import TABLE, Access
 from .augmentation import vary
 from .conversations import Row, audio_source, row_items
 from .reuse import METADATA_KEY, Found, read_rows
-from .sources import Source, check_broken, row_features
+from .sources import Source, check_broken, printable, row_features
 
 
 def encode_row(
-    row: Mapping[str, Any], codec: PreTrainedAudioTokenizerBase, variants: int = 0, seed: int | Sequence[int] = 0
+    row: Mapping[str, Any],
+    codec: PreTrainedAudioTokenizerBase,
+    variants: int = 0,
+    seed: int | Sequence[int] = 0,
+    access: Access = TABLE,
 ) -> tuple[Row, float]:
     """Encodes the audio of a canonical row. Codes that it holds already stay.
 
@@ -36,6 +41,7 @@ def encode_row(
         variants: Augmented encodings of each recording of the user (see `augmentation.vary`), stored under `variants`,
             next to its `codes`. Speech of the assistant, a training target, has none.
         seed: Seed of the variants. A larger number of variants starts with the same ones.
+        access: What may be read on behalf of the row.
 
     Returns:
         The row with codes in place of audio, and the seconds of audio encoded.
@@ -57,7 +63,7 @@ def encode_row(
         if isinstance(source, list):
             # Samples in Parquet files come as lists.
             source = np.asarray(source, dtype=np.float32)
-        waveform = load_audio(source, item.get("sampling_rate"), rate)
+        waveform = load_audio(source, item.get("sampling_rate"), rate, access)
         seconds += len(waveform) / rate
         encoded: dict[str, Any] = {"type": "audio", "codes": _encode(waveform, codec)}
         if item.get("span"):
@@ -176,8 +182,9 @@ def _encode_shard(shard: Shard, part: Source, codec: PreTrainedAudioTokenizerBas
             if row["error"]:
                 raise ValueError(row["error"])
             # Seeded by the number of the row, so that variants depend neither on shards nor on interruptions.
-            encoded, length = encode_row(row, codec, shard.variants, (shard.seed, number))
-        except (OSError, ValueError) as error:
+            encoded, length = encode_row(row, codec, shard.variants, (shard.seed, number), part.access)
+        # Whatever one row does is counted: a mistake of ours would be in all rows, and stop the run at the limit.
+        except Exception as error:
             broken.append(broken_row(row, number, error))
             # Stops as soon as this shard alone is over the limit; the report of all shards counts once more.
             check_broken([describe_broken(entry) for entry in broken], shard.allowed)
@@ -210,7 +217,10 @@ def _encode_shard(shard: Shard, part: Source, codec: PreTrainedAudioTokenizerBas
 
 def broken_row(row: Row, number: int, error: Exception) -> dict[str, Any]:
     """The entry of a row that cannot be used in `broken.jsonl`: its number from 1, its file and line, and why."""
-    return {"row": number + 1, "origin": row["origin"], "error": " ".join(str(error).split())}
+    reason = " ".join(str(error).split())
+    if not isinstance(error, (OSError, ValueError)):
+        reason = f"{type(error).__name__}: {reason}"
+    return {"row": number + 1, "origin": row["origin"], "error": printable(reason)}
 
 
 def describe_broken(entry: Mapping[str, Any]) -> str:

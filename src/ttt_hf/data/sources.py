@@ -10,23 +10,25 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from glob import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..processing.fetching import TABLE, Access
 from .conversations import Row, canonical_row, row_items
 from .listing import report_left_out
-from .reading import Table, file_states, open_table, read_errors, require_datasets
+from .reading import DATA, Table, file_states, open_table, read_errors, require_datasets
 from .tables import TableRow, list_problems, parse_json
 
 
 logger = logging.getLogger(__name__)
 
 ENCODING_FILE = "encoding.json"
-# However small a data set is, a few broken rows do not stop its encoding.
-MIN_BROKEN = 5
 DEFAULT_BROKEN_SHARE = 0.01
+# However small a data set is, a few broken rows do not stop its encoding, unless they are most of it.
+MIN_BROKEN = 5
+MAX_BROKEN_SHARE = 0.5
 # How far into a JSON file to look for what only the official data config has.
 _CONFIG_PROBE_BYTES = 65536
 ROW_COLUMNS = ("messages", "content", "task", "codec_fingerprint")
@@ -43,12 +45,14 @@ class Source:
         rows: Stored rows with undecoded audio, a `datasets.Dataset` or `IterableDataset`.
         check: Makes a checked row (see `checked_row`) of a stored row and its number from 0.
         encoding: Content of encoding.json, if they were encoded before.
+        access: What may be read on behalf of the rows.
     """
 
     name: str
     rows: Any
     check: Callable[[Mapping[str, Any], int], Row]
     encoding: Mapping[str, Any] | None = None
+    access: Access = DATA
 
 
 def row_features() -> Any:
@@ -85,13 +89,50 @@ def checked_row(row: TableRow, task: str | None) -> Row:
 
     Errors are kept rather than raised, so that those of all rows can be listed at once.
     """
-    checked: Row = {**dict.fromkeys(ROW_COLUMNS), "origin": row.origin, "error": row.error}
-    if row.error is None:
-        try:
-            checked |= canonical_row(row.cells, task, row.folder)
-        except ValueError as error:
-            checked["error"] = str(error)
+    bare: Row = {**dict.fromkeys(ROW_COLUMNS), "origin": printable(row.origin)}
+    try:
+        if row.error is not None:
+            raise ValueError(row.error)
+        checked = {**bare, **canonical_row(row.cells, task, row.folder), "error": None}
+        for item in row_items(checked):
+            row.reach.check(item.get("path"), row.folder)
+        _check_storable(checked)
+    except ValueError as error:
+        return {**bare, "error": printable(str(error))}
     return checked
+
+
+def printable(text: str) -> str:
+    """Writes out what UTF-8 cannot hold: half a character, or bytes in the name of a file."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _check_storable(row: Row) -> None:
+    """Checks that a row has the types of the columns: Arrow writes many rows at once, and would fail for all."""
+    import pyarrow as pa
+    from datasets import Dataset
+
+    try:
+        pa.array([row], type=_row_type())
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise ValueError(
+            f"A text or a file name holds half a character ({printable(half)}): correct it, or rename the file."
+        ) from None
+    except (ValueError, TypeError, OverflowError):
+        # What is only converted, such as an array, is fine.
+        try:
+            Dataset.from_list([row], features=checked_features())
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"This row holds a value of another type than it should ({reason}).") from None
+
+
+@cache
+def _row_type() -> Any:
+    import pyarrow as pa
+
+    return pa.struct(checked_features().arrow_schema)
 
 
 def load_source(
@@ -103,6 +144,7 @@ def load_source(
     name: str | None = None,
     seed: int = 0,
     max_broken: float | None = 0.0,
+    allow_private: bool = False,
 ) -> Any:
     """Opens data as canonical rows (see `canonical_row`).
 
@@ -119,6 +161,8 @@ def load_source(
         seed: Seed of the order of a mixture, and of the choice that a `sample_ratio` makes.
         max_broken: Share of the rows that may be left out because they cannot be used; see `allowed_broken`. A stream
             stops at the first one.
+        allow_private: Whether rows may name any file, and addresses of this machine and its own network; see
+            `open_table`.
 
     Returns:
         `datasets.Dataset`, or `datasets.IterableDataset` when streaming, with the columns of `row_features()`.
@@ -130,7 +174,7 @@ def load_source(
             and line.
         ImportError: If `datasets` is not installed.
     """
-    source = open_source(spec, streaming, task=task, split=split, name=name, seed=seed)
+    source = open_source(spec, streaming, task=task, split=split, name=name, seed=seed, allow_private=allow_private)
     return usable_rows(source, max_broken).remove_columns(["origin", "error"])
 
 
@@ -142,32 +186,35 @@ def open_source(
     split: str | None = None,
     name: str | None = None,
     seed: int = 0,
+    allow_private: bool = False,
 ) -> Source:
     """Opens data without checking the rows yet: nothing copies the audio that a Parquet file holds.
 
     Args:
-        spec, streaming, task, split, name, seed: As of `load_source`.
+        spec, streaming, task, split, name, seed, allow_private: As of `load_source`.
 
     Raises:
         FileNotFoundError, PermissionError, ValueError, ImportError: As of `load_source`, but not for single rows.
     """
     require_datasets()
+    access = TABLE if allow_private else DATA
     if not isinstance(spec, (str, os.PathLike)):
-        return _open_mixture(spec, streaming, seed)
+        return replace(_open_mixture(spec, streaming, seed, allow_private), access=access)
     path = Path(spec).expanduser()
     if (path / ENCODING_FILE).is_file():
         return _open_encoded(path.absolute(), streaming)
     # Configs are JSON files, as tables may be: they are recognized before the file is opened as a table.
     config = _read_config(path)
     if config is not None:
-        return _open_config(path.absolute(), config, streaming, task, seed)
-    table = open_table(spec, split=split, config=name, streaming=streaming)
+        settings: dict[str, Any] = {"task": task, "seed": seed, "allow_private": allow_private}
+        return replace(_open_config(path.absolute(), config, streaming, settings), access=access)
+    table = open_table(spec, split=split, config=name, streaming=streaming, allow_private=allow_private)
     source = _stored_source(table, task) if table.dataset is not None else _text_source(table, task, streaming)
     if table.listing is not None:
         # Only prepared rows are searched for unused files: a stream or a Parquet file would be read an extra time.
         has_rows = not streaming and table.dataset is None
         report_left_out(source.name, table.listing, _audio_paths(source.rows) if has_rows else None)
-    return source
+    return replace(source, access=access)
 
 
 def checked_rows(source: Source) -> Any:
@@ -214,13 +261,13 @@ def allowed_broken(rows: int, share: float | None) -> int:
 
     Args:
         rows: Rows of the data.
-        share: Share of them; by default 1 %, but at least 5 rows.
+        share: Share of them; by default 1 %, or in small data up to 5 rows, if they are no more than half of it.
 
     Raises:
         ValueError: If the share is not in [0, 1].
     """
     if share is None:
-        return max(MIN_BROKEN, int(DEFAULT_BROKEN_SHARE * rows))
+        return max(min(MIN_BROKEN, int(MAX_BROKEN_SHARE * rows)), int(DEFAULT_BROKEN_SHARE * rows))
     if not 0 <= share <= 1:
         raise ValueError(f"max_broken is a share of the rows, from 0 to 1, not {share}.")
     return int(share * rows)
@@ -237,12 +284,12 @@ def check_broken(problems: Sequence[str], allowed: int, rows: int | None = None)
     Raises:
         ValueError: If there are more; lists them.
     """
+    if rows is not None and rows == len(problems):
+        raise ValueError(f"None of the rows can be used: {list_problems(problems)}.")
     if len(problems) > allowed:
         limit = f"More rows cannot be used than the {allowed} allowed: " if allowed else ""
         advice = "Correct them, or raise max_broken (encode: --max-broken)."
         raise ValueError(f"{limit}{list_problems(problems)}. {advice}")
-    if rows is not None and len(problems) == rows:
-        raise ValueError(f"None of the rows can be used: {list_problems(problems)}.")
 
 
 # -- kinds of sources -------------------------------------------------------------------------------------------------
@@ -338,7 +385,7 @@ def mix_rows(sets: Sequence[Any], ratios: Sequence[float], seed: int = 0) -> Any
     return interleave_datasets(sets, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
 
 
-def _open_mixture(parts: Sequence[Mapping[str, Any]], streaming: bool, seed: int) -> Source:
+def _open_mixture(parts: Sequence[Mapping[str, Any]], streaming: bool, seed: int, allow_private: bool) -> Source:
     if not parts:
         raise ValueError("The mixture is empty: name at least one data set.")
     ratios = []
@@ -348,9 +395,17 @@ def _open_mixture(parts: Sequence[Mapping[str, Any]], streaming: bool, seed: int
         if "path" not in part or isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not ratio > 0:
             raise ValueError(f"A part of a mixture has a 'path' and a positive 'ratio', not {dict(part)}.")
         ratios.append(float(ratio))
-    keys = ("task", "split", "name")
     sources = [
-        open_source(part["path"], streaming, seed=seed, **{key: part.get(key) for key in keys}) for part in parts
+        open_source(
+            part["path"],
+            streaming,
+            task=part.get("task"),
+            split=part.get("split"),
+            name=part.get("name"),
+            seed=seed,
+            allow_private=allow_private,
+        )
+        for part in parts
     ]
     # All parts get the same columns, which `interleave_datasets` needs; errors stay in their rows.
     rows = mix_rows([checked_rows(source) for source in sources], ratios, seed)
@@ -376,12 +431,13 @@ def _read_config(path: Path) -> list[dict[str, Any]] | None:
     return entries
 
 
-def _open_config(path: Path, entries: list[dict[str, Any]], streaming: bool, task: str | None, seed: int) -> Source:
+def _open_config(path: Path, entries: list[dict[str, Any]], streaming: bool, settings: Mapping[str, Any]) -> Source:
     """An official data config: of each data set a random share of `sample_ratio` (all of it from 1 on), each row once,
     in random order. Its `data_type` is not needed: the rows say it.
     """
     from datasets import concatenate_datasets, interleave_datasets
 
+    seed = settings["seed"]
     sets = []
     for entry in entries:
         share = float(entry.get("sample_ratio", 1.0))
@@ -390,7 +446,7 @@ def _open_config(path: Path, entries: list[dict[str, Any]], streaming: bool, tas
         # Relative to the config, or, as in the official code, to the working directory.
         beside = path.parent / entry["path"]
         spec = beside if beside.exists() else entry["path"]
-        rows = checked_rows(open_source(spec, streaming, task=task, seed=seed))
+        rows = checked_rows(open_source(spec, streaming, **settings))
         if share < 1:
             rows = _streamed_share(rows, share, seed) if streaming else _share(rows, share, seed)
         sets.append(rows)

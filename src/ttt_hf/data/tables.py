@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from ..processing.fetching import TABLE, Access, is_address, short_name
 
 
 TEXT_TABLES = (".jsonl", ".json", ".csv", ".tsv")
@@ -25,6 +29,45 @@ MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
+class Reach:
+    """Which recordings the rows of a table may name; by default any.
+
+    Args:
+        access: What is read on their behalf.
+        roots: Folders that files have to be in; empty where there is no such limit.
+        absolute: Whether files that are named by an absolute path may be elsewhere, too.
+    """
+
+    access: Access = TABLE
+    roots: tuple[Path, ...] = ()
+    absolute: bool = False
+
+    def check(self, source: Any, folder: Path | None) -> None:
+        """Checks a recording, as `resolve_path` gives it, of a row whose relative paths start from `folder`.
+
+        Raises:
+            ValueError: If it may not be named.
+        """
+        if not self.roots or not isinstance(source, str) or is_address(source):
+            return
+        # By name: links in a folder lead where its owner wants them to.
+        path = Path(os.path.abspath(source))
+        if any(path.is_relative_to(root) for root in self.roots):
+            return
+        was_relative = not os.path.isabs(source) or (
+            folder is not None and source.startswith(os.path.join(folder, ""))
+        )
+        if was_relative or not self.absolute:
+            raise ValueError(
+                f"{short_name(source)} is not in the folder of these data, which may not name other files: copy it "
+                "there, or allow it (allow_private=True, encode: --allow-private)."
+            )
+
+
+ANYWHERE = Reach()
+
+
+@dataclass(frozen=True)
 class TableRow:
     """One row of a table.
 
@@ -33,12 +76,14 @@ class TableRow:
         folder: Folder that relative paths of audio start from; `None` where they start from the working directory.
         cells: Column -> cell, text without leading and trailing blanks; `None` for an empty cell of a CSV file.
         error: Why the row cannot be read; then it has no cells.
+        reach: Which recordings it may name.
     """
 
     origin: str
     folder: Path | None
     cells: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    reach: Reach = ANYWHERE
 
 
 def read_table(path: Path, file: BinaryIO, folder: Path | None = None) -> Iterator[TableRow]:
@@ -85,10 +130,11 @@ def resolve_path(path: str, folder: Path | None) -> str:
         folder: Folder that relative paths start from.
 
     Returns:
-        Path, or the URL as it is.
+        Path, also of a `file:` address, or another address as it is.
     """
-    if "://" in path:
-        return path
+    if is_address(path):
+        is_file = path[:5].casefold() == "file:" and urlsplit(path).netloc.casefold() in ("", "localhost")
+        return url2pathname(urlsplit(path).path) if is_file else path
     path = os.path.expanduser(path)
     # A backslash may be part of a name, too: the path is tried as it is written first.
     candidates = [path, path.replace("\\", "/")] if "\\" in path else [path]
