@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,20 @@ def test_a_text_does_not_command_the_terminal(tmp_path: Path) -> None:
     second = make_run(tmp_path, tmp_path / "b", {"s0": "\x1b[2J no\n  better: s1 \u202eenod"})
     text = comparison_text(compare_runs(first, second)[0])
     assert "second: \ufffd[2J no better: s1 \ufffdenod" in text and "\x1b" not in text
+
+
+def test_scores_of_different_versions_are_refused(tmp_path: Path) -> None:
+    first = make_run(tmp_path, tmp_path / "a", {})
+    second = make_run(tmp_path, tmp_path / "b", {})
+    results = json.loads((second / "numbers" / "results.json").read_text())
+    results["versions"]["scoring"]["whisper-normalizer"] = "0.0.1"
+    (second / "numbers" / "results.json").write_text(json.dumps(results))
+    with pytest.raises(
+        ValueError, match=r"different versions \(whisper-normalizer \S+ and 0\.0\.1\): score both again"
+    ):
+        compare_runs(first, second)
+    score_task(TaskFolder(second / "numbers"), load_task(tmp_path / "numbers.yaml"))
+    assert compare_runs(first, second)
 
 
 def test_runs_without_a_common_task_are_refused(tmp_path: Path) -> None:

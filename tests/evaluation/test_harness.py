@@ -257,7 +257,7 @@ def test_a_missing_package_is_said_before_model_and_data_are_loaded(
     # Both an import and `find_spec` take this for a package that is not installed.
     monkeypatch.setitem(sys.modules, package, None)
     normalizers._simplifier.cache_clear()
-    normalizers._whisper.cache_clear()
+    normalizers._whisper_english.cache_clear()
     with pytest.raises(ImportError) as caught:
         ttt_hf.evaluate(Unasked(), task, out=tmp_path / "out")
     assert advice in str(caught.value) and "\n" not in str(caught.value)

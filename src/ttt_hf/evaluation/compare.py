@@ -91,7 +91,7 @@ def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
 def check_comparable(
     first: TaskFolder, second: TaskFolder, ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> None:
-    """Checks that two results have the same task, scorer, transcriber and judge.
+    """Checks that two results have the same task, scorer and normaliser, transcriber and judge, in the same versions.
 
     Args:
         ours, theirs: Contents of both `results.json`.
@@ -109,6 +109,19 @@ def check_comparable(
                 + ("score both alike with `ttt-hf eval score`." if "scorer" in key else "run one of them again.")
             )
     # Both are part of how the score is measured, down to the revision of their weights.
+    versions = ours["versions"].get("scoring"), theirs["versions"].get("scoring")
+    if versions[0] != versions[1]:
+        # Another release of a normaliser can change scores; scoring again takes seconds.
+        one, other = (dict(version or {}) for version in versions)
+        changed = [
+            f"{name} {one.get(name)} and {other.get(name)}"
+            for name in {**one, **other}
+            if one.get(name) != other.get(name)
+        ]
+        raise ValueError(
+            f"{first.path} and {second.path} cannot be compared, they were scored by different versions "
+            f"({', '.join(changed)}): score both again with `ttt-hf eval score`."
+        )
     for key in ("transcriber", "judge"):
         if ours[key] != theirs[key]:
             raise ValueError(
@@ -235,7 +248,14 @@ def _changed(
 
 
 def _scores(folder: TaskFolder) -> dict[str, JsonLine]:
-    return latest_lines(folder.scores)
+    replies = {row["id"] for row in folder.replies()}
+    scores = latest_lines(folder.scores)
+    if strays := [sample for sample in scores if sample not in replies]:
+        raise ValueError(
+            f"{folder.scores} holds a score of {strays[0]}, which {folder.predictions} has no reply to: run "
+            f"`ttt-hf eval score {folder.path}` again."
+        )
+    return scores
 
 
 def _name(folder: TaskFolder) -> str:

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from .concepts import DatasetSource, Judgement, Record, Task
+from .layouts import check_layout, parse_json
 from .redaction import without_secrets
+from .scoring.scorers import SCORERS
 from .store import JsonLine, digest, latest_lines, read_lines, write_json
 
 
@@ -241,7 +243,12 @@ def scored_folders(folder: Path) -> list[TaskFolder]:
 
 def task_from(content: Mapping[str, Any]) -> Task:
     """Reads a task as `settings.json` holds it: as it was when the model was asked."""
-    return Task(**{**content, "source": DatasetSource(**content["source"])})
+    # Keys that this version does not know are left out: another one may have written them.
+    kept, source = (
+        {field.name: part[field.name] for field in fields(kind) if field.name in part}
+        for kind, part in ((Task, content), (DatasetSource, content["source"]))
+    )
+    return Task(**{**kept, "source": DatasetSource(**source)})
 
 
 def task_content(task: Task) -> dict[str, Any]:
@@ -260,12 +267,13 @@ def _shallow(record: Record) -> dict[str, Any]:
 
 
 def _read_json(path: Path, missing: str) -> dict[str, Any]:
+    remedy = f"delete it and run `ttt-hf eval {'score' if path.name == 'results.json' else 'run'}` again"
     try:
-        content = without_secrets(json.loads(path.read_text(encoding="utf-8")))
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise FileNotFoundError(f"{missing}, it lacks {path.name}: run `ttt-hf eval run` first.") from None
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and run `ttt-hf eval run` again.") from error
+        raise ValueError(f"{path} is damaged ({error}): {remedy}.") from error
     # Checked before any key is read: files of other versions have other keys.
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
@@ -273,4 +281,19 @@ def _read_json(path: Path, missing: str) -> dict[str, Any]:
             f"{path} has schema_version {version!r}, and this version of ttt-hf reads {SCHEMA_VERSION}: run the "
             "evaluation again into another folder."
         )
-    return content
+    try:
+        check_layout(path.name, content)
+        if path.name == "results.json":
+            _check_metrics(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {remedy}.") from error
+    return without_secrets(content)
+
+
+def _check_metrics(results: Mapping[str, Any]) -> None:
+    """Checks that the metric that counts has a value where one is shown."""
+    main = SCORERS[results["task"]["scorer"]].headline_of(results["task"]["output"])
+    limited = results["limited"]
+    is_shown = results["headline"] is not None or bool(limited and results["n_scored"] == limited["n"])
+    if results["headline"] not in (None, main) or (is_shown and main not in results["metrics"]):
+        raise ValueError(f"headline is {results['headline']!r}, and there is no value of {main}")

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from ..atomic_files import atomic_write_text
+from .layouts import check_layout, parse_json
 from .redaction import has_surrogates, without_secrets, without_surrogates
 
 
@@ -177,9 +178,12 @@ def _parts(path: Path) -> list[Path]:
 
 def _parse(text: bytes, path: Path, number: int) -> JsonLine:
     try:
-        line = json.loads(text)
-        if isinstance(line, dict) and isinstance(line.get("id"), str):
-            return line
-    except ValueError:
-        pass
-    raise ValueError(f"{path}, line {number} is damaged: delete that line and run the same command again.")
+        line = parse_json(text)
+        if not (isinstance(line, dict) and isinstance(line.get("id"), str)):
+            raise ValueError("it has no id")
+        check_layout(path.name, line)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}, line {number} is damaged ({error}): delete that line and run the same command again."
+        ) from None
+    return line

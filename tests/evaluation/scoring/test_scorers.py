@@ -252,5 +252,5 @@ def test_scorers_are_pure() -> None:
 
 def test_versions_are_recorded() -> None:
     versions = scorer_versions()
-    assert {"scorers", "jiwer", "whisper-normalizer", "opencc", "unicode"} == set(versions)
+    assert {"scorers", "jiwer", "transformers", "whisper-normalizer", "opencc", "unicode"} == set(versions)
     assert versions["jiwer"] == importlib.metadata.version("jiwer")

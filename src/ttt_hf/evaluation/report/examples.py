@@ -100,8 +100,8 @@ def question_recordings(run: TaskRun, samples: Sequence[ReportedSample]) -> dict
     """
     try:
         data = load_samples(run.task)
-    except (OSError, ValueError, ImportError) as error:
-        # A report can be made on another machine, without the data or the packages that read them.
+    # A report can be made on another machine, without the data or the packages that read them, which raise anything.
+    except Exception as error:
         logger.info("the report of %s is without the recordings of the questions: %s", run.name, error)
         return {}
     indices = {key: index for index, key in enumerate(data.ids)}

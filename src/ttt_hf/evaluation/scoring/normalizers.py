@@ -4,6 +4,7 @@
 |---|---|
 | `verbatim` | collapses white space, and nothing else |
 | `whisper_english` | Whisper's `EnglishTextNormalizer`: lower case, no punctuation, contractions, numbers as digits |
+| `english` | `whisper_english` without its faults: `so...` ends in no full stop, and `don’t` is `don't` |
 | `whisper_basic` | Whisper's `BasicTextNormalizer`, for languages without one of their own |
 | `chinese` | NFKC, lower case, no punctuation; keeps digits and traditional characters |
 | `chinese_simplified` | `chinese` in simplified characters (OpenCC `t2s`) |
@@ -11,22 +12,28 @@
 | `chinese_telephone` | `chinese_simplified`, numbers spelled like telephone numbers: 10086 is 幺零零八六 |
 | `chinese_cardinal` | `chinese_simplified`, numbers spelled as cardinals: 10086 is 一万零八十六 |
 
-`normalizer_versions` records the packages they depend on.
+The rules of Whisper come from transformers, its list of British and American spellings from the package
+whisper-normalizer, whose own rules are others (`cause` becomes `because`). `normalizer_versions` records the packages
+that they depend on.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import re
 import unicodedata
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+
+from ..redaction import without_surrogates
 
 
 Normalizer = Callable[[str], str]
 
 # Packages that normalised texts and alignments depend on.
-SCORING_PACKAGES = ("jiwer", "whisper-normalizer", "opencc")
+SCORING_PACKAGES = ("jiwer", "transformers", "whisper-normalizer", "opencc")
 
 # `<|0.00|>`, `<|en|>`, `<|im_end|>`, and the special tokens of sentence-piece and CTC vocabularies.
 _SPECIAL_TOKEN = re.compile(r"<\|[^<>|]*\|>|</?s>|<(?:pad|unk|bos|eos|blank|mask)>", re.IGNORECASE)
@@ -37,6 +44,12 @@ _UNITS = ("", "十", "百", "千")
 _GROUPS = ("", "万", "亿")
 # Longer runs of digits are spelled digit by digit, as speakers do.
 _LONGEST_CARDINAL = 12
+
+# Apostrophes that keyboards and typesetters write, within a word. As quotes they are no part of one.
+_APOSTROPHE = re.compile(r"(?<=\w)[\u2018\u2019\u02bc\uff07](?=\w)")
+_ELLIPSIS = re.compile(r"\.{2,}|\u2026")
+# Symbols that belong to numbers, by themselves.
+_LONE_SYMBOL = re.compile(r"(?<!\S)[.%$¢€£]+(?!\S)")
 
 # 1,234,567 or 1234567, an optional decimal part, and a suffix that changes the reading.
 _NUMBER = re.compile(r"(\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.(\d+))?(%|(?=年))?", re.ASCII)
@@ -216,28 +229,53 @@ def _simplifier() -> Normalizer:
             "Simplified characters need OpenCC: pip install 'ttt-hf[eval]', or choose the normaliser 'chinese'.",
             name=error.name,
         ) from error
-    return OpenCC("t2s").convert
+    converter = OpenCC("t2s")
+    # OpenCC takes UTF-8, which has no halves of surrogate pairs.
+    return lambda text: converter.convert(without_surrogates(text))
 
 
 @functools.cache
-def _whisper(language: str) -> Normalizer:
+def _whisper_english() -> Normalizer:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
     try:
-        from whisper_normalizer.basic import BasicTextNormalizer
-        from whisper_normalizer.english import EnglishTextNormalizer
+        spellings = files("whisper_normalizer") / "normalizers" / "english.json"
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Whisper's normalisers need whisper-normalizer: pip install 'ttt-hf[eval]'.", name=error.name
+            "Whisper's English normaliser needs whisper-normalizer: pip install 'ttt-hf[eval]'.", name=error.name
         ) from error
-    normalize = EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
+    normalize = EnglishTextNormalizer(json.loads(spellings.read_text(encoding="utf-8")))
     # Whisper's normalisers may leave spaces at both ends, which an alignment of characters would count.
     return lambda text: _join(normalize(text))
+
+
+@functools.cache
+def _whisper_basic() -> Normalizer:
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
+    normalize = BasicTextNormalizer()
+    return lambda text: _join(normalize(text))
+
+
+@functools.cache
+def _english() -> Normalizer:
+    normalize = _whisper_english()
+
+    def corrected(text: str) -> str:
+        text = _APOSTROPHE.sub("'", text)
+        # Whisper removes full stops in pairs, and what is left of three is a word.
+        text = normalize(_ELLIPSIS.sub(" ", text))
+        return _join(_LONE_SYMBOL.sub(" ", text))
+
+    return corrected
 
 
 # Factories, so that a package is imported only by the normaliser that needs it.
 NORMALIZERS: dict[str, Callable[[], Normalizer]] = {
     "verbatim": lambda: _join,
-    "whisper_english": lambda: _whisper("en"),
-    "whisper_basic": lambda: _whisper("any"),
+    "whisper_english": _whisper_english,
+    "english": _english,
+    "whisper_basic": _whisper_basic,
     "chinese": lambda: _chinese(),
     "chinese_simplified": lambda: _chinese(_simplifier()),
     "chinese_digits": lambda: _chinese(_simplifier(), read_digits),

@@ -41,7 +41,7 @@ from .rules import (
 
 
 # Raised with every change of a rule that changes scores.
-SCORERS_VERSION = 2
+SCORERS_VERSION = 3
 
 FRACTION = "fraction"
 TEXT_OPTIONS = tuple(field.name for field in fields(TextOptions))
