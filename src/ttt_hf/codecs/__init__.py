@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForAudioTokenization, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForAudioTokenization, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from .configuration_glm4voice import Glm4VoiceCodecConfig, Glm4VoiceDecoderConfig, Glm4VoiceTokenizerConfig
@@ -110,10 +110,19 @@ def load_codec_config(path: str | PathLike[str], **kwargs: Any) -> PreTrainedCon
     return config_class.from_pretrained(path, trust_remote_code=False, **kwargs)
 
 
-def empty_codec(path: str | PathLike[str]) -> PreTrainedAudioTokenizerBase:
-    """The codec that a configuration describes, on the meta device: without weights, and without memory for them."""
-    config = load_codec_config(path)
+def empty_codec(path: str | PathLike[str], settings: dict[str, Any] | None = None) -> PreTrainedAudioTokenizerBase:
+    """The codec that a configuration describes, on the meta device: without weights, and without memory for them.
+
+    Args:
+        path: Folder of the codec.
+        settings: Content of a config.json to use instead of its own.
+    """
     adapter = _adapter(path, {})
+    if settings is None:
+        config = load_codec_config(path)
+    else:
+        config_class = adapter.config_class if adapter is not None else CONFIG_MAPPING[settings["model_type"]]
+        config = config_class.from_dict(settings)
     with torch.device("meta"):
         if adapter is not None:
             return adapter(config)

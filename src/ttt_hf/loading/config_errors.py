@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from .file_checks import read_object, walk
 
 
 PACKAGE = Path(__file__).parents[1]
 # Already a message for users, and not about the content of a file.
 CLEAR_ERRORS = (OSError, ImportError)
 MAX_REASON = 200
+# How long to look for the key that an error is about.
+MAX_SECONDS = 2.0
 
 
 @contextmanager
-def clear_errors(path: Path) -> Iterator[None]:
+def clear_errors(path: Path, use: Callable[[dict[str, Any]], Any] | None = None) -> Iterator[None]:
     """Turns errors about the content of a file into a `ValueError` that names the file, and the key if it is known.
 
     Args:
         path: The file, or the folder of files, that is read within the block.
+        use: Does the same with the content of the file, to find the key that an error is about.
 
     Raises:
         ValueError: For any error but those that this package raises itself, missing files and a lack of memory.
@@ -34,7 +41,33 @@ def clear_errors(path: Path) -> Iterator[None]:
         is_clear = isinstance(error, CLEAR_ERRORS) and "trust_remote_code" not in str(error)
         if is_clear or type(error).__name__ == "OutOfMemoryError" or _is_ours(error):
             raise
-        raise ValueError(f"{path} cannot be used ({reason_of(error)}): fetch the checkpoint again.") from error
+        reason = reason_of(error)
+        if use is not None and (key := _key_of(reason, read_object(path), use)):
+            reason = f"{key}: {reason}"
+        raise ValueError(f"{path} cannot be used ({reason}): fetch the checkpoint again.") from error
+
+
+def _key_of(reason: str, settings: dict[str, Any], use: Callable[[dict[str, Any]], Any]) -> str | None:
+    """The key without which there is no error; `None` if the reason names one already, or there is none."""
+    if any(re.search(rf"\b{re.escape(key)}\b", reason) for key, _ in walk(settings)):
+        return None
+    candidates = [
+        (key, {**settings, part: {name: value for name, value in inner.items() if name != key}})
+        for part, inner in settings.items()
+        if isinstance(inner, dict)
+        for key in inner
+    ]
+    candidates += [(key, {name: value for name, value in settings.items() if name != key}) for key in settings]
+    deadline = time.monotonic() + MAX_SECONDS
+    for key, without in candidates:
+        if time.monotonic() > deadline:
+            break
+        try:
+            use(without)
+        except Exception:
+            continue
+        return key
+    return None
 
 
 def reason_of(error: BaseException) -> str:

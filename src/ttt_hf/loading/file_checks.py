@@ -33,6 +33,20 @@ REDIRECTIONS = {
     "tokenizer_config.json": ("fast_tokenizer_files", "init_inputs"),
     PROCESSOR_FILE: ("audio_tokenizer",),
 }
+# Keys of a tokenizer, their types, and the types in words.
+TOKENIZER_TYPES: dict[str, tuple[Any, str]] = {
+    "added_tokens_decoder": (dict, "an object"),
+    "additional_special_tokens": ((list, dict), "a list or an object"),
+    "auto_map": ((list, dict), "an object"),
+    "backend": (str, "a word"),
+    "chat_template": ((str, list), "a text"),
+    "extra_special_tokens": ((list, dict), "a list or an object"),
+    "model_input_names": (list, "a list"),
+    "model_max_length": ((int, float), "a number"),
+    "padding_side": (str, "a word"),
+    "tokenizer_class": (str, "a word"),
+    "truncation_side": (str, "a word"),
+}
 
 
 def check_files(folder: Path) -> None:
@@ -104,6 +118,8 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     for key in REDIRECTIONS[path.name]:
         if settings.get(key):
             raise ValueError(f"{path} names other files to load ({key}), which are not read: remove the key.")
+    if path.name == "tokenizer_config.json":
+        _check_tokenizer(path, settings)
     if path.name != "config.json":
         return
     for key, value in walk(settings):
@@ -121,6 +137,20 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
                     f"{path} holds weights quantised by {method!r}, which needs further code: take the checkpoint "
                     "with full weights, and quantise it when it is loaded."
                 )
+
+
+def _check_tokenizer(path: Path, settings: dict[str, Any]) -> None:
+    """Checks the types of a tokenizer's settings, of which transformers looks at few."""
+    for key, value in settings.items():
+        is_right, expected = True, ""
+        if key.endswith("_token") and not key.startswith("add_"):
+            content = value.get("content") if isinstance(value, dict) else value
+            is_right, expected = isinstance(content, (str, type(None))), "a token"
+        elif key in TOKENIZER_TYPES:
+            types, expected = TOKENIZER_TYPES[key]
+            is_right = value is None or isinstance(value, types)
+        if not is_right:
+            raise ValueError(f"{path}: {key} must be {expected}, not {str(value)[:40]!r}: fetch the checkpoint again.")
 
 
 def walk(settings: Any) -> Iterator[tuple[str, Any]]:

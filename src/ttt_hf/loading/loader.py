@@ -194,13 +194,22 @@ def _load_processor(folder: Path, codec: Path | None) -> TtTProcessor:
     """Loads a processor whose tokenizer works."""
     from ..processing.processing_ttt import TtTProcessor
 
-    with clear_errors(folder / "tokenizer_config.json"):
-        processor = TtTProcessor.from_pretrained(
-            folder, codec=codec and str(codec), local_files_only=True, trust_remote_code=False
-        )
-        # Some settings are used only now.
-        tokenizer = processor.tokenizer
-        tokenizer.decode(tokenizer("Hello.", add_special_tokens=False)["input_ids"], skip_special_tokens=True)
+    try:
+        with clear_errors(folder / "tokenizer_config.json"):
+            processor = TtTProcessor.from_pretrained(
+                folder, codec=codec and str(codec), local_files_only=True, trust_remote_code=False
+            )
+            # Some settings are used only now.
+            tokenizer = processor.tokenizer
+            tokenizer.decode(tokenizer("Hello.", add_special_tokens=False)["input_ids"], skip_special_tokens=True)
+    except ValueError:
+        if (folder / "tokenizer.json").is_file():
+            from tokenizers import Tokenizer
+
+            # Raises if it is this file that is damaged.
+            with clear_errors(folder / "tokenizer.json"):
+                Tokenizer.from_file(str(folder / "tokenizer.json"))
+        raise
     if not isinstance(processor.chat_template, str):
         raise ValueError(f"{folder} has a chat template that is no text: fetch the checkpoint again.")
     return processor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +28,12 @@ def check_model_size(folder: Path) -> None:
     from ..modeling.configuration_ttt import TtTConfig
     from ..modeling.modeling_ttt import TtTForConditionalGeneration
 
-    with clear_errors(folder / "config.json"):
-        config = TtTConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    def build(config: TtTConfig) -> TtTForConditionalGeneration:
         with torch.device("meta"):
-            model = TtTForConditionalGeneration(config)
+            return TtTForConditionalGeneration(config)
+
+    with clear_errors(folder / "config.json", lambda settings: build(TtTConfig.from_dict(settings))):
+        model = build(TtTConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     check_size(folder, model)
 
 
@@ -37,7 +41,7 @@ def check_codec_size(folder: Path) -> None:
     """Checks a codec before memory is allocated for it; raises a `ValueError` like `check_size`."""
     from ..codecs import empty_codec
 
-    with clear_errors(folder / "config.json"):
+    with clear_errors(folder / "config.json", partial(empty_codec, folder)):
         codec = empty_codec(folder)
     check_size(folder, codec)
 
@@ -62,7 +66,7 @@ def check_size(folder: Path, model: nn.Module) -> None:
 
 
 def check_finite(model: Any, folder: Path) -> None:
-    """Checks that all weights are finite numbers, one read of each: 0.3 s for 3 billion weights on one CPU core.
+    """Checks that all weights are finite numbers, one read of each at the speed of memory.
 
     Raises:
         ValueError: If one is infinite or not a number.
@@ -108,9 +112,25 @@ def check_generation_config(model: Any, tokenizer: Any, path: Path) -> None:
         if value is not None and type(value) is not int:
             raise ValueError(f"{path} cannot be used ({key} must be an integer, not {str(value)[:40]!r}): correct it.")
     prompt = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    try:
-        model.generate(prompt, custom_generate=decode, tokenizer=tokenizer)
-    except (ValueError, torch.OutOfMemoryError):
-        return
-    except Exception as error:
-        raise ValueError(f"{path} cannot be used ({reason_of(error)}): fetch the checkpoint again.") from error
+    own = model.generation_config
+
+    def is_refused(key: str | None = None) -> Exception | None:
+        model.generation_config = copy.deepcopy(own)
+        if key is not None:
+            setattr(model.generation_config, key, None)
+        try:
+            model.generate(prompt, custom_generate=decode, tokenizer=tokenizer)
+        except (ValueError, torch.OutOfMemoryError):
+            return None
+        except Exception as error:
+            return error
+        finally:
+            model.generation_config = own
+        return None
+
+    error = is_refused()
+    if error is not None:
+        key = next((key for key in own.to_diff_dict() if is_refused(key) is None), "a key")
+        raise ValueError(
+            f"{path} cannot be used ({key}={getattr(own, key, None)!r}: {reason_of(error)}): correct it."
+        ) from error
