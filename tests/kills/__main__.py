@@ -30,9 +30,12 @@ def main() -> int:
         os.environ.update(
             hub_environment(hub.url, folder / "home"), OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false"
         )
+        from transformers.utils import logging
+
         from .commands import commands, prepare
         from .runner import run_cases
 
+        logging.disable_progress_bar()
         prepare(folder / "base")
         faults = 0
         for verb in args.verb or VERBS:

@@ -14,8 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hub_server import Hub
 from official_layout import text_tokenizer, write_official
-from tests.fuzz.kinds.material import make_codec, write_checkpoint, write_jsonl, write_recordings
-from ttt_hf.cli.main import main
+from tests.fuzz.kinds.material import make_codec, run, write_checkpoint, write_jsonl, write_recordings
 
 
 # Parts of the names of fields that tell when and how fast something was made, or where.
@@ -56,7 +55,7 @@ def prepare(base: Path) -> None:
         num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=False,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(base / "text")
-    main(["eval", "run", *_task(base), f"--model={base / 'checkpoint'}", f"--out={base / 'scores'}"])
+    run("eval", "run", *_task(base), f"--model={base / 'checkpoint'}", f"--out={base / 'scores'}")
 
 
 def commands(hub: Hub) -> dict[str, tuple[Command, ...]]:
