@@ -1,9 +1,11 @@
 """Recipes: what their keys may be, and what is said of a wrong one."""
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from ttt_hf.data import TtTDataCollator
 from ttt_hf.training.arguments import GROUPS, ObjectiveArguments, keys_page, load_recipe, parse_recipe
@@ -61,11 +63,44 @@ def test_the_documentation_is_up_to_date():
         ({"xyzzy": 3}, "no key xyzzy"),
         ({"lora_rank": "many"}, "key lora_rank has a wrong value"),
         ({"block_canvas": "maybe"}, "key block_canvas has a wrong value"),
+        ({"model": ["a", "b"]}, "key model has a wrong value: one value belongs here, not a list"),
+        ({"model": {"a": 1}, "seed": [1]}, "key seed has a wrong value: one value belongs here, not a list"),
+        ({"lora_targets": ["q_proj", "--help"]}, "key lora_targets has a wrong value: '--help' in its list"),
+        ({"lora_rank": "9" * 5000}, "key lora_rank has a wrong value"),
+        ({"lr_scheduler_type": "sideways"}, "key lr_scheduler_type cannot be used here: "),
+        ({"optim": "sideways", "seed": 3}, "key optim has a wrong value: invalid choice"),
+        ({"load_best_model_at_end": True, "seed": 3}, "key load_best_model_at_end cannot be used here: "),
+        ({"fsdp_config": "nowhere.json", "fsdp": "full_shard", "seed": 3}, "key fsdp"),
     ],
 )
 def test_wrong_keys_and_values_are_named(values, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         parse_recipe(values)
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
+def test_keys_of_packages_and_devices_that_are_not_here():
+    if find_spec("deepspeed") is None:
+        with pytest.raises(ImportError, match=r"key deepspeed cannot be used here: .*[Dd]eepspeed"):
+            parse_recipe({"deepspeed": {"zero_stage": 3}, "seed": 3})
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="key tf32 cannot be used here: "):
+            parse_recipe({"tf32": True})
+
+
+def test_a_value_may_look_like_an_option():
+    assert parse_recipe({"model": "--help"}).model.model == "--help"
+    assert parse_recipe({"learning_rate": -1}).training.learning_rate == -1
+    assert parse_recipe({"save_strategy": False}).training.save_strategy == "no"
+
+
+def test_an_error_names_the_file_if_it_is_the_file_s(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("lora_rank: many\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: The key lora_rank has a wrong value"):
+        load_recipe(str(path))
+    with pytest.raises(ValueError, match=r"^There is no key lora_rnk"):
+        load_recipe(str(path), ["lora_rank=3", "lora_rnk=3"])
 
 
 def test_files_and_overrides_that_cannot_be_read(tmp_path):

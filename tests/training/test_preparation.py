@@ -50,6 +50,27 @@ def dialogues(tmp_path_factory):
     return str(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[5]", "is a path or a mapping, not 5"),
+        ("[[1]]", "is a path or a mapping, not"),
+        ('{"path": 3}', "The path of a data set of the recipe must be a text, not 3"),
+        ('{"path": "a", "task": ["asr"]}', "The task of a data set of the recipe must be a text"),
+        ('{"path": "a", "ratio": Infinity}', "The ratio of a must be a positive number"),
+        ('{"pth": "a"}', "has the unknown key pth"),
+        ('{"path": ""}', "has no path"),
+    ],
+)
+def test_data_that_name_no_source(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_sources(text)
+
+
+def test_a_name_that_looks_like_json_is_a_name():
+    assert parse_sources("[take 1].jsonl") == [{"path": "[take 1].jsonl"}]
+
+
 def prepare(text, processor, config, work, **arguments):
     return prepare_samples(text, DataArguments(**arguments), ObjectiveArguments(), processor, config, work)
 

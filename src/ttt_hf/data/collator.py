@@ -19,6 +19,8 @@ from .variants import draw_variants
 OBJECTIVES = ("two_stream", "paper", "ar", "nar")
 # Copies of each span in evaluation: one noise level for each fifth of [0, 1).
 EVALUATION_COPIES = 5
+# Spans of up to so many codes are never truncated.
+UNTRUNCATED_CODES = 10
 
 # A sample, or a row of the batch: arrays of one number per position, by the names that `forward` has for them.
 Arrays = dict[str, np.ndarray]
@@ -364,7 +366,7 @@ class TtTDataCollator:
         start, end = spans[-1]
         # The last position of a run is its end marker, which is always cut off: no wrong end is learned.
         codes = end - start - 1
-        if codes <= 10:
+        if codes <= UNTRUNCATED_CODES:
             return sample
         # Everything after the cut goes, too: it would follow a reply that has not ended.
         kept = int(rng.integers(max(int(0.3 * codes), 5), int(0.9 * codes), endpoint=True))

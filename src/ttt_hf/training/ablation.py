@@ -8,26 +8,34 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..atomic_files import atomic_write_text
+from ..data.collator import UNTRUNCATED_CODES, diffused_runs
+from ..modeling import TtTConfig
 from .arguments import load_recipe
-from .finetuning import train
+from .finetuning import RESULTS_FILE, check_history, train, training_samples
 from .recipes import recipe_names
 
 
 logger = logging.getLogger(__name__)
 
 GROUP = "ablation/"
-# Audio losses of different objectives are not comparable, since the objectives mask differently.
 COLUMNS = {
+    "eval_loss": "loss",
     "eval_text_loss": "text loss",
     "eval_text_accuracy": "text accuracy",
     "eval_audio_loss": "audio loss",
     "eval_audio_accuracy_80_100": "audio accuracy, 80-100 % masked",
     "train_runtime": "seconds",
 }
+NOTE = (
+    "All rows are measured with the same noise on the same data: text after clean audio, and audio at all noise "
+    "levels after a clean prefix, in spans that are seen in both directions. `ar` and `nar` do not train this: "
+    "compare their replies, too (`ttt-hf eval`)."
+)
 
 
 def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -42,7 +50,7 @@ def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
 
     Raises:
         OSError: If data cannot be read, see `train`.
-        ValueError: If data or keys cannot be used, see `train`.
+        ValueError: If data or keys cannot be used, or a subfolder holds a training with other ones, see `train`.
     """
     names = [name for name in recipe_names() if name.startswith(GROUP)]
     # All recipes take the same keys: checked before the first training, not after hours of it.
@@ -52,28 +60,62 @@ def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
     if not any(override.startswith("output_dir=") for override in overrides):
         raise ValueError("The ablation needs a folder for its models: output_dir=DIR.")
     out = Path(recipe.training.output_dir)
+    recipes = {
+        name.removeprefix(GROUP): load_recipe(name, [*overrides, f"output_dir={out / name.removeprefix(GROUP)}"])
+        for name in names
+    }
+    # Before the first training, too: folders of other keys or data than those that are named now.
+    for single in recipes.values():
+        check_history(single)
     table: dict[str, dict[str, float]] = {}
-    for name in names:
-        folder = out / name.removeprefix(GROUP)
-        results = folder / "all_results.json"
-        # Written once the model is saved: a recipe without it is trained, or resumed where it was interrupted.
-        if results.is_file():
-            logger.info("%s is already trained", folder)
-        else:
-            logger.info("training %s", name)
-            train(load_recipe(name, [*overrides, f"output_dir={folder}"]))
+    for name, single in recipes.items():
+        logger.info("recipe %s%s", GROUP, name)
+        # One that is finished gives the metrics that it had.
+        train(single)
         # Read back, so that finished and new recipes give the same numbers.
-        table[folder.name] = json.loads(results.read_text(encoding="utf-8"))
-    atomic_write_text(out / "ablation.md", as_table(table))
+        table[name] = json.loads((out / name / RESULTS_FILE).read_text(encoding="utf-8"))
+    notes = [NOTE, *without_effect(*training_samples(recipes["paper"]))]
+    atomic_write_text(out / "ablation.md", as_table(table) + "".join(f"\n{note}\n" for note in notes))
     return table
 
 
 def as_table(metrics: dict[str, dict[str, float]]) -> str:
-    """A Markdown table of metrics by recipe, one row per recipe, with a dash for metrics that an objective lacks."""
+    """A Markdown table of metrics by recipe, one row per recipe, with a dash for metrics that the data do not have."""
     lines = [["recipe", *COLUMNS.values()], ["---"] * (len(COLUMNS) + 1)]
     for name, row in metrics.items():
         lines.append([name, *(f"{row[key]:.4g}" if key in row else "-" for key in COLUMNS)])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def without_effect(samples: Iterable[Mapping[str, Any]], config: TtTConfig) -> list[str]:
+    """Says which strategies of the paper cannot change anything on samples, as `prepare_samples` makes them.
+
+    Returns:
+        Sentences for readers of the table; none if each may have an effect.
+    """
+    spans, codes = 0, 0
+    for sample in samples:
+        runs = diffused_runs(sample["labels"], config, "paper")
+        spans = max(spans, len(runs))
+        # Without the end marker.
+        codes = max(codes, runs[-1][1] - runs[-1][0] - 1 if runs else 0)
+    if not spans:
+        return [
+            "No reply holds audio: `paper` and its variants cannot differ, since their strategies concern the noise "
+            "of audio."
+        ]
+    notes = []
+    if spans == 1:
+        notes.append(
+            "No reply has more than one span of audio: `paper_without_ppm` differs from `paper` by chance alone, "
+            "since PPM keeps clean what lies before another span."
+        )
+    if codes <= UNTRUNCATED_CODES:
+        notes.append(
+            f"No reply ends in a span of more than {UNTRUNCATED_CODES} codes: `paper_without_sst` differs from "
+            "`paper` by chance alone, since SST truncates only longer ones."
+        )
+    return notes
 
 
 def main(words: Sequence[str] | None = None) -> None:

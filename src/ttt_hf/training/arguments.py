@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..names import EMBEDDED_ALIAS
-from ..overrides import nearest, read_yaml, split_override
+from ..overrides import nearest, read_yaml, shorten, split_override
 from .recipes import recipe_file
 
 
@@ -235,8 +235,8 @@ class _Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         # argparse names options of a command line: its sentence is put into one about keys.
-        match = re.match(r"argument --(\w+)\S*: (.*)", message)
-        raise ValueError(f"The key {match[1]} has a wrong value: {match[2]}." if match else message)
+        match = re.match(r"argument --(\w+)\S*: (.*)", message, re.DOTALL)
+        raise ValueError(f"The key {match[1]} has a wrong value: {shorten(match[2], 300)}." if match else message)
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -255,8 +255,14 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, one per line: learning_rate: 2.0e-4.")
     form = "key=value, for example learning_rate=1e-4"
-    values |= dict(split_override(override, form) for override in overrides)
-    return parse_recipe(values)
+    given = dict(split_override(override, form) for override in overrides)
+    try:
+        return parse_recipe(values | given)
+    except (ImportError, ValueError) as error:
+        named = re.match(r"(?:The|There is no) key (\w+)", str(error))
+        # Said of the file only if it is the file's fault.
+        is_of_file = named is not None and named[1] in values and named[1] not in given
+        raise type(error)(f"{path}: {error}" if is_of_file else str(error)) from error
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -268,28 +274,65 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: If a key is unknown (the message suggests the nearest one), or a value has the wrong type.
     """
-    known = {entry.name for group in GROUPS for entry in dataclasses.fields(group) if entry.init}
+    fields = {entry.name: entry for group in GROUPS for entry in dataclasses.fields(group) if entry.init}
     for key in values:
-        if key not in known:
-            raise ValueError(f"There is no key {key}: {nearest(str(key), known, 'docs/recipe-keys.md lists them')}.")
+        if key not in fields:
+            hint = nearest(str(key), fields, "docs/recipe-keys.md lists them")
+            raise ValueError(f"There is no key {shorten(str(key))}: {hint}.")
     # Through a command line, since argparse converts values to the types of the fields and refuses wrong ones.
     # It has no word for `None`: such keys are left out.
-    arguments: list[str] = []
-    for key, value in values.items():
-        # YAML reads the word no as false.
-        if value is False and key.endswith("_strategy"):
-            value = "no"
-        if value is not None:
-            arguments += [f"--{key}", *_command_line(value)]
-    return Recipe(*_Parser(GROUPS).parse_args_into_dataclasses(arguments))
+    words = {key: _command_line(fields[key], value) for key, value in values.items() if value is not None}
+    try:
+        return _parse(words)
+    # Raised by transformers, which checks the values of its arguments in their constructor.
+    except Exception as error:
+        reason = shorten(" ".join(str(error).split()).rstrip("."), 300)
+        if reason.startswith("The key "):
+            raise ValueError(f"{reason}.") from error
+        culprit = next((key for key in reversed(words) if _is_parsed({**words, key: []})), None)
+        # Without a package, the remedy is to install it: that is no wrong value.
+        kind = ImportError if isinstance(error, ImportError) else ValueError
+        what = f"The key {culprit}" if culprit else "The recipe"
+        raise kind(f"{what} cannot be used here: {reason or type(error).__name__}.") from error
 
 
-def _command_line(value: Any) -> list[str]:
-    """A value as command line arguments."""
-    if isinstance(value, list) and not any(isinstance(entry, dict | list) for entry in value):
-        # A plain list is several words of one option; mappings, and lists of them, travel as JSON.
-        return [str(entry) for entry in value]
-    return [json.dumps(value) if isinstance(value, dict | list) else str(value)]
+def _parse(words: Mapping[str, list[str]]) -> Recipe:
+    # Without --help, which would print it and exit; and a name of the program, which help texts need.
+    parser = _Parser(GROUPS, prog="recipe", add_help=False, allow_abbrev=False)
+    return Recipe(*parser.parse_args_into_dataclasses([word for key in words for word in words[key]]))
+
+
+def _is_parsed(words: Mapping[str, list[str]]) -> bool:
+    try:
+        _parse(words)
+    except Exception:
+        return False
+    return True
+
+
+def _command_line(field: dataclasses.Field[Any], value: Any) -> list[str]:
+    """A key and its value as command line arguments.
+
+    Raises:
+        ValueError: If there is a list where a single value belongs, or a value that no command line has.
+    """
+    option = f"--{field.name}"
+    # YAML reads the word no as false.
+    if value is False and field.name.endswith("_strategy"):
+        value = "no"
+    if field.name in ("train_data", "eval_data") and isinstance(value, dict | list):
+        return [f"{option}={json.dumps(value)}"]
+    if isinstance(value, list):
+        if "list" not in str(field.type):
+            raise ValueError(f"The key {field.name} has a wrong value: one value belongs here, not a list.")
+        entries = [entry if isinstance(entry, str) else json.dumps(entry) for entry in value]
+        for entry in entries:
+            # argparse would take it for an option.
+            if not entry or entry.startswith("-"):
+                raise ValueError(f"The key {field.name} has a wrong value: {shorten(entry)!r} in its list.")
+        return [option, *entries] if entries else []
+    # Mappings travel as JSON. With an equals sign, a value may begin with a dash.
+    return [f"{option}={json.dumps(value) if isinstance(value, dict) else value}"]
 
 
 # -- documentation ----------------------------------------------------------------------------------------------------

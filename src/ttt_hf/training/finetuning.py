@@ -88,10 +88,7 @@ def _train(recipe: Recipe) -> dict[str, float]:
     arguments = recipe.training
     out = Path(arguments.output_dir)
     # 1. What is in the folder: its keys are compared first, as that takes no model.
-    checkpoint = _find_checkpoint(arguments)
-    history, keys = _history(out, checkpoint), deciding_keys(recipe)
-    if arguments.resume != "force":
-        refuse(out, history.differences(keys))
+    checkpoint, history, keys = check_history(recipe)
     set_seed(arguments.seed)
     # 2. Model, data, and the adapter.
     model, processor = _load_base(recipe.model)
@@ -137,6 +134,31 @@ def _train(recipe: Recipe) -> dict[str, float]:
         if arguments.push_to_hub:
             logger.info("uploaded: %s", push_model(arguments))
     return metrics
+
+
+def check_history(recipe: Recipe) -> tuple[Path | None, History, dict[str, Any]]:
+    """Checks, without a model or data, that a recipe may go on with what is in its `output_dir`.
+
+    Returns:
+        The checkpoint to resume from, if any, what trained it (or the finished model), and the deciding keys.
+
+    Raises:
+        FileNotFoundError: If the recipe names a checkpoint that is not there.
+        ValueError: If other keys trained it, unless the recipe says `resume: force`.
+    """
+    out, keys = Path(recipe.training.output_dir), deciding_keys(recipe)
+    checkpoint = _find_checkpoint(recipe.training)
+    history = _history(out, checkpoint)
+    if recipe.training.resume != "force":
+        refuse(out, history.differences(keys))
+    return checkpoint, history, keys
+
+
+def training_samples(recipe: Recipe) -> tuple[Any, TtTConfig]:
+    """The samples that a recipe trains on, not packed, and the configuration of its model."""
+    model, processor = _load_base(recipe.model)
+    data = dataclasses.replace(recipe.data, eval_data="", row_length=0)
+    return _prepare_data(dataclasses.replace(recipe, data=data), model, processor)[0], model.config
 
 
 def _find_checkpoint(arguments: RecipeTrainingArguments) -> Path | None:

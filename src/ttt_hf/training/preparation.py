@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import tempfile
 from collections import Counter
@@ -18,6 +19,7 @@ from ..data.samples import Sample
 from ..data.sources import Source, mix_rows, open_source, usable_rows
 from ..data.variants import growth
 from ..modeling import TtTConfig
+from ..overrides import shorten
 from ..processing import TtTProcessor
 
 
@@ -43,17 +45,27 @@ def parse_sources(text: str) -> list[dict[str, Any]]:
     """
     # Lists and mappings of a recipe arrive as JSON, see `arguments.parse_recipe`.
     text = text.strip()
-    entries = json.loads(text) if text.startswith(("[", "{")) else [text]
+    try:
+        entries = json.loads(text) if text.startswith(("[", "{")) else [text]
+    except ValueError:
+        # A name that only looks like JSON.
+        entries = [text]
     sources = []
     for entry in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(entry, str | dict):
+            raise ValueError(f"A data set of the recipe is a path or a mapping, not {shorten(json.dumps(entry))}.")
         source = {"path": entry} if isinstance(entry, str) else dict(entry)
         unknown = sorted(source.keys() - set(SOURCE_KEYS))
         if unknown or not source.get("path"):
-            what = f"has the unknown key {unknown[0]}" if unknown else "has no path"
+            what = f"has the unknown key {shorten(unknown[0])}" if unknown else "has no path"
             raise ValueError(f"A data set of the recipe {what}: give {', '.join(SOURCE_KEYS)}.")
+        for key in source.keys() - {"ratio"}:
+            if not isinstance(source[key], str):
+                shown = shorten(json.dumps(source[key]))
+                raise ValueError(f"The {key} of a data set of the recipe must be a text, not {shown}.")
         ratio = source.get("ratio", 1.0)
         # A bool is an int in Python; a NaN fails the comparison.
-        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not ratio > 0:
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < math.inf:
             raise ValueError(f"The ratio of {source['path']} must be a positive number, not {ratio!r}.")
         sources.append(source)
     return sources
@@ -158,7 +170,7 @@ def _encoded_rows(
     """The rows of a source with their audio encoded, its task, and how many rows and seconds they are, if known."""
     options = {key: source[key] for key in ("task", "split", "name") if key in source}
     opened = open_source(source["path"], arguments.streaming, **options)
-    implied = {}
+    implied: dict[str, Any] = {}
     if arguments.task and "task" not in source and _needs_task(opened):
         implied = {"task": arguments.task}
         source = {**source, **implied}

@@ -141,7 +141,7 @@ class TtTTrainer(Trainer):
     def __init__(self, *args: Any, eval_collator: TtTDataCollator | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_adapters(self.model)
-        collator = self.data_collator
+        collator: Any = self.data_collator  # type: ignore[has-type]
         self.eval_collator = eval_collator or TtTDataCollator.for_evaluation(collator.config, collator.pad_token_id)
         self._loss_sum = 0.0  # over the steps since the last checkpoint
         self._means = {True: Means(), False: Means()}  # in training, in evaluation
@@ -242,7 +242,7 @@ class TtTTrainer(Trainer):
             dataset = NumberedDataset(dataset)
         if kwargs.get("is_training"):
             return super()._get_dataloader(dataset, *args, **kwargs)
-        collator = self.data_collator
+        collator: Any = self.data_collator  # type: ignore[has-type]
         try:
             # A new one each time, which numbers the samples of a stream from 0.
             self.data_collator = dataclasses.replace(self.eval_collator)
