@@ -189,7 +189,7 @@ class TaskFolder:
             return {}
         wanted = {record.id: judgement_fingerprint(record, judge) for record in records}
         return {
-            key: tuple(Judgement(**answer) for answer in line["judgements"])
+            key: tuple(Judgement(**_known(Judgement, answer)) for answer in line["judgements"])
             for key, line in _matching(self.judgements, wanted).items()
         }
 
@@ -243,18 +243,18 @@ def scored_folders(folder: Path) -> list[TaskFolder]:
 
 def task_from(content: Mapping[str, Any]) -> Task:
     """Reads a task as `settings.json` holds it: as it was when the model was asked."""
-    # Keys that this version does not know are left out: another one may have written them.
-    kept, source = (
-        {field.name: part[field.name] for field in fields(kind) if field.name in part}
-        for kind, part in ((Task, content), (DatasetSource, content["source"]))
-    )
-    return Task(**{**kept, "source": DatasetSource(**source)})
+    return Task(**{**_known(Task, content), "source": DatasetSource(**_known(DatasetSource, content["source"]))})
 
 
 def task_content(task: Task) -> dict[str, Any]:
     """Writes a task as JSON can hold it; `task_from` reads it."""
     # Through JSON, so that tuples become lists as they do when the file is read back.
     return json.loads(json.dumps(asdict(task)))
+
+
+def _known(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a dataclass; keys that this version does not know are left out: another may have written them."""
+    return {field.name: content[field.name] for field in fields(kind) if field.name in content}
 
 
 def _matching(path: Path, wanted: Mapping[str, str]) -> dict[str, JsonLine]:

@@ -212,7 +212,8 @@ LAYOUTS: dict[str, Layout] = {
             "judge_cost": _optional(
                 _object({"prompt_tokens": _count, "completion_tokens": _count, "price": _optional(_amount)})
             ),
-        }
+        },
+        {"finish_reasons": _named(_count)},
     ),
     "predictions": _object(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -98,6 +99,7 @@ def make_results(
         "n_empty": sum(row["finish_reason"] != "error" and is_empty(row["text"]) for row in replies),
         "n_truncated": sum(row["finish_reason"] == "length" for row in replies),
         "n_repetition": counts["repetitions"],
+        "finish_reasons": dict(sorted(Counter(row["finish_reason"] for row in replies).items())),
         "limited": limited(settings),
         "headline": headline if is_complete else None,
         "metrics": {name: metric_content(entry.metrics[name], value) for name, value in estimates.items()},

@@ -10,7 +10,7 @@ import pytest
 from recorded_run import Answer, change_results, write_questions, write_recognition, write_tone
 
 from ttt_hf.evaluation.folder import TaskFolder, judgement_fingerprint
-from ttt_hf.evaluation.report import read_results, terminal_table, write_markdown
+from ttt_hf.evaluation.report import read_results, terminal_table, write_html, write_markdown
 from ttt_hf.evaluation.report.examples import MAX_EMBEDDED_BYTES, choose_examples, differences, embedded_audio
 from ttt_hf.evaluation.report.plots import error_plot, length_plot, summary_plots
 from ttt_hf.evaluation.report.run_data import read_runs
@@ -276,3 +276,39 @@ def test_words_of_the_judge_are_read(run: Path) -> None:
     files.update_settings(judge=judge)
     (task,) = read_runs(files.path)
     assert [sample.judgements for sample in task.samples] == [("It is correct.",), (), ()]
+
+
+def test_a_run_without_errors_has_no_worst_reply_and_no_plot_of_errors(tmp_path: Path) -> None:
+    answers = [Answer("short", "good night", "good night"), Answer("long", LONG, LONG), Answer("other", LONG, LONG)]
+    write_recognition(tmp_path / "reading", answers)
+    (task,) = read_runs(tmp_path)
+    assert [group.title for group in choose_examples(task)] == ["Best", "Random"]
+    assert error_plot([task]) is None and length_plot(task) is None
+    (plot,) = summary_plots([task])
+    assert plot.ticks[-1] == (100, "100 %"), "nothing sets a scale, so that it is that of the whole"
+    assert "The worst replies" not in write_markdown(tmp_path).read_text(encoding="utf-8")
+
+
+def test_the_worst_are_those_with_a_fault(tmp_path: Path) -> None:
+    answers = [Answer(f"right-{number}", LONG, LONG) for number in range(9)] + [Answer("wrong", LONG, "the quick")]
+    write_recognition(tmp_path / "reading", answers)
+    (task,) = read_runs(tmp_path)
+    groups = {group.title: [sample.id for sample in group.samples] for group in choose_examples(task)}
+    assert groups["Worst"] == ["wrong"] and len(groups["Best"]) == len(groups["Random"]) == 3
+
+
+def test_a_failed_reply_is_never_without_a_fault(tmp_path: Path) -> None:
+    answers = [Answer("silence", "", "", finish_reason="error", error="Broken."), Answer("b", "b", "b")]
+    write_recognition(tmp_path / "reading", answers)
+    (task,) = read_runs(tmp_path)
+    assert [sample.id for sample in choose_examples(task)[0].samples] == ["silence"]
+
+
+def test_how_replies_ended_is_counted(tmp_path: Path) -> None:
+    ends = ("stop", "stop", "length", "interrupted", "error")
+    answers = [Answer(str(number), "a b", "a", finish_reason=end) for number, end in enumerate(ends)]
+    results = write_recognition(tmp_path / "reading", answers)
+    assert results["finish_reasons"] == {"error": 1, "interrupted": 1, "length": 1, "stop": 2}
+    assert "Replies ended by: error 1, interrupted 1, length 1, stop 2" in write_markdown(tmp_path).read_text()
+    write_html(tmp_path)
+    assert '<span class="badge bad">interrupted</span>' in (tmp_path / "report.html").read_text()

@@ -8,9 +8,10 @@ import io
 import logging
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -58,7 +59,7 @@ def choose_examples(run: TaskRun, count: int = 3, seed: int = 0) -> list[Example
         count: Maximum size of each group.
 
     Returns:
-        Worst, best and random samples; empty groups are left out.
+        Worst, best and random samples; empty groups are left out. None of the worst is without a fault.
     """
     metric = run.main_metric
     if metric is None:
@@ -71,8 +72,11 @@ def choose_examples(run: TaskRun, count: int = 3, seed: int = 0) -> list[Example
     ranked.sort(key=lambda sample: _badness(sample, metric, higher_is_better), reverse=True)
     # With few samples, each group still gets a third.
     count = min(count, max(1, len(ranked) // 3))
-    # 2. The best are taken from what the worst leave, so that none is shown twice.
-    worst, rest = ranked[:count], ranked[count:]
+    # 2. A reply without a fault is not among the worst, however few have one. The best are taken from what the worst
+    # leave, so that none is shown twice.
+    perfect = _perfect_value(run.results["metrics"][metric])
+    worst = [sample for sample in ranked if not _is_perfect(sample, metric, perfect)][:count]
+    rest = [sample for sample in ranked if sample not in worst]
     best = sorted(rest, key=lambda sample: (_badness(sample, metric, higher_is_better)[0], -sample.values[metric][1]))[
         :count
     ]
@@ -155,6 +159,20 @@ def _plain(word: str) -> str:
 
 def _address(media_type: str, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _perfect_value(metric: Mapping[str, Any]) -> float:
+    """No errors, or the full score: 1, or that of a scale such as `of 5`."""
+    if not metric["higher_is_better"]:
+        return 0.0
+    scale = re.fullmatch(r"of (\d+)", metric["unit"])
+    return float(scale[1]) if scale else 1.0
+
+
+def _is_perfect(sample: ReportedSample, metric: str, perfect: float) -> bool:
+    numerator, denominator = sample.values[metric]
+    # A failed reply to an empty reference has no errors, either.
+    return sample.finish_reason != "error" and numerator == perfect * denominator
 
 
 def _badness(sample: ReportedSample, metric: str, higher_is_better: bool) -> tuple[float, float]:

@@ -29,6 +29,7 @@ def method_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Revision": str(data.get("revision") or ""),
         "Scorer": task["scorer"],
         "Reply": f"{task['output']}, {task['language']}",
+        "Replies ended by": ", ".join(f"{name} {n}" for name, n in results.get("finish_reasons", {}).items()),
         "Transcriber": _described(results["transcriber"]),
         "Judge": _described(results["judge"]),
         "Judge's tokens": f"{cost['prompt_tokens']} read, {cost['completion_tokens']} written" if cost else "",

@@ -94,7 +94,7 @@ def length_plot(run: TaskRun) -> Plot | None:
     """The error rate of a task by length of the reference.
 
     Returns:
-        None for tasks without an error rate, or with samples of one range of lengths only.
+        None for tasks without an error rate or without errors, or with samples of one range of lengths only.
     """
     name = error_metric(run)
     if name is None:
@@ -107,8 +107,8 @@ def length_plot(run: TaskRun) -> Plot | None:
         rate = estimate([sample.values[name] for sample in samples])
         metric = in_printed_unit({"value": rate.value, "low": rate.low, "high": rate.high, "unit": unit})
         bars.append((f"{label} {length_unit}", count_samples(len(samples)), metric))
-    # A single range says no more than the headline.
-    if len(bars) < 2:
+    # A single range says no more than the headline, nor does the length of the references where nothing is wrong.
+    if len(bars) < 2 or not any(metric["value"] for _, _, metric in bars):
         return None
     of = "the reply's text" if name == "wer_speech_vs_text" else "the reference"
     caption = "Corpus rate of the samples in each range. Lower is better. Whiskers: 95 % bootstrap interval."
@@ -120,7 +120,7 @@ def error_plot(runs: Sequence[TaskRun]) -> Plot | None:
     """Kinds of errors: substitutions, deletions and insertions in percent of the reference.
 
     Returns:
-        None if no task with a headline counts such errors.
+        None if no task with a headline has any.
     """
     lines = []
     for run in runs:
@@ -130,7 +130,7 @@ def error_plot(runs: Sequence[TaskRun]) -> Plot | None:
         if length:
             shares = [100 * run.results["counts"][kind] / length for kind in ERROR_KINDS]
             lines.append((run, f"{name}, {length:.0f} {_unit_of_length(str(name))}", shares))
-    if not lines:
+    if not any(sum(shares) for _, _, shares in lines):
         return None
     # The longest bar sets the scale of all.
     end, ticks = _axis(max(sum(shares) for _, _, shares in lines), "%")
@@ -170,8 +170,9 @@ def error_metric(run: TaskRun) -> str | None:
 def _interval_plot(
     title: str, caption: str, unit: str, lines: Sequence[tuple[str, str, Mapping[str, Any]]], full: float | None = None
 ) -> Plot:
-    # Whiskers have to fit, too.
-    end, ticks = _axis(full or max(max(metric["value"], _or_zero(metric["high"])) for _, _, metric in lines), unit)
+    # Whiskers have to fit, too. Without anything to draw, the axis is that of the whole.
+    highest = full or max(max(metric["value"], _or_zero(metric["high"])) for _, _, metric in lines) or 100.0
+    end, ticks = _axis(highest, unit)
     bars = []
     for label, note, metric in lines:
         interval = None
@@ -184,8 +185,7 @@ def _interval_plot(
 
 
 def _axis(highest: float, unit: str) -> tuple[float, tuple[tuple[float, str], ...]]:
-    """The end of an axis from 0 to at least `highest`, and its ticks at 1, 2, 2.5 or 5 times a power of ten."""
-    highest = highest if highest > 0 else 1.0
+    """The end of an axis from 0 to at least `highest` (above 0); ticks at 1, 2, 2.5 or 5 times a power of ten."""
     # The smallest step of the series that reaches the highest value in at most five steps.
     power = 10.0 ** math.floor(math.log10(highest / 4))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power * 5 >= highest)
