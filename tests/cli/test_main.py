@@ -279,3 +279,16 @@ def test_a_command_leaves_the_environment_as_it_was(run: Callable, checkpoint: P
     before = dict(os.environ)
     run("talk", "--text", "Hello", "--model", checkpoint, "--quiet")
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [("ttt-hf ta", {"talk "}), ("ttt-hf talk --task ", {"chat", "asr", "tts", "text"}), ("ttt-hf eval pu", {"push "})],
+)
+def test_completion(line: str, wanted: set[str], tmp_path: Path) -> None:
+    pytest.importorskip("argcomplete", reason="the extra completion is not installed")
+    found = tmp_path / "found"
+    variables = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(found)}
+    variables |= {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+    subprocess.run([sys.executable, "-m", "ttt_hf"], env={**os.environ, **variables}, check=True)
+    assert set(found.read_text().split("\n")) == wanted

@@ -108,35 +108,37 @@ def test_streaming_with_json_prints_json_alone(run: Callable, checkpoint: Path, 
     assert_whole_reply(reply)
 
 
-def test_task_chooses_the_prompt(
-    run: Callable, checkpoint: Path, question: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompts = []
+@pytest.fixture
+def generate_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Arguments of the calls of `generate`, but for those of the loader, which checks the checkpoint's settings."""
+    calls: list[dict[str, Any]] = []
     generate = TtTForConditionalGeneration.generate
 
-    def remember(self: Any, **arguments: Any) -> Any:
-        prompts.append(arguments["input_ids"][0].tolist())
-        return generate(self, **arguments)
+    def remember(self: Any, *prompt: Any, **arguments: Any) -> Any:
+        if "custom_generate" not in arguments:
+            calls.append(arguments)
+        return generate(self, *prompt, **arguments)
 
     monkeypatch.setattr(TtTForConditionalGeneration, "generate", remember)
+    return calls
+
+
+def test_task_chooses_the_prompt(
+    run: Callable, checkpoint: Path, question: Path, generate_calls: list[dict[str, Any]]
+) -> None:
     for arguments in ([question], [question, "--task", "asr"], ["--text", "Hi", "--task", "tts"]):
         assert run("talk", *arguments, "--model", checkpoint).code == 0
-    assert len({tuple(prompt[:40]) for prompt in prompts}) == 3
+    assert len({tuple(call["input_ids"][0, :40].tolist()) for call in generate_calls}) == 3
 
 
-def test_options_reach_generate(run: Callable, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    generate = TtTForConditionalGeneration.generate
-    monkeypatch.setattr(
-        TtTForConditionalGeneration, "generate", lambda self, **kw: seen.append(kw) or generate(self, **kw)
-    )
+def test_options_reach_generate(run: Callable, checkpoint: Path, generate_calls: list[dict[str, Any]]) -> None:
     command = ["talk", "--text", "Hello", "--model", checkpoint]
     run(*command)
     run(*command, "--max-new-tokens", "2", "--seed", "5", "--temperature", "0.5")
     run(*command, "--max-new-tokens", "100000", "--temperature", "0")
     names = ("max_new_tokens", "seed", "do_sample", "temperature")
-    values = [{name: arguments[name] for name in names if name in arguments} for arguments in seen]
-    room = MAX_POSITIONS - seen[2]["input_ids"].shape[1]
+    values = [{name: arguments[name] for name in names if name in arguments} for arguments in generate_calls]
+    room = MAX_POSITIONS - generate_calls[2]["input_ids"].shape[1]
     assert values == [
         {"max_new_tokens": 200},
         {"max_new_tokens": 2, "seed": 5, "do_sample": True, "temperature": 0.5},

@@ -19,8 +19,7 @@ EXIT_SIGNAL = 128  # and the number of the signal, as shells have it
 # Errors whose messages are written for users; any other is shown with its type.
 EXPECTED_ERRORS = (OSError, ValueError, RuntimeError, ImportError, FloatingPointError)
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-# Characters of a message: a library may quote a whole file in it.
-MAX_LENGTH = 4000
+MAX_LENGTH = 2000  # characters of a message
 # Ctrl-C, what schedulers send before they kill, and what a terminal sends that is closed.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -128,6 +127,10 @@ def report(error: BaseException, interruptions: Interruptions, verbose: bool) ->
 
 def one_line(error: BaseException) -> str:
     """The message of an error, without line breaks and with a remedy where the message has none."""
+    return shorten(_message(error))
+
+
+def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return f"{error.filename or 'The output'}: {error.strerror}. Free some space and run the same command again."
     # Raised by the system: str(error) would begin with the error number.
@@ -140,12 +143,17 @@ def one_line(error: BaseException) -> str:
         return "A file of the model or of the data is nested too deeply to be read: fetch or write it again."
     if isinstance(error, UnicodeEncodeError):
         return f"A text holds characters that cannot be written ({error.reason}): correct it where it comes from."
-    # Some libraries write paragraphs or tables.
-    message = " ".join(str(error).split())
+    message = shorten(str(error))
+    if not message or not isinstance(error, (*EXPECTED_ERRORS, UsageError)):
+        return f"Unexpected {type(error).__name__}: {message} (ttt-hf --verbose shows where)"
+    return message
+
+
+def shorten(message: str) -> str:
+    """A message in one line: some libraries write paragraphs or tables, or quote a whole file."""
+    message = " ".join(message.split())
     if len(message) > MAX_LENGTH:
         message = f"{message[: MAX_LENGTH // 2]} ... {message[-MAX_LENGTH // 2 :]}"
-    if not isinstance(error, (*EXPECTED_ERRORS, UsageError)) or not message:
-        return f"Unexpected {type(error).__name__}: {message} (ttt-hf --verbose shows where)"
     return message
 
 

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   ttt-hf eval run tiny --out scores
   ttt-hf eval run librispeech_clean fleurs_en --model your-name/your-model --out scores
-  ttt-hf eval run local path=recordings scorer=wer --model adapter --out scores
-  ttt-hf eval run audioqa --out scores --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
+  ttt-hf eval run local path=recordings scorer=wer --model adapter --out mine
+  ttt-hf eval run audioqa --out judged --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
+  ttt-hf eval judge judged --judge-url http://localhost:8000/v1 --judge-model Qwen/Qwen3-32B
   ttt-hf eval score scores/tiny_spoken_qa scorer=dpr_contains
   ttt-hf eval compare before after
+  ttt-hf eval push scores --repo your-name/your-model
 """
 KEYS = """KEY=VALUE is a key of the task file (path, columns.references, scorer, language, expected, ...), or else a
 setting of the model, such as a generation key (audio_steps_per_block=8). After an interruption, the same command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,15 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from . import convert, encode, eval, info, talk, train
-from .errors import EXIT_USAGE, Interruptions, prepare_output, report
+from .errors import EXIT_USAGE, Interruptions, prepare_output, report, shorten
 from .quiet import NORMAL, QUIET, VERBOSE, output_level
+
+
+EPILOG = """example:
+  ttt-hf talk example --out reply.wav
+
+Completion in bash and zsh: pip install 'ttt-hf[completion]', then eval "$(register-python-argcomplete ttt-hf)"
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         return " " in self.prog
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"ttt-hf: error: {message} ({self.prog} --help explains)\n")
+        self.exit(EXIT_USAGE, f"ttt-hf: error: {shorten(message)} ({self.prog} --help explains)\n")
 
 
 def build_parser() -> Parser:
@@ -69,7 +77,8 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="ttt-hf",
         description="Talk to, train and evaluate TtT models (autoregressive text, diffused speech).",
-        epilog="example: ttt-hf talk example --out reply.wav",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -100,7 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             prepare_output()
             try:
-                args = build_parser().parse_args(argv)
+                parser = build_parser()
+                # Set by the shell while it completes a word.
+                if "_ARGCOMPLETE" in os.environ:
+                    import argcomplete
+
+                    argcomplete.autocomplete(parser)
+                args = parser.parse_args(argv)
                 level = getattr(args, "level", NORMAL)
                 with output_level(level):
                     args.run(args)

@@ -12,7 +12,7 @@ from .errors import UsageError
 
 EXAMPLES = """examples:
   ttt-hf train lora_asr train_data=recordings output_dir=adapter
-  ttt-hf train lora_chat train_data=dialogues.jsonl output_dir=adapter lora_rank=32
+  ttt-hf train lora_chat train_data=dialogues.jsonl output_dir=chat-adapter lora_rank=32
   ttt-hf train my-recipe.yaml learning_rate=1e-4
 """
 
