@@ -64,11 +64,13 @@ def _register() -> None:
     from . import codecs  # noqa: F401, registers the codecs
     from .modeling import TtTConfig, TtTForConditionalGeneration
     from .processing import TtTProcessor
+    from .processing.pipelines import refuse_other_pipelines
 
     AutoConfig.register(TtTConfig.model_type, TtTConfig)
     AutoModelForCausalLM.register(TtTConfig, TtTForConditionalGeneration)
     AutoModelForMultimodalLM.register(TtTConfig, TtTForConditionalGeneration)
     AutoProcessor.register(TtTConfig, TtTProcessor)
+    refuse_other_pipelines()
 
 
 def _is_command_line() -> bool:

@@ -26,6 +26,7 @@ FORMS = {
     "open file": lambda: io.BytesIO(recording("wav float")),
     "array and rate": lambda: {"array": tone(), "sampling_rate": RATE, "path": None},
     "list and rate": lambda: {"array": tone().tolist(), "sampling_rate": RATE},
+    "audio and rate": lambda: {"audio": tone(), "sampling_rate": RATE, "text": "a tone"},
     "raw and rate": lambda: {"raw": tone(), "sampling_rate": np.int64(RATE)},
     "bytes and path": lambda: {"bytes": recording("wav float"), "path": "name-only.wav"},
     "bytes alone": lambda: {"bytes": recording("wav float")},

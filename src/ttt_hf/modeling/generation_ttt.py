@@ -97,6 +97,9 @@ class TtTGenerationMixin(GenerationArgumentsMixin):
         """
         if isinstance(streamer := kwargs.get("streamer"), TextStreamer):
             kwargs["streamer"] = TextOnlyStreamer(streamer, self.config.audio_token_start_id)
+        # How pipelines of transformers ask for speech: the processor decodes it from the segments.
+        if kwargs.pop("generation_mode", None) == "audio":
+            kwargs["return_dict_in_generate"] = True
         return super().generate(inputs, generation_config, *args, **kwargs)
 
     def _sample(

@@ -60,12 +60,12 @@ def unpack_audio(source: Any, sampling_rate: Any = None) -> tuple[str | os.PathL
 
 
 def _unpack_mapping(source: Mapping[str, Any], sampling_rate: Any) -> Any:
-    # As in `datasets`: undecoded (bytes, path) or decoded (array); `raw` is what pipelines of transformers take.
-    for key in ("bytes", "array", "raw", "path", "url"):
+    # As in `datasets`: undecoded (bytes, path) or decoded (array). Pipelines of transformers take `raw`, give `audio`.
+    for key in ("bytes", "array", "raw", "audio", "path", "url"):
         value = source.get(key)
         if value is None:
             continue
-        if key in ("array", "raw"):
+        if key in ("array", "raw", "audio"):
             return _unpack_samples(value, source.get("sampling_rate"), sampling_rate)
         if isinstance(value, (str, os.PathLike)) if key in ("path", "url") else isinstance(value, (bytes, bytearray)):
             return unpack_audio(value, sampling_rate)
