@@ -1,6 +1,7 @@
 """Configuration of TtT: a decoder-only text backbone whose vocabulary includes the codes of an audio codec."""
 
 import os
+import sys
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -53,7 +54,11 @@ class TtTConfig(PreTrainedConfig):
     """
 
     model_type = "ttt"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache"]
+    # All but the logits, so that those are the predictions of a Trainer.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        *("cache", "past_key_values", "hidden_states", "attentions", "text_loss", "audio_loss", "text_correct"),
+        *("audio_correct", "num_text_targets", "num_audio_targets", "num_samples"),
+    ]
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2", init_kwargs={"vocab_size": 168072})
     }
@@ -118,6 +123,14 @@ class TtTConfig(PreTrainedConfig):
                 raise ValueError(
                     f"begin_audio_token_ids must be text ids, below audio_token_start_id {start}, got {token_id}."
                 )
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `PreTrainedConfig.to_dict`; PEFT learns on the way which layers of the backbone get an adapter."""
+        # PEFT looks default layers up by model type, right after it has read the configuration by this method.
+        for name, defaults in vars(sys.modules.get("peft.utils.constants", object)).items():
+            if name.endswith("_MODULES_MAPPING") and self.text_config.model_type in defaults:
+                defaults[self.model_type] = defaults[self.text_config.model_type]
+        return super().to_dict()
 
     @property
     def audio_code_offset(self) -> int:

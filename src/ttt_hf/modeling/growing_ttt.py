@@ -1,9 +1,18 @@
-"""Adds the audio tokens to the vocabulary of a text model: their ids, and the initial rows of its embeddings."""
+"""Grows a TtT from a text model: ids of the audio tokens, initial rows of the embeddings, and the copy of the rest."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from transformers import PreTrainedModel
+
+from .backbones_ttt import check_backbone
+from .masking_ttt import ATTENTION_IMPLEMENTATIONS
+
+
+if TYPE_CHECKING:
+    from .modeling_ttt import TtTForConditionalGeneration
 
 
 TEXT_SIDE_TOKENS = ("<|begin_of_audio|>", "<|begin_of_quad|>", "<|end_of_audio|>")
@@ -127,3 +136,59 @@ def grow_rows(weight: torch.Tensor, first_new_row: int, rows: int, generator: to
     # (new rows, hidden), with the covariance COVARIANCE_SHARE * factor @ factor.T
     new = mean + COVARIANCE_SHARE**0.5 * noise @ factor.T
     return torch.cat([old, new.to(old.dtype)])
+
+
+def grow_text_model(
+    model_class: "type[TtTForConditionalGeneration]",
+    text_model: PreTrainedModel,
+    audio_vocab_size: int,
+    tokenizer: Any,
+    seed: int,
+    text_tokens: Sequence[str],
+    config_fields: Mapping[str, Any],
+) -> "TtTForConditionalGeneration":
+    """Creates a TtT from a loaded text model, see `TtTForConditionalGeneration.from_text_model`."""
+    backbone, head = text_model.base_model, text_model.get_output_embeddings()
+    # Our output layer has no bias, and a config with a text part belongs to a model of several modalities.
+    if head is None or head.bias is not None or text_model.config.get_text_config() is not text_model.config:
+        raise ValueError(
+            f"{type(text_model).__name__} is no plain decoder-only language model with an output layer without "
+            "bias: choose another text model."
+        )
+
+    # 1. Assign ids to the audio tokens, and configure a backbone with a larger vocabulary
+    old_rows = backbone.get_input_embeddings().weight
+    tokens = place_audio_tokens(audio_vocab_size, len(old_rows), tokenizer, text_tokens)
+    text_config = copy.deepcopy(text_model.config)
+    text_config.vocab_size = tokens.vocab_size
+    config = model_class.config_class(
+        text_config=text_config,
+        audio_token_start_id=tokens.audio_token_start_id,
+        audio_vocab_size=audio_vocab_size,
+        mask_token_id=tokens.mask_token_id,
+        begin_audio_token_ids=tokens.begin_audio_token_ids,
+        end_audio_token_ids=tokens.end_audio_token_ids,
+        **config_fields,
+    )
+    # Flash attention is not taken over, as it cannot express the hybrid mask.
+    if text_model.config._attn_implementation in ATTENTION_IMPLEMENTATIONS:
+        config._attn_implementation = text_model.config._attn_implementation
+    # 2. Build the model. Its parameters are overwritten below; drawing them must not advance the global generator.
+    with torch.random.fork_rng(devices=[]):
+        model = model_class._from_config(config, dtype=text_model.dtype)
+    # 3. Copy the text model, with new rows in the embedding and, unless tied, in the output layer
+    state = {f"model.{name}": value for name, value in backbone.state_dict().items()}
+    generator = torch.Generator().manual_seed(seed)
+    new_rows = grow_rows(old_rows, tokens.first_new_id, tokens.vocab_size, generator)
+    state[model._tied_weights_keys["lm_head.weight"]] = new_rows
+    # Each matrix has its own mean; tied layers share the rows.
+    if not config.tie_word_embeddings:
+        new_rows = grow_rows(head.weight, tokens.first_new_id, tokens.vocab_size, generator)
+    state["lm_head.weight"] = new_rows
+    # Strict: an unknown or missing parameter raises instead of keeping random values.
+    model.load_state_dict(state)
+    model.generation_config = copy.deepcopy(text_model.generation_config)
+    model = model.to(text_model.device).eval()
+    # 4. What a backbone does with the mask and the cache shows in its logits only
+    check_backbone(model)
+    return model

@@ -1,6 +1,5 @@
 """TtT: one decoder-only Transformer that predicts text token by token and audio by block-wise masked diffusion."""
 
-import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from transformers.utils.generic import can_return_tuple
 from .cache_ttt import cache_argument
 from .configuration_ttt import TtTConfig
 from .generation_ttt import TtTGenerationMixin
-from .growing_ttt import grow_rows, place_audio_tokens
+from .growing_ttt import grow_text_model
 from .loss_ttt import audio_loss, sample_ids, text_loss, text_target_mask, token_losses
 from .masking_ttt import (
-    ATTENTION_IMPLEMENTATIONS,
     NO_ORDER,
     AttentionKeys,
     AttentionMask,
@@ -42,7 +40,8 @@ class TtTOutputWithPast(ModelOutput):
         loss: `text_loss + audio_loss` (only `text_loss` without `audio_loss_weights`); scalar, only with `labels`.
         text_loss: Autoregressive loss over text targets; scalar, only with `labels`.
         audio_loss: Diffusion loss over audio targets; scalar, only with `labels` and `audio_loss_weights`.
-        logits: Shape `(batch, kept positions, vocabulary)`; `None` with `labels`, which need logits at targets only.
+        logits: Shape `(batch, kept positions, vocabulary)`; `None` in training with `labels`, which need logits at
+            targets only. Those at position i predict a text label at i + 1, and an audio label at i itself.
         cache: The cache, with `use_cache`; also found as `past_key_values`.
         hidden_states: One tensor `(batch, length, hidden)` per layer, with `output_hidden_states`.
         attentions: One tensor `(batch, heads, length, keys)` per layer, with `output_attentions` (eager attention).
@@ -143,7 +142,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
 
         Raises:
             ValueError: If the number of codes is missing or given twice, the tokenizer already has audio tokens, or
-                the text model is not a plain decoder-only model.
+                the text model is not a plain decoder-only model or does not follow TtT's mask and cache.
         """
         if (codec is None) == (audio_vocab_size is None):
             raise ValueError("Pass either codec or audio_vocab_size, so that the number of audio codes is known.")
@@ -151,47 +150,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             audio_vocab_size = int(getattr(codec, "config", codec).codebook_size)
         if not isinstance(text_model, PreTrainedModel):
             text_model = AutoModelForCausalLM.from_pretrained(text_model, trust_remote_code=False)
-        backbone, head = text_model.base_model, text_model.get_output_embeddings()
-        # Our output layer has no bias, and a config with a text part belongs to a model of several modalities.
-        if head is None or head.bias is not None or text_model.config.get_text_config() is not text_model.config:
-            raise ValueError(
-                f"{type(text_model).__name__} is no plain decoder-only language model with an output layer without "
-                "bias: choose another text model."
-            )
-
-        # 1. Assign ids to the audio tokens, and configure a backbone with a larger vocabulary
-        old_rows = backbone.get_input_embeddings().weight
-        tokens = place_audio_tokens(audio_vocab_size, len(old_rows), tokenizer, text_tokens)
-        text_config = copy.deepcopy(text_model.config)
-        text_config.vocab_size = tokens.vocab_size
-        config = TtTConfig(
-            text_config=text_config,
-            audio_token_start_id=tokens.audio_token_start_id,
-            audio_vocab_size=audio_vocab_size,
-            mask_token_id=tokens.mask_token_id,
-            begin_audio_token_ids=tokens.begin_audio_token_ids,
-            end_audio_token_ids=tokens.end_audio_token_ids,
-            **config_kwargs,
-        )
-        # Flash attention is not taken over, as it cannot express the hybrid mask.
-        if text_model.config._attn_implementation in ATTENTION_IMPLEMENTATIONS:
-            config._attn_implementation = text_model.config._attn_implementation
-        # 2. Build the model. Its parameters are overwritten below; drawing them must not advance the global generator.
-        with torch.random.fork_rng(devices=[]):
-            model = cls._from_config(config, dtype=text_model.dtype)
-        # 3. Copy the text model, with new rows in the embedding and, unless tied, in the output layer
-        state = {f"model.{name}": value for name, value in backbone.state_dict().items()}
-        generator = torch.Generator().manual_seed(seed)
-        new_rows = grow_rows(old_rows, tokens.first_new_id, tokens.vocab_size, generator)
-        state[model._tied_weights_keys["lm_head.weight"]] = new_rows
-        # Each matrix has its own mean; tied layers share the rows.
-        if not config.tie_word_embeddings:
-            new_rows = grow_rows(head.weight, tokens.first_new_id, tokens.vocab_size, generator)
-        state["lm_head.weight"] = new_rows
-        # Strict: an unknown or missing parameter raises instead of keeping random values.
-        model.load_state_dict(state)
-        model.generation_config = copy.deepcopy(text_model.generation_config)
-        return model.to(text_model.device).eval()
+        return grow_text_model(cls, text_model, audio_vocab_size, tokenizer, seed, text_tokens, config_kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Saves weights, configuration and the modeling code, see `PreTrainedModel.save_pretrained`."""
@@ -249,9 +208,10 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         use_cache: bool | None = None,
         cache: Cache | None = None,
+        return_logits: bool | None = None,
         **kwargs: Any,
     ) -> TtTOutputWithPast:
-        """Runs the backbone with hybrid attention; with `labels` it computes the losses instead of all logits.
+        """Runs the backbone with hybrid attention; with `labels` it computes the losses, not all logits in training.
 
         Args:
             input_ids: Token ids, with noised positions where the model denoises; `torch.long` of shape
@@ -279,6 +239,8 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             logits_to_keep: Number of last positions to compute logits for (0: all), or a tensor of positions.
             use_cache: Whether to return the cache. Defaults to the backbone's setting, and to `False` with `labels`.
             cache: The name of `past_key_values` since transformers 5.24.
+            return_logits: Whether to return logits next to losses, e.g. for `compute_metrics`. Defaults to `True` in
+                evaluation mode, and to `False` in training, where logits are computed at targets only.
             **kwargs: Passed on to the backbone, e.g. `output_hidden_states`.
 
         Raises:
@@ -338,11 +300,12 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             **kwargs,
         )
         # 4. Logits, or losses
-        if labels is None:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            results = {"logits": self.lm_head(outputs.last_hidden_state[:, kept])}
-        else:
+        results: dict[str, Any] = {}
+        if labels is not None:
             results = self._losses(outputs.last_hidden_state, labels, audio_loss_weights, order_ids, start_ids, packed)
+        if labels is None or (not self.training if return_logits is None else return_logits):
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            results["logits"] = self.lm_head(outputs.last_hidden_state[:, kept])
         return TtTOutputWithPast(
             **results,
             # Backbones fill the cache that they are given.
