@@ -5,6 +5,7 @@ import torch
 
 from ttt_hf import TtTProcessor
 from ttt_hf.data import SampleBuilder
+from ttt_hf.data.samples import build_samples
 from ttt_hf.processing import SYSTEM_PROMPTS, audio_token_ids, train_tokenizer
 
 
@@ -235,3 +236,16 @@ def test_chat_template_without_room_for_audio_is_refused(processor):
     other = TtTProcessor(processor.tokenizer, chat_template=template)
     with pytest.raises(ValueError, match="chat template"):
         SampleBuilder(other, processor.token_ids)({"messages": DIALOGUE})
+
+
+def test_rows_that_cannot_be_learned_are_left_out_up_to_the_limit(builder):
+    good = make_row("asr", [{"type": "audio", "codes": [3]}], TEXTS[0])
+    bad = make_row("asr", [{"type": "audio", "codes": [20]}], TEXTS[0])
+    rows = [{**row, "origin": f"line {number}"} for number, row in enumerate([good, bad, good, bad], start=1)]
+    broken: list[str] = []
+    # A mixture draws rows again.
+    assert len(list(build_samples(builder, [*rows, rows[1]], broken, 2))) == 2
+    assert [problem[:7] for problem in broken] == ["line 2:", "line 4:"]
+    assert "must lie in [0, 20)" in broken[0]
+    with pytest.raises(ValueError, match=r"than the 1 allowed: line 2: .*line 4: "):
+        list(build_samples(builder, rows, [], 1))

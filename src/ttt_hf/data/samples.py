@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..processing import TtTProcessor
 from ..processing.tokenization import encode_text
 from .conversations import Item, audio_source, row_items
 from .interleaving import code_ids, interleave, interleave_texts, span_ids, split_by_time
+from .sources import check_broken
 
 
 IGNORE = -100
@@ -187,6 +188,31 @@ class SampleBuilder:
     def _text_ids(self, text: str) -> list[int]:
         # Names of special tokens in a text stay text, as in apply_chat_template.
         return encode_text(self.processor.tokenizer, self.processor.token_ids, text)
+
+
+def build_samples(
+    builder: SampleBuilder, rows: Iterable[Mapping[str, Any]], broken: list[str], allowed: int
+) -> Iterator[Sample]:
+    """Builds samples, and leaves out rows that cannot be learned.
+
+    Args:
+        builder: Builds each.
+        rows: Canonical rows with their `origin`.
+        broken: Where the file and line of each row that is left out is added, and why. A row of a mixture may come
+            again, and counts once.
+        allowed: How many may be left out.
+
+    Raises:
+        ValueError: If there are more; lists them.
+    """
+    for row in rows:
+        try:
+            yield builder(row)
+        except ValueError as error:
+            problem = f"{row['origin']}: {error}"
+            if problem not in broken:
+                broken.append(problem)
+                check_broken(broken, allowed)
 
 
 def _codes(item: Mapping[str, Any]) -> Sequence[int]:
