@@ -223,7 +223,7 @@ def test_names_that_no_file_has(name: str, tmp_path: Path) -> None:
 def test_short_names() -> None:
     assert short_name("data:audio/wav;base64," + "A" * 10**6) == "The data: address"
     assert len(short_name("https://host/" + "a" * 10**6)) < 120
-    assert short_name("https://user:secret@host/a.wav") == "https://host/a.wav"
+    assert short_name("https://user:secret@host/a.wav?key=secret") == "https://host/a.wav?..."
 
 
 # -- what sources from elsewhere may name -----------------------------------------------------------------------------

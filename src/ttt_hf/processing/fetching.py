@@ -53,11 +53,13 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def short_name(source: str | os.PathLike[str]) -> str:
-    """A source as it is named in messages: one short line without passwords."""
+    """A source as it is named in messages: one short line, of an address without password and query."""
     text = os.fspath(source)
     if text.casefold().startswith("data:"):
         return "The data: address"
-    text = re.sub(r"(?<=//)[^/?#@]*@", "", text)
+    if is_address(text):
+        # Keys of storage services are in the query.
+        text = re.sub(r"\?.*", "?...", re.sub(r"(?<=//)[^/?#@]*@", "", text), flags=re.DOTALL)
     text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
     return text if len(text) <= 120 else f"{text[:60]}...{text[-40:]}"
 

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
+from .fetching import MAX_BYTES
+
 
 # What programs write that do not know the size when they begin, such as ffmpeg and sox into a pipe.
 UNKNOWN_SIZES = (0, 0x80000000)
@@ -92,7 +94,8 @@ def missing_bytes(file: BinaryIO) -> tuple[int, int] | None:
             return None if size <= 0xFFFFFFFF and is_unknown_size(size) else _compare(length, start + size)
         if head[:3] == b"ID3" or (head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0):
             file.seek(0)
-            return _mp3_missing(file.read())
+            # Larger ones are longer than any audio that is taken.
+            return _mp3_missing(file.read()) if length <= MAX_BYTES else None
         return None
     finally:
         file.seek(0)
@@ -177,7 +180,7 @@ def _ogg_is_cut(file: BinaryIO, length: int) -> bool:
 _MAX_ELEMENTS = 1 << 20
 _MATROSKA_PARENTS = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")
 _ELEMENTS = (
-    (4, b"ftyp", _mp4_box),
+    *((4, box, _mp4_box) for box in (b"ftyp", b"moov", b"mdat")),
     (0, b"\x1a\x45\xdf\xa3", _matroska_element),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", _asf_object),
     (0, b"caff", _caf_chunk),
