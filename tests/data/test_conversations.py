@@ -39,6 +39,19 @@ def test_typed_messages_keep_what_they_say():
     assert canonical_row(row) == row
 
 
+def test_items_as_other_apis_write_them():
+    items = [
+        {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+        {"type": "audio_url", "audio_url": {"url": "https://host/a.wav"}},
+        # As in a Parquet file, where every item has the keys of all.
+        {"type": "audio", "path": "a.wav", "audio_url": None, "text": None},
+        {"type": "audio", "path": None, "audio_url": "a.wav", "text": None},
+    ]
+    row = canonical_row({"messages": turns(items, [TEXT])})
+    url = {"type": "audio", "path": "https://host/a.wav"}
+    assert row["messages"][0]["content"] == [{"type": "audio", "bytes": b"RIFF"}, url, SPEECH, SPEECH]
+
+
 def test_recognition_and_reading_aloud():
     row = {"audio": "a.wav", "text": "Hello.", "speaker": 3}
     assert canonical_row(row, "asr") == {"messages": turns([SPEECH], [TEXT]), "task": "asr"}

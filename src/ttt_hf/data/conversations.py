@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..processing.conversation import AUDIO_KEYS, ROLES, SYSTEM_PROMPTS
+from ..processing.conversation import AUDIO_KEYS, ROLES, SYSTEM_PROMPTS, plain_item
 from .official_format import is_official, parse_official
 from .tables import resolve_path
 
@@ -182,7 +182,8 @@ def _items(content: Any, folder: Path | None) -> list[Item]:
 
 
 def _item(item: Any, folder: Path | None) -> Item:
-    kind = item.get("type") if isinstance(item, Mapping) else None
+    item = plain_item(item) if isinstance(item, Mapping) else {}
+    kind = item.get("type")
     if kind == "text" and isinstance(item.get("text"), str):
         return {"type": "text", "text": item["text"], **_extras(item)}
     if kind != "audio":

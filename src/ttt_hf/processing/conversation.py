@@ -54,8 +54,10 @@ def plain_item(item: Mapping[str, Any]) -> Mapping[str, Any]:
             return {"type": "audio", "bytes": decode_base64(value)}
         except ValueError:
             raise ValueError("The data of an input_audio item is not base64.") from None
-    if kind == "audio" and not _SYNONYMS.keys().isdisjoint(item):
-        return {_SYNONYMS.get(key, key): value for key, value in item.items()}
+    # Rows of Parquet files have all keys of all items, most of them empty.
+    named = {key: value for key, value in item.items() if value is not None}
+    if kind == "audio" and not _SYNONYMS.keys().isdisjoint(named):
+        return {_SYNONYMS.get(key, key): value for key, value in named.items()}
     return item
 
 
