@@ -33,6 +33,7 @@ def test_official_losses_and_gradients(golden_models, golden_cases, variant):
             attention_mask=tensors["attention_mask"],
             labels=tensors["labels"],
             audio_loss_weights=weights_of(tensors),
+            return_logits=False,  # as in training: the model is in evaluation mode here
         )
         assert output.logits is None
         assert output.text_loss.item() == pytest.approx(expected["ar_loss_on_noisy"], rel=1e-5), case["name"]
@@ -91,6 +92,7 @@ def test_logits_in_parts_give_the_same_losses_and_gradients(golden_models, golde
         "attention_mask": tensors["attention_mask"],
         "labels": tensors["labels"],
         "audio_loss_weights": weights_of(tensors),
+        "return_logits": False,
     }
     whole = model(**inputs)
     expected = gradients(model, whole.loss)

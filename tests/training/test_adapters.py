@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
 from ttt_hf import TtTForConditionalGeneration
 from ttt_hf.training.adapters import add_adapter, audio_token_rows
@@ -77,3 +77,13 @@ def test_without_audio_tokens_only_the_layers_are_trained(config):
 def test_layers_that_do_not_exist_are_named(config):
     with pytest.raises(ValueError, match="banana"):
         add_adapter(make_model(config), ModelArguments(lora_rank=4, lora_targets=["banana"]))
+
+
+def test_default_layers_are_those_of_the_backbone(tiny_config):
+    for backbone, kind, layers in (
+        ("qwen2", LoraConfig, {"q_proj", "v_proj"}),
+        ("qwen2", IA3Config, {"q_proj", "v_proj", "down_proj"}),
+        ("llama", LoraConfig, {"q_proj", "v_proj"}),
+    ):
+        adapted = get_peft_model(make_model(tiny_config(backbone)), kind(task_type="CAUSAL_LM"))
+        assert set(adapted.peft_config["default"].target_modules) == layers

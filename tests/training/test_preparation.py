@@ -116,6 +116,29 @@ def test_what_is_encoded_is_not_encoded_again(recordings, processor, config, tmp
     assert list(first) == list(again)
 
 
+def test_a_corrected_transcript_is_what_is_learned(recordings, processor, config, tmp_path, caplog):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(Path(recordings).read_text())
+    source = json.dumps({"path": str(path), "task": "asr"})
+    prepare(source, processor, config, tmp_path / "work")
+    path.write_text(path.read_text().replace("number 1?", "the corrected one?"))
+    samples = prepare(source, processor, config, tmp_path / "work")
+    learned = [processor.tokenizer.decode([id_ for id_ in labels if id_ >= 0]) for labels in samples["labels"]]
+    assert sum("the corrected one?" in text for text in learned) == 1 and not any("number 1?" in t for t in learned)
+    assert "1 of 3 rows changed: encoding them again" in caplog.text
+
+
+def test_codes_that_cannot_be_learned_are_left_out_and_said(dialogues, processor, config, tmp_path, caplog):
+    path = tmp_path / "rows.jsonl"
+    bad = {"messages": [{"role": "user", "content": [{"type": "audio", "codes": [10**6]}]},
+                        {"role": "assistant", "content": "Hello."}]}  # fmt: skip
+    path.write_text(Path(dialogues).read_text() + json.dumps(bad) + "\n")
+    assert len(prepare(str(path), processor, config, tmp_path)) == 12
+    assert "cannot be learned: 1 (" in caplog.text and "line 13: Audio codes must lie in" in caplog.text
+    with pytest.raises(ValueError, match="line 13: Audio codes must lie in"):
+        prepare(str(path), processor, config, tmp_path, max_broken=0.0)
+
+
 def test_variants_are_for_training(recordings, processor, config, tmp_path):
     source = json.dumps({"path": recordings, "task": "asr"})
     samples = prepare(source, processor, config, tmp_path, audio_variants=2)

@@ -1,12 +1,14 @@
 """The Trainer of TtT: what it logs, and that accumulation does not change the gradient."""
 
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ttt_hf import TtTForConditionalGeneration
 from ttt_hf.data import TtTDataCollator, pack_samples
@@ -181,3 +183,108 @@ def test_evaluation_tells_text_and_audio_apart(make_trainer):
 def test_evaluation_draws_the_same_noise_each_time(make_trainer):
     trainer = make_trainer(make_samples(8), eval_samples=make_samples(8), per_device_train_batch_size=4)
     assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
+
+
+def predictions_of(tiny_config, tmp_path, with_adapter=False, **settings):
+    """What `compute_metrics` gets from transformers' own Trainer."""
+    torch.manual_seed(0)
+    config = tiny_config()
+    model = TtTForConditionalGeneration(config)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), remove_unused_columns=False, report_to="none", use_cpu=True, disable_tqdm=True,
+        per_device_eval_batch_size=3,
+    )  # fmt: skip
+    found = []
+
+    def compute_metrics(prediction):
+        found.append(prediction)
+        return {}
+
+    Trainer(
+        model=get_peft_model(model, LoraConfig(task_type="CAUSAL_LM")) if with_adapter else model,
+        args=arguments,
+        eval_dataset=Dataset.from_list(make_samples(8)).remove_columns("length"),
+        data_collator=TtTDataCollator.for_evaluation(config, pad_token_id=39),
+        compute_metrics=compute_metrics,
+        **settings,
+    ).evaluate()
+    return found[0]
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_metrics_of_the_stock_trainer_get_logits_and_labels(make_trainer, tiny_config, tmp_path, with_adapter):
+    prediction = predictions_of(tiny_config, tmp_path, with_adapter)
+    logits, labels = prediction.predictions, prediction.label_ids
+    assert logits.shape == (*labels.shape, tiny_config().get_text_config().vocab_size)
+    # Text is predicted at the position before it.
+    is_text = (labels[:, 1:] >= 0) & (labels[:, 1:] < 40)
+    accuracy = (logits[:, :-1].argmax(-1) == labels[:, 1:])[is_text].mean()
+    ours = make_trainer(make_samples(8), eval_samples=make_samples(8)).evaluate()
+    assert accuracy == pytest.approx(ours["eval_text_accuracy"], abs=1e-4)
+
+
+def test_logits_may_be_reduced_before_they_are_gathered(tiny_config, tmp_path):
+    prediction = predictions_of(
+        tiny_config, tmp_path, preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1)
+    )
+    assert prediction.predictions.shape == prediction.label_ids.shape
+
+
+def test_losses_are_computed_without_all_logits_unless_a_metric_needs_them(make_trainer):
+    trainer = make_trainer(make_samples(4), eval_samples=make_samples(4), max_steps=1)
+    shapes = []
+    trainer.model.register_forward_hook(lambda module, _, out: shapes.append(out.get("logits")), always_call=True)
+    trainer.train()
+    trainer.evaluate()
+    assert shapes == [None] * len(shapes) and shapes
+
+
+def test_evaluation_does_not_depend_on_batches_objective_or_seed(make_trainer, tiny_config):
+    def measure(**arguments):
+        trainer = make_trainer(make_samples(7), eval_samples=make_samples(7), **arguments)
+        return {name: value for name, value in trainer.evaluate().items() if "loss" in name or "accuracy" in name}
+
+    expected = measure(per_device_eval_batch_size=1)
+    assert {f"eval_audio_accuracy_{low}_{low + 20}" for low in range(0, 100, 20)} <= expected.keys()
+    assert measure(per_device_eval_batch_size=3) == pytest.approx(expected, abs=2e-4)
+    for settings in ({"objective": "paper"}, {"noise_copies": 2, "seed": 5}, {"objective": "nar"}):
+        collator = partial(TtTDataCollator, **settings)
+        assert measure(collator=collator, per_device_eval_batch_size=4) == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_stream_is_evaluated_with_the_same_noise_each_time(make_trainer):
+    trainer = make_trainer(make_samples(4), per_device_eval_batch_size=2)
+    stream = Dataset.from_list(make_samples(6)).to_iterable_dataset()
+    assert trainer.evaluate(stream)["eval_loss"] == trainer.evaluate(stream)["eval_loss"]
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig])
+def test_adapters_that_generate_does_not_see_are_not_trained(tiny_config, tmp_path, kind):
+    config = tiny_config()
+    adapted = get_peft_model(
+        TtTForConditionalGeneration(config), kind(task_type="CAUSAL_LM", num_virtual_tokens=2, encoder_hidden_size=8)
+        if kind is PromptEncoderConfig else kind(task_type="CAUSAL_LM", num_virtual_tokens=2),
+    )  # fmt: skip
+    arguments = TrainingArguments(output_dir=str(tmp_path), remove_unused_columns=False, report_to="none")
+    with pytest.raises(ValueError, match=r"learns a prompt, which generate\(\) does not see: train a LoRA adapter"):
+        TtTTrainer(model=adapted, args=arguments, data_collator=TtTDataCollator(config, pad_token_id=39))
+
+
+class Termination(TrainerCallback):
+    """SIGTERM in the fifth step, as a scheduler sends it."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_saves_like_ctrl_c_and_ends_the_process(make_trainer, tmp_path, caplog):
+    trainer = make_trainer(make_samples(12), per_device_train_batch_size=4, num_train_epochs=3)
+    trainer.add_callback(Termination())
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as error:
+        trainer.train()
+    assert error.value.code == 143
+    assert (tmp_path / "checkpoint-5" / "trainer_state.json").is_file()
+    assert "checkpoint-5 is saved: run the same command again to go on from there" in caplog.text
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import SampleBuilder, fit_samples, pack_samples, training_length
-from ..data.conversations import NEEDS_TASK, Row, audio_source, row_items
+from ..data.conversations import NEEDS_TASK, audio_source, row_items
 from ..data.encoding import BROKEN_FILE, check_fingerprint, encode_source
-from ..data.samples import Sample
-from ..data.sources import Source, mix_rows, open_source, usable_rows
+from ..data.samples import build_samples
+from ..data.sources import Source, allowed_broken, mix_rows, open_source, usable_rows
+from ..data.tables import list_problems
 from ..data.variants import growth
 from ..modeling import TtTConfig
 from ..overrides import shorten
@@ -126,10 +127,12 @@ def prepare_samples(
         check_fingerprint(mixed, processor.codec)
     builder = SampleBuilder(processor, config, arguments.text_per_span, arguments.audio_per_span)
     counts: Counter[str] = Counter()
+    broken: list[str] = []
+    allowed = 0 if arguments.streaming else allowed_broken(len(mixed), arguments.max_broken)
 
     # 3. Samples. In batches, since one row may give several samples or none.
     def build(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        built = (_build(builder, dict(zip(batch, values))) for values in zip(*batch.values()))
+        built = build_samples(builder, (dict(zip(batch, values)) for values in zip(*batch.values())), broken, allowed)
         samples = list(fit_samples(built, config, arguments.max_length, counts))
         # Encoded folders may hold variants, which an evaluation leaves out.
         variants = [sample.get("variants", []) if is_training else [] for sample in samples]
@@ -147,6 +150,8 @@ def prepare_samples(
 
     samples = _map(mixed, build, arguments.streaming, features=_features())
     if not arguments.streaming:
+        if broken:
+            logger.warning("rows left out because they cannot be learned: %d (%s)", len(broken), list_problems(broken))
         if not len(samples):
             raise ValueError(f"No sample is left: all are longer than max_length ({arguments.max_length} tokens).")
         logger.info("%d samples: %s", len(samples), ", ".join(f"{what} {count}" for what, count in counts.items()))
@@ -155,13 +160,6 @@ def prepare_samples(
         settings = {"fn_kwargs": {"row_length": arguments.row_length}, "features": _features(is_packed=True)}
         samples = _map(samples, pack_samples, arguments.streaming, **settings)
     return samples
-
-
-def _build(builder: SampleBuilder, row: Row) -> Sample:
-    try:
-        return builder(row)
-    except ValueError as error:
-        raise ValueError(f"{row['origin']}: {error}") from error
 
 
 def _encoded_rows(
@@ -230,6 +228,8 @@ def _encode(
             workers=arguments.encoding_workers,
             max_broken=arguments.max_broken,
             show_progress=True,
+            # The other processes of this training may encode, too: they find the codes of the first one.
+            wait=True,
         )
     logger.info("%s: %d rows, %.0f s of audio", source["path"], report.rows, report.seconds)
     if report.skipped:

@@ -196,7 +196,8 @@ class TtTTrainer(Trainer):
     ) -> Any:
         # For the log and for error messages; `forward` does not take them.
         levels, draws = inputs.pop("noise_levels"), inputs.pop("draws")
-        outputs = model(**inputs)
+        # In evaluation, all logits take much memory: only for a metric that the user gave.
+        outputs = model(**inputs, return_logits=self.compute_metrics is not None and not model.training)
         # Before the backward pass: the weights and the last checkpoint are still good.
         if not torch.isfinite(outputs.loss):
             raise FloatingPointError(
