@@ -1,6 +1,7 @@
 """Checkpoints that are not there, damaged, incomplete or do not fit: one sentence each, and no file."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -157,6 +158,48 @@ def test_impossible_generation_defaults(ask: Callable, copied: Path, changes: di
 def test_impossible_config(ask: Callable, copied: Path) -> None:
     edit_json(copied / "config.json", audio_block_length=0)
     ask(copied, "audio_block_length must be at least 1, got 0")
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "message"),
+    [
+        ("config.json", {"num_attention_heads": 0}, "config.json cannot be used (num_attention_heads: "),
+        ("config.json", {"num_hidden_layers": 2000, "layer_types": None}, "num_hidden_layers=2000 does not fit"),
+        ("config.json", {"intermediate_size": 10**9}, "describes a model of"),
+        ("config.json", {"hidden_size": "large"}, "config.json cannot be used (hidden_size expected int, got str"),
+        ("config.json", {"hidden_act": "noise"}, "config.json cannot be used (hidden_act: "),
+        ("codec/config.json", {"hop_length": 0}, "config.json cannot be used (hop_length must be a positive number"),
+        ("codec/config.json", {"fsq_levels": [4]}, "config.json cannot be used (fsq_levels must be odd numbers"),
+        ("codec/config.json", {"expansion": 10**9}, "describes a model of"),
+        ("codec/config.json", {"n_fft": 10**9 + 1}, "config.json cannot be used (n_fft must be at most 65536"),
+        ("codec/config.json", {"sampling_rate": 10**9}, "its sampling_rate is 1e+09 Hz"),
+        ("generation_config.json", {"top_k": ""}, "top_k"),
+        ("generation_config.json", {"forced_eos_token_id": "x"}, "cannot be used (forced_eos_token_id='x'"),
+        ("generation_config.json", {"max_new_tokens": 1.5}, "cannot be used (max_new_tokens must be an integer"),
+        ("generation_config.json", {"audio_max_span_length": 10**9}, "beyond the model's context of"),
+        ("tokenizer_config.json", {"eos_token": {}}, "eos_token must be a token"),
+        ("tokenizer_config.json", {"model_max_length": [1]}, "model_max_length must be a number"),
+        ("tokenizer.json", {"model": 3}, "tokenizer.json cannot be used"),
+        ("processor_config.json", {"codec": [1]}, "processor_config.json names the codec '[1]'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_file(
+    ask: Callable, copied: Path, file: str, keys: dict, message: str
+) -> None:
+    path = copied / file
+    if file == "config.json":
+        keys = {"text_config": {**json.loads(path.read_text())["text_config"], **keys}}
+    if "codec" in keys:
+        shutil.rmtree(copied / "codec")
+    edit_json(path, **keys)
+    ask(copied, message)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "codec/config.json"])
+def test_a_pipe_is_not_waited_for(ask: Callable, copied: Path, name: str) -> None:
+    (copied / name).unlink()
+    os.mkfifo(copied / name)
+    ask(copied, f"{copied / name} is no regular file")
 
 
 def test_ids_outside_of_the_vocabulary(checkpoint: Path) -> None:

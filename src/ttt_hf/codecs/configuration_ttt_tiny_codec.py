@@ -1,9 +1,18 @@
 """Configuration of the tiny codec: mel spectrogram, quantiser levels and the sizes of encoder, decoder and vocoder."""
 
+import math
 from math import prod
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+
+POSITIVE = (
+    "sampling_rate", "hop_length", "n_fft", "num_mel_bins", "mel_floor", "mel_std", "reference_level", "minimum_level",
+    "frames_per_code", "encoder_frame_size", "encoder_code_size", "decoder_frame_size", "decoder_code_size",
+    "vocoder_size", "expansion",
+)  # fmt: skip
+MAX_SIZE = 2**16
 
 
 @strict
@@ -76,6 +85,15 @@ class TtTTinyCodecConfig(PreTrainedConfig):
         """Checks the sizes; called by the strict validation of transformers."""
         if not self.fsq_levels or any(level < 3 or level % 2 == 0 for level in self.fsq_levels):
             raise ValueError(f"fsq_levels must be odd numbers of at least 3, not {list(self.fsq_levels)}.")
+        for name in POSITIVE:
+            if not 0 < getattr(self, name) < math.inf:  # NaN is not between them either
+                raise ValueError(f"{name} must be a positive number, not {getattr(self, name)}.")
+        if not math.isfinite(self.mel_mean):
+            raise ValueError(f"mel_mean must be a number, not {self.mel_mean}.")
+        # The window and the filters are computed, so that no weights limit their size.
+        for name in ("n_fft", "num_mel_bins"):
+            if getattr(self, name) > MAX_SIZE:
+                raise ValueError(f"{name} must be at most {MAX_SIZE}, not {getattr(self, name)}.")
         # Odd, so that the encoder's convolutions can be centred.
         if self.kernel_size < 3 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be an odd number of at least 3, not {self.kernel_size}.")

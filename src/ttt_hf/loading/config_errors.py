@@ -51,16 +51,13 @@ def _key_of(reason: str, settings: dict[str, Any], use: Callable[[dict[str, Any]
     """The key without which there is no error; `None` if the reason names one already, or there is none."""
     if any(re.search(rf"\b{re.escape(key)}\b", reason) for key, _ in walk(settings)):
         return None
-    candidates = [
-        (key, {**settings, part: {name: value for name, value in inner.items() if name != key}})
-        for part, inner in settings.items()
-        if isinstance(inner, dict)
-        for key in inner
-    ]
-    candidates += [(key, {name: value for name, value in settings.items() if name != key}) for key in settings]
-    deadline = time.monotonic() + MAX_SECONDS
+    candidates = list(_without(settings))
+    for part, inner in settings.items():
+        if isinstance(inner, dict):
+            candidates += [(key, {**settings, part: changed}) for key, changed in _without(inner)]
+    deadline = time.process_time() + MAX_SECONDS
     for key, without in candidates:
-        if time.monotonic() > deadline:
+        if time.process_time() > deadline:
             break
         try:
             use(without)
@@ -68,6 +65,15 @@ def _key_of(reason: str, settings: dict[str, Any], use: Callable[[dict[str, Any]
             continue
         return key
     return None
+
+
+def _without(settings: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The settings without each of their simple values, or with 1 in the place of one that is not positive."""
+    for key, value in settings.items():
+        if isinstance(value, int) and value <= 0:
+            yield key, {**settings, key: 1}
+        if not isinstance(value, dict):
+            yield key, {name: other for name, other in settings.items() if name != key}
 
 
 def reason_of(error: BaseException) -> str:

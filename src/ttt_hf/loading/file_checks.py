@@ -145,7 +145,7 @@ def _check_tokenizer(path: Path, settings: dict[str, Any]) -> None:
         is_right, expected = True, ""
         if key.endswith("_token") and not key.startswith("add_"):
             content = value.get("content") if isinstance(value, dict) else value
-            is_right, expected = isinstance(content, (str, type(None))), "a token"
+            is_right, expected = value is None or isinstance(content, str), "a token"
         elif key in TOKENIZER_TYPES:
             types, expected = TOKENIZER_TYPES[key]
             is_right = value is None or isinstance(value, types)

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 # Constants that a model computes itself, such as windows and filters, are not in the files.
 CONSTANTS = 2**25
+# Of waveforms and codes, in Hz: far above those of any codec.
+MAX_RATES = (384_000, 384_000, 1000)
 # Generation keys that no check of transformers looks at.
 LENGTHS = ("max_new_tokens", "min_new_tokens", "max_length", "min_length")
+# Memory and time grow with these.
+AUDIO_LENGTHS = ("audio_block_length", "audio_steps_per_block", "audio_max_span_length")
 
 
 def check_model_size(folder: Path) -> None:
@@ -39,10 +43,15 @@ def check_model_size(folder: Path) -> None:
 
 def check_codec_size(folder: Path) -> None:
     """Checks a codec before memory is allocated for it; raises a `ValueError` like `check_size`."""
-    from ..codecs import empty_codec
+    from ..codecs import empty_codec, output_sampling_rate
 
     with clear_errors(folder / "config.json", partial(empty_codec, folder)):
         codec = empty_codec(folder)
+        rates = (codec.config.sampling_rate, output_sampling_rate(codec.config), codec.config.frame_rate)
+    # Recordings are resampled to the rates, and encoded to as many frames.
+    for name, rate, highest in zip(("sampling_rate", "output_sampling_rate", "frame_rate"), rates, MAX_RATES):
+        if not 0 < rate <= highest:
+            raise ValueError(f"{folder / 'config.json'} cannot be used: its {name} is {rate:g} Hz, beyond {highest}.")
     check_size(folder, codec)
 
 
@@ -111,6 +120,11 @@ def check_generation_config(model: Any, tokenizer: Any, path: Path) -> None:
         value = getattr(model.generation_config, key, None)
         if value is not None and type(value) is not int:
             raise ValueError(f"{path} cannot be used ({key} must be an integer, not {str(value)[:40]!r}): correct it.")
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for key in AUDIO_LENGTHS:
+        value = getattr(model.generation_config, key, None)
+        if type(value) is int and context is not None and value > context:
+            raise ValueError(f"{path} cannot be used ({key}={value} is beyond the model's context of {context}).")
     prompt = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     own = model.generation_config
 
@@ -118,6 +132,8 @@ def check_generation_config(model: Any, tokenizer: Any, path: Path) -> None:
         model.generation_config = copy.deepcopy(own)
         if key is not None:
             setattr(model.generation_config, key, None)
+        if model.generation_config.max_new_tokens is None and model.generation_config.max_length is None:
+            model.generation_config.max_new_tokens = 1  # or generate would warn that neither is set
         try:
             model.generate(prompt, custom_generate=decode, tokenizer=tokenizer)
         except (ValueError, torch.OutOfMemoryError):
