@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -270,3 +273,52 @@ def test_local_data_count_by_content_not_by_place(tmp_path: Path) -> None:
     assert fingerprint(one, load_samples(one).content) == fingerprint(two, load_samples(two).content)
     (tmp_path / "two" / "data.jsonl").write_text(rows.replace("hi", "ho"), encoding="utf-8")
     assert fingerprint(one, load_samples(one).content) != fingerprint(two, load_samples(two).content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base": ["tiny_asr"]}, "base is the name of a task or of a YAML file, not ['tiny_asr']"),
+        ({"name": 7}, "name is 7 and not a text"),
+        ({"name": "../elsewhere"}, "name is '../elsewhere', which is no name of a folder"),
+        ({"name": "a" * 3000}, "which is no name of a folder"),
+        ({"prompt": {"asr": 1}}, "prompt is one of"),
+        ({"output": ["text"]}, "output is one of text, speech, not ['text']"),
+        ({"language": -1}, "language is -1 and not a text"),
+        ({"description": {}}, "description is empty and not a text"),
+        ({"description": "half \ud800"}, "broken Unicode"),
+        ({"judge": {"samples": "many"}}, 'judge.samples is "many" and not a whole number'),
+        ({"judge": {"prompt": ["a"]}}, "judge.prompt is a list and not a text"),
+        ({"generation": {"temperature": float("nan")}}, "generation.temperature holds a number that is not finite"),
+        ({"source": {"path": ["a"], "columns": {"audio": "a"}}}, "source.path is a list and not a text"),
+        ({"source": {"path": "a", "columns": {"audio": "a"}, "split": 3}}, "source.split is 3 and not a text"),
+        ({"source": {"path": "a", "columns": {"audio": "a"}, "separator": []}}, "source.separator is empty"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_key(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    task = {
+        "version": 1,
+        "source": {"path": "data.jsonl", "columns": {"audio": "audio", "references": "text"}},
+        "prompt": "asr",
+        "output": "text",
+        "scorer": "wer",
+        **changes,
+    }
+    path = tmp_path / "task.yaml"
+    # As JSON, which is YAML, too, and has an escape for half of a surrogate pair.
+    path.write_text(json.dumps(task).replace("NaN", ".nan"))
+    with pytest.raises(ValueError, match=re.escape(str(path))) as error:
+        load_task(path)
+    assert words in str(error.value) and len(str(error.value)) < 400 + len(str(path))
+
+
+def test_a_name_that_no_file_can_have_is_no_task() -> None:
+    for name in ("x" * 3000 + ".yaml", "nul\0.yaml"):
+        with pytest.raises(FileNotFoundError, match="There is no task"):
+            load_task(name)
+
+
+@pytest.mark.parametrize("options", [{"normalizer": ["verbatim"]}, {"choices": [["a"], "b"]}, {"choices": None}])
+def test_options_of_another_type_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"no normaliser|a list of two texts or more"):
+        bind_scorer("choice", options)

@@ -73,6 +73,8 @@ def _count(value: Any, key: str) -> None:
 def _anything(value: Any, key: str) -> None:
     level = [value]
     for _ in range(_DEEPEST):
+        if any(isinstance(part, float) and not math.isfinite(part) for part in level):
+            raise ValueError(f"{key} holds a number that is not finite")
         level = [
             entry
             for part in level
@@ -133,7 +135,9 @@ def _object(required: dict[str, Layout], optional: dict[str, Layout] | None = No
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, dict | list) else "an object" if value else "empty"
+    if isinstance(value, dict | list):
+        return ("an object" if isinstance(value, dict) else "a list") if value else "empty"
+    text = json.dumps(value, default=str)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
@@ -152,9 +156,8 @@ _SCORED = {
 _NAMES = dict.fromkeys(("name", "revision", "table", "audio_folder", "separator"), _optional(_text))
 _SOURCE_OPTIONS = {"split": _optional(_text), "hint": _text, "expected": _optional(_count), **_NAMES}
 _SOURCE = _object({"path": _text, "columns": _named(_anything)}, _SOURCE_OPTIONS)
-_TASK = _object(
-    {**_SCORED, "source": _SOURCE, "prompt": _text, "judge": _OPTIONS, "generation": _OPTIONS, "instruction": _text}
-)
+_JUDGE = _object({}, {"prompt": _text, "parser": _optional(_text), "samples": _count, "temperature": _amount})
+_ASKED = {"source": _SOURCE, "prompt": _text, "judge": _JUDGE, "generation": _OPTIONS, "instruction": _text}
 _RUN = {
     "model": _OPTIONS,
     "transcriber": _optional(_OPTIONS),
@@ -188,7 +191,7 @@ LAYOUTS: dict[str, Layout] = {
     "settings": _object(
         {
             **_RUN,
-            "task": _TASK,
+            "task": _object({**_SCORED, **_ASKED}),
             "loaded_from": _text,
             "overrides": _OPTIONS,
             "versions": _OPTIONS,
@@ -235,6 +238,8 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "transcripts": _object({"id": _text, "fingerprint": _text, "text": _text}),
     "judgements": _object({"id": _text, "fingerprint": _text, "judgements": _many(_JUDGEMENT)}),
+    # Content of a task file; whether there is such a scorer is said with its options.
+    "task": _object({**_SCORED, **_ASKED, "scorer": _text}),
     "scores": _object({"id": _text, "values": _named(_many(_amount, 2)), "counts": _named(_amount)}),
 }
 

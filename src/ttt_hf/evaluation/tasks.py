@@ -6,14 +6,19 @@ overridden without naming `source`: `load_task("librispeech_clean", path="copies
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from ..overrides import nearest, read_yaml
+from ..overrides import nearest, read_yaml, shorten
 from ..processing.conversation import SYSTEM_PROMPTS
 from .concepts import DatasetSource, Task
+from .layouts import check_layout
+from .redaction import has_surrogates
 from .store import digest
 
 
@@ -26,6 +31,8 @@ COLUMNS = ("audio", "references", "id", "question", "seconds")
 _SOURCE_KEYS = {("config" if field.name == "name" else field.name): field for field in fields(DatasetSource)}
 _TASK_KEYS = {field.name: field for field in fields(Task)}
 _REQUIRED = ("version", "source", "prompt", "output", "scorer")
+# The results of a task are in a folder of its name.
+_FOLDER_NAME = re.compile(r"\w[\w .+@-]{0,99}")
 # Keys that the replies of a model do not depend on.
 _SCORING_KEYS = ("scorer", "scorer_options", "judge", "language")
 
@@ -134,15 +141,16 @@ def fingerprint(task: Task, content: str | None = None) -> str:
 def _task_file(name_or_yaml: str | Path) -> Path:
     path = Path(name_or_yaml)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
+        # Unlike `Path.is_file`, false for names that no file can have.
+        if not os.path.isfile(path):
             raise FileNotFoundError(f"There is no task file {path}: check the path.")
         return path
     shipped = TASK_FILES / f"{name_or_yaml}.yaml"
     if str(name_or_yaml) in task_names():
         return shipped
     raise FileNotFoundError(
-        f"There is no task {name_or_yaml} ({_hint(str(name_or_yaml), task_names())}): give the path of a YAML "
-        "file, or a name that `ttt-hf eval tasks` lists."
+        f"There is no task {shorten(str(name_or_yaml))} ({_hint(str(name_or_yaml), task_names())}): give the path "
+        "of a YAML file, or a name that `ttt-hf eval tasks` lists."
     )
 
 
@@ -158,6 +166,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = document.pop("base", None)
     if base is None:
         return {"source": {}, **document}
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: base is the name of a task or of a YAML file, not {shorten(repr(base))}.")
     # Another file beside this one, or a shipped task by its name.
     inherited = path.parent / base if str(base).endswith((".yaml", ".yml")) else base
     return _override(_read(_task_file(inherited), (*seen, file)), document)
@@ -215,9 +225,22 @@ def _build(document: dict[str, Any], file: Path) -> Task:
     _check_document(document, file)
     source = {("name" if key == "config" else key): value for key, value in document["source"].items()}
     # Empty in tasks whose data the user has to provide; a `Path` from callers in Python.
-    source["path"] = str(source["path"] or "")
-    task = {"name": file.stem, **document, "source": DatasetSource(**source)}
-    return Task(**task)
+    path = source["path"] or ""
+    source["path"] = str(path) if isinstance(path, Path) else path
+    task = Task(**{"name": file.stem, **document, "source": DatasetSource(**source)})
+    try:
+        content = asdict(task)
+        if has_surrogates(json.dumps(content, ensure_ascii=False)):
+            raise ValueError("it holds broken Unicode, half of a surrogate pair")
+        check_layout("task", content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}: correct it.") from None
+    if not _FOLDER_NAME.fullmatch(task.name):
+        raise ValueError(
+            f"{file}: name is {shorten(repr(task.name))}, which is no name of a folder: take letters, digits, dots, "
+            "dashes and underscores."
+        )
+    return task
 
 
 def _check_document(document: Mapping[str, Any], file: Path) -> None:
@@ -231,7 +254,7 @@ def _check_document(document: Mapping[str, Any], file: Path) -> None:
     # `true` in YAML becomes a boolean, which is an integer in Python.
     for key, value in (("version", document["version"]), ("expected", source.get("expected"))):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{file}: {key} is a whole number from 1 on, not {value!r}.")
+            raise ValueError(f"{file}: {key} is a whole number from 1 on, not {shorten(repr(value))}.")
     _check_choice(file, "output", document["output"], OUTPUTS)
     _check_choice(file, "prompt", document["prompt"], SYSTEM_PROMPTS)
     _check_columns(file, source["columns"])
@@ -244,12 +267,12 @@ def _check_keys(document: Mapping[str, Any], known: Iterable[str], file: Path, w
     known = list(known)
     for key in document:
         if key not in known:
-            raise ValueError(f"{file}: a {what} has no key {key!r} ({_hint(str(key), known)}).")
+            raise ValueError(f"{file}: a {what} has no key {shorten(repr(key))} ({_hint(str(key), known)}).")
 
 
 def _check_choice(file: Path, key: str, value: Any, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{file}: {key} is one of {', '.join(choices)}, not {value!r}.")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{file}: {key} is one of {', '.join(choices)}, not {shorten(repr(value))}.")
 
 
 def _check_columns(file: Path, columns: Any) -> None:
@@ -262,7 +285,7 @@ def _check_columns(file: Path, columns: Any) -> None:
         # Only references may come from several columns, such as the answers to one question.
         several = key == "references" and isinstance(value, list) and all(isinstance(name, str) for name in value)
         if not (isinstance(value, str) or several):
-            raise ValueError(f"{file}: columns.{key} is the name of a column, not {value!r}.")
+            raise ValueError(f"{file}: columns.{key} is the name of a column, not {shorten(repr(value))}.")
 
 
 def _presets() -> dict[str, list[str]]:

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 
+from ...overrides import shorten
 from ..redaction import without_surrogates
 
 
@@ -65,8 +66,8 @@ def get_normalizer(name: str) -> Normalizer:
         ValueError: If there is none of that name.
         ModuleNotFoundError: If the package that it needs is not installed.
     """
-    if name not in NORMALIZERS:
-        raise ValueError(f"There is no normaliser {name!r}: choose one of {', '.join(NORMALIZERS)}.")
+    if not isinstance(name, str) or name not in NORMALIZERS:
+        raise ValueError(f"There is no normaliser {shorten(repr(name))}: choose one of {', '.join(NORMALIZERS)}.")
     return NORMALIZERS[name]()
 
 

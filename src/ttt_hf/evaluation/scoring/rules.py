@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ...overrides import shorten
 from ..concepts import Record, SampleScore
 from .answers import chosen, contains_answer
 from .checks import is_empty, is_other_language, is_repetition_loop
@@ -36,7 +37,7 @@ class TextOptions:
         # Raises if there is no such normaliser, or its package is missing.
         get_normalizer(self.normalizer)
         if self.special_tokens not in ("strip", "keep"):
-            raise ValueError(f"special_tokens is {self.special_tokens!r}: choose strip or keep.")
+            raise ValueError(f"special_tokens is {shorten(repr(self.special_tokens))}: choose strip or keep.")
 
     def clean(self, text: str) -> str:
         """The text, without special tokens if they are to be stripped."""

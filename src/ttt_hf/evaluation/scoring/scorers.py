@@ -102,8 +102,8 @@ def bind_scorer(name: str, options: Mapping[str, Any] | None = None) -> Callable
     """
     text_options, own = check_options(name, options or {})
     # Here, not in check_options, which also takes options that are still incomplete.
-    if name == "choice" and len(set(own.get("choices", ()))) < 2:
-        raise ValueError("The scorer 'choice' needs the option choices, a list of two or more.")
+    if name == "choice" and not _has_texts(own.get("choices"), at_least=2):
+        raise ValueError("The scorer 'choice' needs the option choices, a list of two texts or more.")
     return functools.partial(SCORERS[name].function, options=text_options, **own)
 
 
@@ -168,6 +168,11 @@ def scorer_versions() -> dict[str, str | int | None]:
         Package -> version; `scorers` is the version of the rules in this package.
     """
     return {"scorers": SCORERS_VERSION, **normalizer_versions()}
+
+
+def _has_texts(values: Any, at_least: int) -> bool:
+    is_list = isinstance(values, list | tuple) and all(isinstance(value, str) for value in values)
+    return is_list and len(set(values)) >= at_least
 
 
 def _metrics(name: str, higher_is_better: bool, unit: str = FRACTION) -> dict[str, MetricInfo]:
