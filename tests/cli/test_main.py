@@ -1,12 +1,13 @@
 """The frame of the command line: help, usage errors, one-line errors, exit codes, a quick start."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,43 @@ def test_signals_end_a_verb_like_ctrl_c(
     monkeypatch.setattr(talk, "run", work)
     assert run("talk", "question.wav") == (128 + number, "", f"ttt-hf: {message}\n")
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_an_interruption_that_a_library_loses_is_repeated(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """soundfile reads files through a callback, in which Python ignores exceptions: `eval` went on to its end."""
+
+    def work(arguments: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+        pytest.fail("the signal was lost")
+
+    monkeypatch.setattr(talk, "run", work)
+    start = time.monotonic()
+    assert run("talk", "question.wav") == (143, "", "ttt-hf: interrupted by SIGTERM\n")
+    assert time.monotonic() - start < 10
+
+
+def test_a_cleanup_is_not_interrupted(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned = []
+
+    @contextlib.contextmanager
+    def files() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # schedulers repeat their signal
+            time.sleep(1.5)
+            cleaned.append(True)
+
+    def work(arguments: object) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(files())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(talk, "run", work)
+    assert run("talk", "question.wav") == (143, "", "ttt-hf: interrupted by SIGTERM\n")
+    assert cleaned == [True]
 
 
 def test_ignored_signals_stay_ignored(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ EXIT_SIGNAL = 128  # and the number of the signal, as shells have it
 # Errors whose messages are written for users; any other is shown with its type.
 EXPECTED_ERRORS = (OSError, ValueError, RuntimeError, ImportError, FloatingPointError)
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+INSIST_SECONDS = 0.5
 MAX_LENGTH = 2000  # characters of a message
 # Ctrl-C, what schedulers send before they kill, and what a terminal sends that is closed.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -51,6 +52,8 @@ class Interruptions:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self.received and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -68,7 +71,19 @@ class Interruptions:
         # A terminal interrupts workers, too; with `kill`, the cleanup would wait for what they are doing.
         for worker in active_children():
             worker.terminate()
+        if hasattr(signal, "setitimer"):
+            self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._insist))
+            signal.setitimer(signal.ITIMER_REAL, INSIST_SECONDS, INSIST_SECONDS)
         raise KeyboardInterrupt(number)
+
+    def _insist(self, number: int, frame: Any) -> None:
+        """Raises again where the interruption is lost: Python ignores exceptions in callbacks of libraries in C."""
+        error = sys.exc_info()[1]
+        while error is not None and not isinstance(error, KeyboardInterrupt):
+            error = error.__context__
+        # An interruption that is being handled, or whose cleanup is running, is not lost.
+        if error is None:
+            raise KeyboardInterrupt(self.received)
 
 
 def prepare_output() -> None:
