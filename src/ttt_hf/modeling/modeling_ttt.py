@@ -249,10 +249,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         # 1. Embeddings and cache
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
-        if cache is not None:
-            if past_key_values is not None:
-                raise ValueError("cache and past_key_values are two names of one argument: pass one of them.")
-            past_key_values = cache
+        past_key_values = _one_of(past_key_values, cache)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if use_cache is None:
@@ -266,11 +263,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         padding_mask = None
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
             padding_mask, attention_mask = attention_mask, None
-        if order_ids is not None and (position_ids is None or horizon_ids is None):
-            raise ValueError(
-                "order_ids needs position_ids and horizon_ids: neither the position of a noised copy nor what it sees "
-                "follows from its index in the row."
-            )
+        _check_orders(order_ids, position_ids, horizon_ids)
         if position_ids is None:
             position_ids = self._default_position_ids(inputs_embeds, padding_mask, past_key_values)
         if order_ids is None:
@@ -444,6 +437,22 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             block_ids = nn.functional.pad(block_ids, (0, empty), value=-1)
         return build_attention_mask(
             self.model.config, queries, AttentionKeys(order_ids, block_ids), dtype=inputs_embeds.dtype
+        )
+
+
+def _one_of(past_key_values: Cache | None, cache: Cache | None) -> Cache | None:
+    if cache is not None and past_key_values is not None:
+        raise ValueError("cache and past_key_values are two names of one argument: pass one of them.")
+    return past_key_values if cache is None else cache
+
+
+def _check_orders(
+    order_ids: torch.Tensor | None, position_ids: torch.Tensor | None, horizon_ids: torch.Tensor | None
+) -> None:
+    if order_ids is not None and (position_ids is None or horizon_ids is None):
+        raise ValueError(
+            "order_ids needs position_ids and horizon_ids: neither the position of a noised copy nor what it sees "
+            "follows from its index in the row."
         )
 
 
