@@ -221,9 +221,14 @@ def _load_model(folder: Path, settings: dict[str, Any]) -> TtTForConditionalGene
     transformers itself initialises missing weights at random and skips unknown tensors, with a warning.
     """
     import torch
+    from transformers import GenerationConfig
 
     from ..modeling.modeling_ttt import TtTForConditionalGeneration
 
+    if (folder / "generation_config.json").is_file():
+        # Read on its own first, so that its errors are not taken for those of the model.
+        with clear_errors(folder / "generation_config.json", GenerationConfig.from_dict):
+            GenerationConfig.from_pretrained(folder)
     with clear_errors(folder):
         try:
             model, loaded = TtTForConditionalGeneration.from_pretrained(
@@ -290,7 +295,7 @@ def _merge(
             f"{ADAPTER_CONFIG_FILE}, base_model_name_or_path."
         ) from error
     if (folder / "generation_config.json").is_file():
-        with clear_errors(folder / "generation_config.json"):
+        with clear_errors(folder / "generation_config.json", GenerationConfig.from_dict):
             merged.generation_config = GenerationConfig.from_pretrained(folder)
     check_finite(merged, folder)
     return merged
