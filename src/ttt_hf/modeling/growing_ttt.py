@@ -115,6 +115,9 @@ def grow_rows(weight: torch.Tensor, first_new_row: int, rows: int, generator: to
 
     Returns:
         Matrix of shape `(rows, hidden)` with the dtype and device of `weight`.
+
+    Raises:
+        ValueError: If the old matrix is not finite.
     """
     old = weight.detach()[:first_new_row]
     hidden = old.shape[1]
@@ -124,6 +127,10 @@ def grow_rows(weight: torch.Tensor, first_new_row: int, rows: int, generator: to
     for chunk in old.split(CHUNK_ROWS):
         total += chunk.double().sum(dim=0)
     mean = total / len(old)
+    if not bool(mean.isfinite().all()):
+        raise ValueError(
+            "The text model's embeddings are not finite numbers: its weights are damaged; fetch it again."
+        )
     for chunk in old.split(CHUNK_ROWS):
         centred = chunk.double() - mean
         products += centred.T @ centred
