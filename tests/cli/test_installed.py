@@ -203,6 +203,30 @@ def test_speech_example_reads_aloud(folder: Path, shell: Shell) -> None:
     assert json.loads(shell(command, folder).stdout)["text"] == text
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ttt-hf talk example --out quiet.wav",
+        "ttt-hf encode recordings --task asr --workers 2 --shard-size 1 --out quiet-codes",
+        "ttt-hf train lora_asr train_data=recordings max_steps=1 audio_variants=0 output_dir=quiet-adapter",
+        "ttt-hf eval run tiny_asr --limit 2 --out quiet-scores",
+        "ttt-hf convert from-text Qwen/Qwen2.5-0.5B-Instruct quiet-grown --codec ttt-tiny",
+    ],
+)
+def test_quiet_leaves_stderr_empty_and_json_alone_on_stdout(command: str, folder: Path, shell: Shell) -> None:
+    result = shell(f"{command} --quiet --json", folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    json.loads(result.stdout)
+
+
+def test_training_shows_one_progress_bar(folder: Path, shell: Shell) -> None:
+    command = "ttt-hf train lora_asr train_data=recordings max_steps=1 audio_variants=0 output_dir=noted-adapter"
+    result = shell(f"{command} --json", folder)
+    json.loads(result.stdout)
+    lines = [line for line in result.stderr.replace("\r", "\n").splitlines() if line.strip()]
+    assert all(line.startswith("ttt-hf: ") or "/1 [" in line for line in lines), lines
+
+
 def test_documents_hold_for_the_wheel(environment: dict[str, str], tmp_path: Path) -> None:
     """The tests of README and docs/ again, on the wheel."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "slow or not slow"]
