@@ -8,8 +8,8 @@ import os
 import numpy as np
 import soxr
 
-from .audio_files import MAX_CHANNELS, MAX_SECONDS, check_rate, decode, duration, mix_down, too_long
-from .audio_inputs import AudioSource, unpack_audio
+from .audio_files import MAX_CHANNELS, MAX_SECONDS, decode, duration, mix_down, too_long
+from .audio_inputs import AudioSource, check_rate, unpack_audio
 from .fetching import USER, Access, is_address, open_source, short_name
 
 

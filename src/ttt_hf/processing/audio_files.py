@@ -12,13 +12,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
+from .audio_inputs import MAX_SAMPLING_RATE, check_rate
 from .fetching import MAX_BYTES
 from .truncation import is_unknown_size, missing_bytes, sample_chunk
 
 
 MAX_SECONDS = 3600.0
-MIN_SAMPLING_RATE = 1000
-MAX_SAMPLING_RATE = 768_000
 MAX_CHANNELS = 64
 # An hour at 48 kHz, 660 MiB: small files may decode to any size.
 MAX_SAMPLES = 3600 * 48_000
@@ -88,6 +87,7 @@ def too_long(name: str, seconds: float) -> ValueError:
     return ValueError(f"{name} is {seconds:.0f} s long, more than {MAX_SECONDS:.0f} s: cut it into pieces.")
 
 
+@np.errstate(all="ignore")  # samples that are infinite are refused later
 def _mix_blocks(blocks: Iterator[np.ndarray], rate: int, name: str) -> tuple[np.ndarray, int | None]:
     """The mean of all channels, and the loudest channel if they cancel each other."""
     means: list[np.ndarray] = []
@@ -104,12 +104,10 @@ def _mix_blocks(blocks: Iterator[np.ndarray], rate: int, name: str) -> tuple[np.
         if len(block) > 1:
             # The mix counts as one more channel.
             rows = np.concatenate([block, mean[None]])
-            with np.errstate(all="ignore"):
-                total = total + rows.sum(axis=1, dtype=np.float64)
-                energy = energy + np.einsum("cs,cs->c", rows, rows, dtype=np.float64)
-    # Without the constant part, which is not heard. Samples that are infinite are refused later.
-    with np.errstate(all="ignore"):
-        power = energy - total**2 / max(count, 1)
+            total = total + rows.sum(axis=1, dtype=np.float64)
+            energy = energy + np.einsum("cs,cs->c", rows, rows, dtype=np.float64)
+    # Without the constant part, which is not heard.
+    power = energy - total**2 / max(count, 1)
     loudest = int(power[:-1].argmax()) if len(power) > 1 else 0
     cancelled = len(power) > 1 and power[-1] < CANCELLED**2 * power[loudest]
     return _concatenate(means), loudest if cancelled else None
@@ -217,18 +215,6 @@ def _with_size(file: BinaryIO) -> BinaryIO:
         content.write(struct.pack("<I", value))
     content.seek(0)
     return content
-
-
-def check_rate(rate: Any) -> int:
-    """A sampling rate in Hz as a whole number; raises a `ValueError` if it is not one of audio."""
-    # `bool` is a subclass of `int`; a float such as 16000.0 is fine.
-    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer, float)) or not np.isfinite(rate):
-        raise ValueError(f"sampling_rate must be a number of Hz, not {rate!r}.")
-    if rate != int(rate) or not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
-        raise ValueError(
-            f"A sampling rate of {rate} Hz is not one of audio ({MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz)."
-        )
-    return int(rate)
 
 
 # -- PyAV -------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import reprlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -19,6 +21,8 @@ AudioSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | torch.Tensor | list[Any] | "
     "tuple[Any, Any] | Mapping[str, Any]"
 )
+MIN_SAMPLING_RATE = 1000
+MAX_SAMPLING_RATE = 768_000
 FORMS = (
     "Audio must be a file name, an address, bytes, an open file, a NumPy array, a torch tensor, a list of numbers, a "
     "pair of rate and samples, or a mapping such as {'array', 'sampling_rate'} or {'bytes'}"
@@ -52,9 +56,9 @@ def unpack_audio(source: Any, sampling_rate: Any = None) -> tuple[str | os.PathL
         return _unpack_samples(samples.data, samples.sample_rate, sampling_rate)
     if hasattr(source, "read"):
         return read_limited(source.read, "The open file"), sampling_rate
-    if isinstance(source, tuple) and len(source) == 2 and np.ndim(source[0]) + np.ndim(source[1]) in (1, 2):
+    if isinstance(source, tuple) and len(source) == 2 and _is_number(source[0]) != _is_number(source[1]):
         # Gradio puts the rate first, librosa and soundfile put it last.
-        rate, samples = source if np.ndim(source[0]) == 0 else reversed(source)
+        rate, samples = source if _is_number(source[0]) else reversed(source)
         return _unpack_samples(samples, rate, sampling_rate)
     return _as_array(source), sampling_rate
 
@@ -75,10 +79,33 @@ def _unpack_mapping(source: Mapping[str, Any], sampling_rate: Any) -> Any:
 
 
 def _unpack_samples(samples: Any, rate: Any, sampling_rate: Any) -> tuple[np.ndarray, Any]:
-    rate = rate.item() if hasattr(rate, "item") and np.ndim(rate) == 0 else rate
-    if rate is not None and sampling_rate is not None and rate != sampling_rate:
-        raise ValueError(f"The samples come with a rate of {rate!r} Hz, but sampling_rate is {sampling_rate!r}.")
-    return _as_array(samples), rate if rate is not None else sampling_rate
+    array = _as_array(samples)
+    if rate is None or sampling_rate is None:
+        return array, sampling_rate if rate is None else rate
+    if check_rate(rate) != check_rate(sampling_rate):
+        raise ValueError(f"The samples come with a rate of {rate} Hz, but sampling_rate is {sampling_rate}.")
+    return array, rate
+
+
+def check_rate(rate: Any) -> int:
+    """A sampling rate in Hz as a whole number; raises a `ValueError` if it is not one of audio."""
+    if not _is_number(rate):
+        raise ValueError(f"sampling_rate must be a number of Hz, not {reprlib.repr(rate)}.")
+    # Comparing first: neither infinity nor NaN can be converted.
+    if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE or rate != int(rate):
+        raise ValueError(
+            f"A sampling rate of {reprlib.repr(rate)} Hz is not one of audio "
+            f"({MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz)."
+        )
+    return int(rate)
+
+
+def _is_number(value: Any) -> bool:
+    # Also one in an array or a tensor without axes, whose storage may be missing.
+    with suppress(RuntimeError):
+        value = value.item() if getattr(value, "ndim", None) == 0 else value
+    # `bool` is a subclass of `int`.
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _as_array(source: Any) -> np.ndarray:
@@ -113,4 +140,4 @@ def is_one_audio(audio: Any) -> bool:
         return True
     # Of a list the first number tells; of a pair either part may be the rate.
     is_pair = isinstance(audio, tuple) and len(audio) == 2
-    return any(isinstance(part, (int, float, np.number)) for part in audio[: 2 if is_pair else 1])
+    return any(_is_number(part) for part in audio[: 2 if is_pair else 1])
