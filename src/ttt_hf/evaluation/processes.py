@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
+
+from ..atomic_files import lock_folder
 
 
 Item = TypeVar("Item")
@@ -80,7 +84,9 @@ class Processes:
 
         # Every process yields its items; a bar of each would overwrite the others'.
         total = len(items) if isinstance(items, Sequence) else total
-        yield from tqdm(items, desc=name, unit=unit, total=total, disable=not self.is_first or total == 0)
+        # Not given otherwise, so that the variable TQDM_DISABLE (`ttt-hf --quiet`) counts.
+        hidden = {"disable": True} if not self.is_first or total == 0 else {}
+        yield from tqdm(items, desc=name, unit=unit, total=total, **hidden)
 
     def wait(self) -> None:
         """Waits until all processes have reached this point."""
@@ -88,6 +94,24 @@ class Processes:
             import torch.distributed as dist
 
             dist.barrier()
+
+    @contextmanager
+    def lock(self, folder: Path) -> Iterator[None]:
+        """Keeps other runs from writing to the folder of a task, and clears away what a killed one has left.
+
+        The first process holds the lock for all; the others must not write before they have waited for it.
+
+        Raises:
+            BlockingIOError: If another run is writing there.
+        """
+        if not self.is_first:
+            yield
+            return
+        with lock_folder(folder):
+            # Half-written files, see `atomic_files`; nobody else is writing any.
+            for path in folder.rglob(".*.part"):
+                path.unlink(missing_ok=True)
+            yield
 
     def __enter__(self) -> Processes:
         return self

@@ -37,14 +37,15 @@ def digest(value: Any) -> str:
 
 
 class JsonLinesFile:
-    """Appends lines to a file, or to this process's part of it. Use it as a context manager.
+    """Appends lines to a file, or to this process's part of it. Use it as a context manager, within the folder's lock:
+    the incomplete line of another process that is still writing would be cut.
 
     Args:
         path: The file; its folder exists.
         rank: Number of this process; all but the first write to parts.
 
     Raises:
-        OSError: If it cannot be written, or another process is writing to it.
+        OSError: If it cannot be written.
     """
 
     def __init__(self, path: Path, rank: int = 0) -> None:
@@ -54,8 +55,6 @@ class JsonLinesFile:
         # Unbuffered: after a failed write, nothing is left in a buffer to be written again on closing.
         self._file = self.path.open("ab", buffering=0)
         try:
-            # Locked first: the incomplete line of another process that is still writing must not be cut.
-            self._lock()
             # A killed process may have left an incomplete line; the next one must not be appended to it.
             self._file.truncate(_complete_length(self.path))
         except OSError:
@@ -76,21 +75,6 @@ class JsonLinesFile:
                 f"{self.path} cannot be written ({error.strerror or error}): free some space and run the same command "
                 "again; what is there stays."
             ) from error
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows has no advisory locks: there, nothing detects a run that is started twice
-            return
-        try:
-            # Without waiting: the other process may run for hours. The system drops the lock when a process dies.
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"Another process is writing {self.path}: wait until it is done, or name another folder."
-            ) from None
-        except OSError:
-            return  # a file system without locks
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

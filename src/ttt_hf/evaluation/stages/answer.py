@@ -62,21 +62,33 @@ def answer_task(
     # 2. Describe the run. Replies with another fingerprint than this one are not continued.
     samples = load_samples(task, limit)
     settings = run_settings(task, model, samples)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    call = {"loaded_from": loaded_from or task.name, "overrides": dict(overrides or {})}
+    shape = {"limit": limit, "batch_size": batch_size, "processes": processes.count}
+    with processes.lock(folder.path):
+        _answer_missing(task, model, folder, samples, {**settings, **call, **shape}, processes)
+
+
+def _answer_missing(
+    task: Task,
+    model: SpeechModel,
+    folder: TaskFolder,
+    samples: Samples,
+    settings: Mapping[str, Any],
+    processes: Processes,
+) -> None:
     if processes.is_first:
-        call = {"loaded_from": loaded_from or task.name, "overrides": dict(overrides or {})}
-        shape = {"limit": limit, "batch_size": batch_size, "processes": processes.count}
         # Transcripts and judgements of an earlier run may still be right: their lines say what they were made from.
         before = folder.read_settings() if folder.settings.is_file() else {}
         later = {key: before.get(key) for key in ("transcriber", "judge", "judge_price")}
-        write_json(folder.settings, {**settings, **call, **shape, **later})
+        write_json(folder.settings, {**settings, **later})
+    # No process may write before the first has the lock, and all have read what is answered.
+    processes.wait()
     # 3. Find out what is left to do. Failed samples are tried again.
     known = latest_lines(folder.predictions, settings["fingerprint"])
     answered = {key for key, reply in known.items() if reply["finish_reason"] != "error"}
-    # No process may write before all have read what is answered.
     processes.wait()
     # Batches are shared out before answered ones are dropped: they are the same ones in every run.
-    mine = processes.shard(batches_by_length(samples, batch_size))
+    mine = processes.shard(batches_by_length(samples, settings["batch_size"]))
     todo = [batch for batch in mine if any(samples.ids[index] not in answered for index in batch)]
     # 4. Answer. Lines are written batch by batch: an interruption loses the current batch only.
     with JsonLinesFile(folder.predictions, processes.rank) as file:

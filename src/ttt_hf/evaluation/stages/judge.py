@@ -27,6 +27,11 @@ def judge_task(folder: TaskFolder, judge: Judge, price: tuple[float, float] | No
         ValueError: If spoken replies have not been transcribed.
         OSError: If the judge cannot be reached. Its answers up to then are kept.
     """
+    with Processes().lock(folder.path):
+        _judge_missing(folder, judge, price)
+
+
+def _judge_missing(folder: TaskFolder, judge: Judge, price: tuple[float, float] | None) -> None:
     # Records come with the answers of the judge before: this one starts from the replies alone.
     records = [dataclasses.replace(record, judgements=()) for record in folder.records()]
     folder.update_settings(judge=judge.description, judge_price=price)

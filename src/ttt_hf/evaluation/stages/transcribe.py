@@ -32,6 +32,11 @@ def transcribe_task(folder: TaskFolder, transcriber: Transcriber, processes: Pro
         ValueError: If it cannot be read.
     """
     processes = processes or Processes()
+    with processes.lock(folder.path):
+        _transcribe_missing(folder, transcriber, processes)
+
+
+def _transcribe_missing(folder: TaskFolder, transcriber: Transcriber, processes: Processes) -> None:
     spoken = [reply for reply in folder.replies() if reply["audio"] is not None]
     # Scoring reads the transcripts of this transcriber from now on; those of others stay in the file.
     if processes.is_first:
