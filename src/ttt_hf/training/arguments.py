@@ -132,8 +132,8 @@ class DataArguments:
     max_broken: float | None = field(
         default=None,
         metadata={
-            "help": "Share of rows that may be left out because they cannot be used; 0.01 by default, but at least "
-            "5 rows."
+            "help": "Share of rows that may be left out because they cannot be used; 0.01 by default, or up to "
+            "5 rows of small data."
         },
     )
 
