@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import os
 import re
@@ -134,6 +135,7 @@ def _run(module: ModuleType, damage: Damage, base: Path, folder: Path) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(log, 2)
+        faulthandler.register(signal.SIGUSR1, file=2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", errors="backslashreplace")
         work = folder / "work"
         work.mkdir()
@@ -159,6 +161,8 @@ def _watch(process: _Running, seconds: float) -> Outcome | None:
     if pid == 0:
         if elapsed > seconds:
             process.fault = f"ran longer than {seconds:g} s"
+            os.kill(process.pid, signal.SIGUSR1)  # it prints where it is
+            time.sleep(0.5)
         elif _resident(process.pid) > process.limit:
             process.fault = "took more than 2 GB"
         else:
