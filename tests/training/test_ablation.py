@@ -56,6 +56,7 @@ def dialogues(tmp_path):
     return file
 
 
+@pytest.mark.slow  # seven trainings; test_trainer.py compares objectives quickly
 def test_the_same_weights_have_the_same_loss_under_all_recipes(dialogues, tmp_path):
     """At a learning rate of 0 all recipes end with the weights of the embedded model."""
     found = {}
