@@ -21,8 +21,9 @@ CONSTANTS = 2**25
 MAX_RATES = (384_000, 384_000, 1000)
 # Generation keys that no check of transformers looks at.
 LENGTHS = ("max_new_tokens", "min_new_tokens", "max_length", "min_length")
-# Memory and time grow with these.
+# Memory and time grow with these: at most the model's context, or this many.
 AUDIO_LENGTHS = ("audio_block_length", "audio_steps_per_block", "audio_max_span_length")
+MAX_AUDIO_LENGTH = 4096
 
 
 def check_model_size(folder: Path) -> None:
@@ -120,11 +121,11 @@ def check_generation_config(model: Any, tokenizer: Any, path: Path) -> None:
         value = getattr(model.generation_config, key, None)
         if value is not None and type(value) is not int:
             raise ValueError(f"{path} cannot be used ({key} must be an integer, not {str(value)[:40]!r}): correct it.")
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(MAX_AUDIO_LENGTH, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
     for key in AUDIO_LENGTHS:
         value = getattr(model.generation_config, key, None)
-        if type(value) is int and context is not None and value > context:
-            raise ValueError(f"{path} cannot be used ({key}={value} is beyond the model's context of {context}).")
+        if type(value) is int and value > longest:
+            raise ValueError(f"{path} cannot be used ({key} must be at most {longest}, not {value}): correct it.")
     prompt = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     own = model.generation_config
 

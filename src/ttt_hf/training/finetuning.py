@@ -349,7 +349,7 @@ def _evaluation_config(recipe: Recipe, config: TtTConfig) -> TtTConfig:
         return config
     # Otherwise the losses of this baseline could not be compared with those of the other objectives.
     own, result = (
-        TtTConfig.from_pretrained(find_checkpoint(recipe.model.model, recipe.model.revision)),
+        TtTConfig.from_pretrained(find_checkpoint(recipe.model.model, recipe.model.revision), trust_remote_code=False),
         copy.copy(config),
     )
     result.audio_attention, result.audio_block_length = own.audio_attention, own.audio_block_length
