@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fixed_reply import tone, write_wav
+from ttt_hf.atomic_files import lock_folder
 from ttt_hf.data import check_fingerprint, load_source
 from ttt_hf.processing import TtTProcessor
 
@@ -119,6 +120,23 @@ def test_changed_data(run: Callable, checkpoint: Path, recordings: Path, tmp_pat
     assert run(*arguments).out.startswith("4 rows, ")
     assert run(*arguments[:3], "tts", *arguments[4:], "--json").code == 0
     assert {row["task"] for row in load_source(out)} == {"tts"}
+
+
+def test_a_second_process_is_refused(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "encoded"
+    arguments = ("encode", recordings, "--task", "asr", "--out", out, "--model", checkpoint, "--workers", "1")
+    with lock_folder(out):
+        assert_one_error(run(*arguments), f"Another process is writing to {out}: wait until it is done")
+    assert run(*arguments).code == 0
+
+
+def test_private_files_and_addresses(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:
+    metadata = recordings / "metadata.csv"
+    metadata.write_text(metadata.read_text() + "../secret.wav,a secret\n")
+    write_wav(tmp_path / "secret.wav", tone(1.0, 8000), 8000)
+    arguments = ("encode", recordings, "--task", "asr", "--model", checkpoint, "--workers", "1", "--json", "--out")
+    assert json.loads(run(*arguments, tmp_path / "without").out)["skipped"] == 2
+    assert json.loads(run(*arguments, tmp_path / "with", "--allow-private").out)["skipped"] == 1
 
 
 def test_embedded_codec_is_the_default(run: Callable, tmp_path: Path, question: Path) -> None:

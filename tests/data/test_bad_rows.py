@@ -233,6 +233,20 @@ def test_links_and_absolute_paths_within_the_folder_are_followed(secret):
     assert len(load_source(folder)) == 3
 
 
+def test_an_encoding_names_no_recordings(secret):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from ttt_hf.data.sources import row_features
+
+    path, folder = secret
+    row = {"content": [{"type": "audio", "path": str(path)}]}
+    pq.write_table(pa.Table.from_pylist([row], row_features().arrow_schema), folder / "shard-00000-of-00001.parquet")
+    (folder / "encoding.json").write_text('{"complete": true, "fingerprint": "sha256:0"}')
+    with pytest.raises(ValueError, match="holds audio instead of codes"):
+        encode_source(open_source(folder), CODEC, folder.with_name("out"))
+
+
 def test_what_was_downloaded_names_nothing_of_this_machine(secret, tmp_path, monkeypatch):
     path, folder = secret
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..processing.fetching import TABLE, Access
-from .conversations import Row, canonical_row, row_items
+from .conversations import Row, audio_source, canonical_row, row_items
 from .listing import report_left_out
 from .reading import DATA, Table, file_states, open_table, read_errors, require_datasets
 from .tables import TableRow, list_problems, parse_json
@@ -366,7 +366,11 @@ def _open_encoded(folder: Path, streaming: bool) -> Source:
 
 
 def _check_encoded(row: Mapping[str, Any], number: int, name: str) -> Row:
-    return {"origin": f"{name}, row {number + 1}", "error": None, **row}
+    checked = {"origin": f"{name}, row {number + 1}", "error": None, **row}
+    # Nothing that was encoded names a recording: such a row was made to be read elsewhere.
+    if any(audio_source(item) is not None for item in row_items(checked)):
+        checked["error"] = "This row of an encoding holds audio instead of codes: encode the data again."
+    return checked
 
 
 # -- mixtures ---------------------------------------------------------------------------------------------------------
