@@ -139,6 +139,24 @@ def test_an_interruption_that_a_library_loses_is_repeated(run: Callable, monkeyp
     assert time.monotonic() - start < 10
 
 
+def test_an_interruption_waits_for_a_callback(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one of soundfile's it would be printed with its traceback, and ignored."""
+    finished = []
+
+    def vio_read() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        finished.append(True)
+
+    def work(arguments: object) -> None:
+        vio_read()
+        time.sleep(30)
+
+    monkeypatch.setattr(talk, "run", work)
+    assert run("talk", "question.wav") == (143, "", "ttt-hf: interrupted by SIGTERM\n")
+    assert finished == [True]
+
+
 def test_a_cleanup_is_not_interrupted(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     cleaned = []
 

@@ -19,7 +19,7 @@ EXIT_SIGNAL = 128  # and the number of the signal, as shells have it
 # Errors whose messages are written for users; any other is shown with its type.
 EXPECTED_ERRORS = (OSError, ValueError, RuntimeError, ImportError, FloatingPointError)
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-INSIST_SECONDS = 0.5
+INSIST_SECONDS = 0.1
 MAX_LENGTH = 2000  # characters of a message
 # Ctrl-C, what schedulers send before they kill, and what a terminal sends that is closed.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -74,6 +74,9 @@ class Interruptions:
         if hasattr(signal, "setitimer"):
             self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._insist))
             signal.setitimer(signal.ITIMER_REAL, INSIST_SECONDS, INSIST_SECONDS)
+            # There it would be printed and lost; the timer comes when the callback is over.
+            if _is_in_callback(frame):
+                return
         raise KeyboardInterrupt(number)
 
     def _insist(self, number: int, frame: Any) -> None:
@@ -82,8 +85,15 @@ class Interruptions:
         while error is not None and not isinstance(error, KeyboardInterrupt):
             error = error.__context__
         # An interruption that is being handled, or whose cleanup is running, is not lost.
-        if error is None:
+        if error is None and not _is_in_callback(frame):
             raise KeyboardInterrupt(self.received)
+
+
+def _is_in_callback(frame: Any) -> bool:
+    """Whether soundfile, in C, has called back to read or write a file."""
+    while frame is not None and not frame.f_code.co_name.startswith("vio_"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def prepare_output() -> None:
