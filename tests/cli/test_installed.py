@@ -122,7 +122,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, shell: Sh
     shutil.copytree(checkpoint, folder / "path" / "to" / "checkpoint")
     rows = [{"question_audio": f"recordings/{name}.wav", "answer": "It is a vegetable."} for name in "ab"]
     (folder / "dialogues.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "my-recipe.yaml").write_text("extends: lora_chat\ntrain_data: dialogues.jsonl\noutput_dir: my-adapter\n")
+    (folder / "my-recipe.yaml").write_text("lora_rank: 4\ntrain_data: dialogues.jsonl\noutput_dir: my-adapter\n")
     write_official(folder / "Stephen-Lee" / "TtT-3B")
     TtTTinyCodec(TtTTinyCodecConfig(fsq_levels=[5, 5, 3], vocoder_layers=1)).save_pretrained(folder / "glm-4-voice")
     text_model = Qwen2Config(vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
@@ -184,7 +184,7 @@ def test_shown_command(command: str, folder: Path, shell: Shell, hub: Hub, judge
         shell("ttt-hf eval run local path=recordings scorer=wer --out pushed", folder)
         results = json.loads((folder / "pushed" / "local" / "results.json").read_text())
         hub.weights = {"main": results["model"]["weights"]}
-        command = command.replace(" scores ", " pushed ")
+        command = command.replace(" scores ", " pushed ").replace("your-name/your-model", "me/model")
         variables = {**hub_environment(hub.url, tmp_path), "PYTHONPATH": ""}
         variables = {name: variables[name] for name in variables if name.startswith("HF_")}
     result = shell(command, folder, **variables)
