@@ -512,3 +512,9 @@ def test_embeddings_without_block_ids_are_those_of_text(tiny_model):
         first = model(inputs_embeds=embeddings[:, :2], use_cache=True)
         rest = model(inputs_embeds=embeddings[:, 2:], cache=first.cache).logits
     assert torch.allclose(rest, out.logits[:, 2:], atol=1e-5)
+
+
+def test_targets_of_sequence_parallelism_are_refused(tiny_model):
+    ids = torch.tensor([[2, 3, 4]])
+    with pytest.raises(ValueError, match="shift_labels"):
+        tiny_model()(ids, labels=ids, shift_labels=ids.roll(-1, 1))

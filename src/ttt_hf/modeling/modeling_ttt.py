@@ -247,8 +247,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
             ValueError: If arguments contradict each other, or do not determine the attention mask.
         """
         # 1. Embeddings and cache
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
+        _check_inputs(input_ids, inputs_embeds, kwargs)
         past_key_values = _one_of(past_key_values, cache)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -438,6 +437,14 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         return build_attention_mask(
             self.model.config, queries, AttentionKeys(order_ids, block_ids), dtype=inputs_embeds.dtype
         )
+
+
+def _check_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, kwargs: dict[str, Any]) -> None:
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
+    # A backbone would ignore them, and the loss would be that of `labels`.
+    if kwargs.get("shift_labels") is not None:
+        raise ValueError("shift_labels (context or sequence parallelism) are not supported: pass labels alone.")
 
 
 def _one_of(past_key_values: Cache | None, cache: Cache | None) -> Cache | None:
