@@ -15,7 +15,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream fuzz kills lint format tiny bench clean
+.PHONY: help demo test test-slow test-upstream test-versions fuzz kills lint format tiny bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
@@ -35,6 +35,9 @@ test-slow: $(VENV)/.dev  ## every test, the slow ones too
 test-upstream: $(VENV)/.dev  ## transformers' own tests of models and processors, fetched and run on ours
 	$(BIN)/python tests/upstream/fetch.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEx tests/upstream/modeling_mixins.py tests/upstream/processing_mixins.py
+
+test-versions: $(VENV)/.dev  ## the quick tests with the oldest and the newest transformers of the declared range
+	WORKERS=$(WORKERS) .ci/versions
 
 fuzz: $(VENV)/.dev  ## damaged input of all kinds, $(CASES) cases from SEED: refused in a sentence, never a traceback
 	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) --workers $(WORKERS)
@@ -80,10 +83,10 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing ttt-hf with its development tools (some minutes the first time) ..."
-	@$(INSTALL) -e '.[dev,train,eval]'
+	@$(INSTALL) -e '.[dev,train,eval,audio,completion]'
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing ttt-hf with what training and scoring need (some minutes the first time) ..."
-	@$(INSTALL) -e '.[train,eval,data]'
+	@$(INSTALL) -e '.[train,eval,audio,data]'
 	@touch $@ $(VENV)/.core

@@ -21,9 +21,9 @@ from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("training", "data", "evaluation", "metrics", "codecs", "official", "add_a_codec")
+    for name in ("training", "data", "evaluation", "metrics", "codecs", "official", "add_a_codec", "audio")
 ]
-TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC = PAGES
+TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO = PAGES
 QUESTION = ROOT / "examples" / "question.wav"
 
 # What begins like this, or has this in it, is not run here, for a reason. All else is.
@@ -125,6 +125,11 @@ def test_page_on_data(tmp_path: Path) -> None:
     run_page(DATA, tmp_path)
     assert json.loads((tmp_path / "encoded" / "encoding.json").read_text())["rows"] == 1
     assert json.loads((tmp_path / "varied" / "encoding.json").read_text())["variants"] == 8
+
+
+def test_page_on_audio(tmp_path: Path) -> None:
+    shutil.copy(QUESTION, tmp_path)
+    run_page(AUDIO, tmp_path)
 
 
 def test_page_on_a_codec_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

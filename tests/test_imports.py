@@ -25,6 +25,7 @@ EXTRAS_OF_ROOM = {
     "data": {"train"},
     "evaluation": {"eval", "train", "funasr", "lmms"},
     "loading": {"train"},
+    "processing": {"audio"},
     "training": {"train", "eval"},
     "serving": {"demo"},
 }
