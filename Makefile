@@ -43,7 +43,7 @@ fuzz: $(VENV)/.dev  ## damaged input of all kinds, $(CASES) cases from SEED: ref
 	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) --workers $(WORKERS)
 
 kills: $(VENV)/.dev  ## commands killed at random moments and run again: as if they had not been
-	$(BIN)/python -m tests.kills --seed $(SEED) --workers $(WORKERS)
+	$(BIN)/python -m tests.kills --seed $(SEED)
 
 lint: $(VENV)/.dev  ## style, types, and the rule that imports go one way
 	$(BIN)/ruff check .

@@ -105,7 +105,7 @@ def _run_case(
             # The process alone: what it has started is not told.
             os.kill(pid, number)
             code, stderr = _wait(pid, folder)
-            if code == 0:
+            if code == 0 or (kills and is_refused(code, stderr, expected, command.result(folder))):
                 break
             kills.append(f"{number.name} at {moment:.2f} s")
             if "Traceback" in stderr or code not in (-number, 128 + number):
@@ -115,11 +115,15 @@ def _run_case(
         if kills:
             break
     code, stderr = _wait(_start(command, base, folder), folder)
-    difference = _difference(expected, command.result(folder))
-    # A command that was killed when all was there may refuse to write it again.
-    if code and difference:
+    found = command.result(folder)
+    if code and not is_refused(code, stderr, expected, found):
         return Outcome(case, kills, f"does not continue, exit code {code}: {stderr[-500:]}")
-    return Outcome(case, kills, difference)
+    return Outcome(case, kills, _difference(expected, found))
+
+
+def is_refused(code: int, stderr: str, expected: Result, found: Result) -> bool:
+    """Whether a command that was killed when all was there says that it does not write it again."""
+    return code == 1 and "Traceback" not in stderr and not _difference(expected, found)
 
 
 def _start(command: Command, base: Path, folder: Path) -> int:

@@ -13,7 +13,7 @@ import pytest
 from hub_server import Hub
 
 from .commands import Command, files
-from .runner import run_cases
+from .runner import is_refused, run_cases
 
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,15 @@ def test_other_results_are_a_fault(checkpoint: Path, tmp_path: Path, hub: Hub) -
     failing = Command("info", (), lambda base: ["info", "/nowhere"], files)
     with pytest.raises(RuntimeError, match="fails without a kill, exit code 1"):
         list(run_cases((failing,), [0], 0, tmp_path / "base", hub))
+
+
+def test_a_refusal_is_right_only_when_all_is_there() -> None:
+    whole = {"out/config.json": {"a": 1}}
+    refusal = "ttt-hf: error: out exists and is not empty: name another folder, or remove it first."
+    assert is_refused(1, refusal, whole, dict(whole))
+    assert not is_refused(1, refusal, whole, {})
+    assert not is_refused(1, "Traceback (most recent call last):", whole, dict(whole))
+    assert not is_refused(-9, "", whole, dict(whole))
 
 
 def test_what_tells_the_time_is_not_compared(tmp_path: Path) -> None:
