@@ -139,6 +139,30 @@ def test_an_interruption_that_a_library_loses_is_repeated(run: Callable, monkeyp
     assert time.monotonic() - start < 10
 
 
+def test_an_interruption_in_a_finalizer_prints_no_traceback(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: printed.append(lost.exc_type))
+
+    class Resource:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    class Faulty:
+        def __del__(self) -> None:
+            raise ValueError
+
+    def work(arguments: object) -> None:
+        del arguments
+        Faulty()
+        Resource()
+        time.sleep(5)
+        pytest.fail("the signal was lost")
+
+    monkeypatch.setattr(talk, "run", work)
+    assert run("talk", "question.wav") == (143, "", "ttt-hf: interrupted by SIGTERM\n")
+    assert printed == [ValueError]
+
+
 def test_an_interruption_waits_for_a_callback(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one of soundfile's it would be printed with its traceback, and ignored."""
     finished = []

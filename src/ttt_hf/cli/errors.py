@@ -42,6 +42,7 @@ class Interruptions:
         self.received: int | None = None
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
+        self._hook = sys.unraisablehook
 
     def __enter__(self) -> Interruptions:
         # Python lets only the main thread install handlers.
@@ -49,6 +50,7 @@ class Interruptions:
             for number in SIGNALS:
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     self._previous[number] = signal.signal(number, self._interrupt)
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._ignore
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -56,6 +58,13 @@ class Interruptions:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if sys.unraisablehook == self._ignore:
+            sys.unraisablehook = self._hook
+
+    def _ignore(self, lost: Any) -> None:
+        """Prints no traceback of an interruption in a finalizer, where Python ignores it: `_insist` repeats it."""
+        if not (self.received and issubclass(lost.exc_type, KeyboardInterrupt)):
+            self._hook(lost)
 
     def _interrupt(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:  # a forked worker, which has nothing to clean up
