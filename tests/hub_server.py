@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import threading
@@ -84,9 +85,10 @@ class Hub:
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
                     self.send_header(name, value)
-                self.end_headers()
-                if with_body:
-                    self.wfile.write(content)
+                with contextlib.suppress(ConnectionError):  # a client that was killed
+                    self.end_headers()
+                    if with_body:
+                        self.wfile.write(content)
 
             def log_message(self, *args: object) -> None:
                 pass
