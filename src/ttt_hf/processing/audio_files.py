@@ -14,7 +14,7 @@ import soundfile
 
 from .audio_inputs import MAX_SAMPLING_RATE, check_rate
 from .fetching import MAX_BYTES
-from .truncation import is_unknown_size, missing_bytes, sample_chunk
+from .truncation import check_complete, cut_short, is_unknown_size, sample_chunk
 
 
 MAX_SECONDS = 3600.0
@@ -23,6 +23,8 @@ MAX_CHANNELS = 64
 MAX_SAMPLES = 3600 * 48_000
 # Samples of all channels that are decoded at a time.
 _BLOCK_SAMPLES = 1 << 18
+# By how many seconds the durations in headers of MP4, WebM and WMA are off.
+_DURATION_ERROR = 0.25
 # A mix that is quieter than the loudest channel by this factor has lost its sound: the channels cancel each other.
 CANCELLED = 0.1
 
@@ -38,7 +40,6 @@ _MAGIC = (
     (0, b"#!AMR", "amr", "AMR"),
     (0, b"\xff\xf1", "aac", "AAC"),
     (0, b"\xff\xf9", "aac", "AAC"),
-    (0, b"caff", "caf", "CAF"),
     (0, b"OggS", "ogg", "Ogg"),
     (0, b"RIFF", "wav", "WAV of a rare kind"),
 )
@@ -59,7 +60,7 @@ def decode(file: BinaryIO, name: str) -> tuple[np.ndarray, int]:
     """
     with _opened(file, name) as audio:
         mixed, loudest = _mix_blocks(audio.blocks(), audio.rate, name)
-        audio.check_end(len(mixed))
+        audio.check_end()
     if loudest is None:
         return mixed, audio.rate
     # Channels that cancel each other are rare: decoding again is cheaper than to keep them all.
@@ -154,33 +155,32 @@ class _SoundFile:
             raise too_long(name, self.frames / self.rate)
         self._audio = audio
         self._name = name
+        self._decoded = 0
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Float32 of shape `(channels, samples)`."""
         size = max(1, _BLOCK_SAMPLES // self._audio.channels)
-        done = 0
         while True:
             try:
                 block = self._audio.read(size, dtype="float32", always_2d=True).T
             except soundfile.LibsndfileError as error:
-                end = f"{done / self.rate:.1f} s"
+                end = f"{self._decoded / self.rate:.1f} s"
                 raise ValueError(f"{self._name} is damaged or cut short after {end}: get it again.") from error
             if block.shape[1] == 0:
                 return
-            done += block.shape[1]
+            self._decoded += block.shape[1]
             yield block
 
-    def check_end(self, decoded: int) -> None:
+    def check_end(self) -> None:
+        """Raises a `ValueError` if `blocks` gave less than the header promises."""
         # Of MP3, the number is an estimate.
-        if self.frames is not None and decoded < self.frames and self._audio.format not in ("MP3", "MPEG"):
-            raise ValueError(_cut_short(self._name, decoded, self.frames))
+        if self.frames is not None and self._decoded < self.frames and self._audio.format not in ("MP3", "MPEG"):
+            raise ValueError(cut_short(self._name, self._decoded / self.frames))
 
 
 @contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
-    missing = missing_bytes(file)
-    if missing is not None:
-        raise ValueError(_cut_short(name, *missing))
+    check_complete(file, name)
     file = _with_size(file)
     try:
         audio = _Sequential(_Lenient(file))
@@ -193,28 +193,19 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
         yield _SoundFile(audio, name)
 
 
-def _cut_short(name: str, given: int, promised: int) -> str:
-    # Never 100 %, however little is missing.
-    share = f"only {min(99, 100 * given // promised)} % of what its header promises is there" if promised else ""
-    share = share or "its end is missing"
-    return f"{name} was cut short: {share}. Download or record it again, or convert what is there to WAV."
-
-
 def _with_size(file: BinaryIO) -> BinaryIO:
     """The file, or a copy with the size in its header where WAV was written to a pipe without."""
-    chunk = sample_chunk(file)
-    size = file.seek(0, os.SEEK_END) - chunk[0] if chunk is not None else 0
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    head = file.read(4)
+    is_wav = file.read(4) == b"RIFF"
+    chunk = sample_chunk(file) if is_wav else None
     file.seek(0)
-    if chunk is None or head != b"RIFF" or not is_unknown_size(chunk[1]) or not 0 < size <= MAX_BYTES:
+    if chunk is None or not is_unknown_size(chunk[1]) or not chunk[0] < size <= MAX_BYTES:
         return file
-    content = io.BytesIO(file.read())
-    for position, value in ((4, size + chunk[0] - 8), (chunk[0] - 4, size)):
-        content.seek(position)
-        content.write(struct.pack("<I", value))
-    content.seek(0)
-    return content
+    content = bytearray(file.read())
+    content[4:8] = struct.pack("<I", size - 8)
+    content[chunk[0] - 4 : chunk[0]] = struct.pack("<I", size - chunk[0])
+    return io.BytesIO(content)
 
 
 # -- PyAV -------------------------------------------------------------------------------------------------------------
@@ -226,9 +217,8 @@ def _opened_by_av(file: BinaryIO, name: str, error: Exception) -> Iterator[Any]:
     head = file.read(16)
     file.seek(0)
     known = next((kind for kind in _MAGIC if head[kind[0] :].startswith(kind[1])), None)
-    not_audio = f"{name} is not audio that can be read ({READABLE_FORMATS})."
     if known is None:
-        raise ValueError(not_audio) from error
+        raise ValueError(f"{name} is not audio that can be read ({READABLE_FORMATS}).") from error
     try:
         import av
     except ImportError:
@@ -238,15 +228,15 @@ def _opened_by_av(file: BinaryIO, name: str, error: Exception) -> Iterator[Any]:
     # A bare MemoryError is what PyAV raises for tables that a damaged header makes too large.
     try:
         with av.open(file, format=known[2], metadata_errors="replace") as container:
-            yield _AvFile(container, name)
+            yield _AvFile(container, name, is_timed=known[2] in ("mp4", "matroska", "asf"))
     except (av.FFmpegError, MemoryError, IndexError, UnicodeError) as failure:
-        raise ValueError(not_audio) from failure
+        raise ValueError(f"{name} is damaged or cut short: get it again, or convert it to WAV.") from failure
 
 
 class _AvFile:
-    """A file opened by PyAV, like `_SoundFile`."""
+    """A file opened by PyAV, like `_SoundFile`; `is_timed` if its header holds a duration that is no estimate."""
 
-    def __init__(self, container: Any, name: str) -> None:
+    def __init__(self, container: Any, name: str, is_timed: bool) -> None:
         if not container.streams.audio:
             raise ValueError(f"{name} has no sound.")
         self._container = container
@@ -260,9 +250,13 @@ class _AvFile:
             raise ValueError(f"{name} has {self._stream.channels} channels, more than {MAX_CHANNELS}.")
         # What browsers record has no duration; that of the file is also that of a video.
         seconds = float(self._stream.duration * self._stream.time_base) if self._stream.duration else 0.0
+        if not seconds and container.duration and len(container.streams) == 1:
+            seconds = container.duration / 1e6
         if seconds > MAX_SECONDS:
             raise too_long(name, seconds)
         self.frames = round(seconds * self.rate) if seconds > 0 else None
+        self._promised = seconds if is_timed else 0.0
+        self._end = 0.0
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Float32 of shape `(channels, samples)`."""
@@ -275,8 +269,13 @@ class _AvFile:
             for frame in packet.decode():
                 if frame.sample_rate != self.rate:
                     raise ValueError(f"{self._name} changes its sampling rate: convert it to WAV.")
+                # By its time: there may be gaps, such as silence that was not sent.
+                start = self._end if frame.time is None else frame.time
+                self._end = start + frame.samples / self.rate
                 for part in resampler.resample(frame):
                     yield part.to_ndarray()
 
-    def check_end(self, decoded: int) -> None:
-        """Durations are estimates here; `missing_bytes` has told what is missing."""
+    def check_end(self) -> None:
+        """Raises a `ValueError` if `blocks` gave less than the header promises."""
+        if self._end < self._promised - _DURATION_ERROR:
+            raise ValueError(cut_short(self._name, self._end / self._promised))
