@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--kind", choices=KINDS, action="append", help="only this kind")
     parser.add_argument("--case", type=int, help="only this case, and show what it prints")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of processes")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long a case may take")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long a case may compute")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
