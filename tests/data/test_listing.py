@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from both_readers import READERS, Reader, evaluation_rows, train_rows
 
-from ttt_hf.data import load_source
+from ttt_hf.data import listing, load_source
 from ttt_hf.data.reading import open_table
 
 
@@ -238,6 +238,23 @@ def test_folders_that_cannot_be_read(
     with pytest.raises(ValueError, match=message) as raised:
         read(data(files))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_the_whole_file_system_is_no_data(data: Callable[..., Path], read: Reader) -> None:
+    # By any of its names, such as a link among the data.
+    for folder in ("/", "/..", (link := data("a.wav") / "link")):
+        link.is_symlink() or link.symlink_to("/")
+        with pytest.raises(ValueError, match=r"is the root of the file system: name the folder of the data\.$"):
+            read(Path(folder))
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_too_many_files(data: Callable[..., Path], read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MAX_FILES", 2)
+    assert len(read(data("a.wav", "b/b.wav"), task=None)) == 2
+    with pytest.raises(ValueError, match="has more than 2 files: name the folder of the data, or a table"):
+        read(data("c.wav"), task=None)
 
 
 def test_columns_of_recordings_in_metadata(data: Callable[..., Path]) -> None:

@@ -28,6 +28,8 @@ READABLE = "JSONL, JSON, Parquet and CSV (or TSV) files can be read, and folders
 KALDI_AUDIO = "wav.scp"
 KALDI_TEXTS = ("text", "trans.txt")
 FILE_NAME = "file_name"
+# Their names alone take a gigabyte of memory.
+MAX_FILES = 2_000_000
 
 
 class OpenFile(Protocol):
@@ -78,9 +80,9 @@ def list_folder(folder: Path, split: str | None, needs_split: bool) -> FolderFil
             folder is taken.
 
     Raises:
-        ValueError: If there is nothing to read, or no such split, or files contradict each other.
+        ValueError: If there is nothing to read, or too much, or no such split, or files contradict each other.
     """
-    files = _walk(folder)
+    files = walk_files(folder)
     data = [path for path in files if _is_data(path)]
     # Split folders count only where all data are in them: beside other data, `test` is any folder.
     tops = {path.relative_to(folder).parts[0] if path.parent != folder else "" for path in data}
@@ -146,17 +148,27 @@ def report_left_out(name: str, files: FolderFiles, used: Iterable[str] | None) -
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _walk(folder: Path) -> list[Path]:
-    """All files below a folder but hidden ones, in order."""
+def walk_files(folder: Path) -> list[Path]:
+    """All files below a folder but hidden ones, in order.
+
+    Raises:
+        ValueError: If the whole file system or more than `MAX_FILES` files lie below it.
+    """
     found: list[Path] = []
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         # A link may lead back to a folder that contains it.
         is_new = (real := os.path.realpath(parent)) not in seen
         seen.add(real)
+        if real == os.path.dirname(real):
+            raise ValueError(f"{parent} is the root of the file system: name the folder of the data.")
         # In place: `os.walk` goes on with what is left in this list.
         folders[:] = [name for name in folders if is_new and not name.startswith(".")]
         found += [Path(parent, name) for name in names if is_new and not name.startswith(".")]
+        if len(found) > MAX_FILES:
+            raise ValueError(
+                f"{folder} has more than {MAX_FILES:,} files: name the folder of the data, or a table of it."
+            )
     return sorted(found)
 
 

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..processing.fetching import Access
-from .listing import READABLE, TABLE_SUFFIXES, FolderFiles, OpenFile, audio_column, list_folder, read_folder
+from .listing import (
+    READABLE,
+    TABLE_SUFFIXES,
+    FolderFiles,
+    OpenFile,
+    audio_column,
+    list_folder,
+    read_folder,
+    walk_files,
+)
 from .tables import ANYWHERE, Reach, TableRow, clean_cells, read_table
 
 
@@ -203,7 +212,8 @@ def needs_datasets(spec: str | os.PathLike[str]) -> bool:
     path = local_path(spec)
     if path is None:
         return True
-    return any(path.rglob("*.parquet")) if path.is_dir() else path.suffix.lower() == ".parquet"
+    files = walk_files(path) if path.is_dir() else [path]
+    return any(file.suffix.lower() == ".parquet" for file in files)
 
 
 def require_datasets() -> None:
@@ -224,7 +234,7 @@ def require_datasets() -> None:
 def _open_folder(folder: Path, config: str | None, split: str | None, streaming: bool, needs_split: bool) -> Table:
     if _declares_files(folder):
         # The card decides on files and splits, as it does on the Hub.
-        files = tuple(sorted(folder.rglob("*.parquet")))
+        files = tuple(path for path in walk_files(folder) if path.suffix == ".parquet")
         table = _open_data_set(str(folder), config, split, None, streaming, description=file_states(files))
         return replace(table, files=files, folder=folder)
     listing = list_folder(folder, split, needs_split)
@@ -252,7 +262,11 @@ def _declares_files(folder: Path) -> bool:
         header = yaml.safe_load(parts[0]) if len(parts) == 2 else None
     except yaml.YAMLError:
         return False
-    return isinstance(header, dict) and bool(header.get("configs")) and any(folder.rglob("*.parquet"))
+    return (
+        isinstance(header, dict)
+        and bool(header.get("configs"))
+        and any(path.suffix == ".parquet" for path in walk_files(folder))
+    )
 
 
 # -- through `datasets` -----------------------------------------------------------------------------------------------
