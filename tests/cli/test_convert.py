@@ -177,6 +177,25 @@ def test_parts_that_do_not_fit(refuse: Callable, official: Path, codec: Path, tm
     refuse("it has no tokenizer_config.json", "official", copied)
 
 
+def change(folder: Path, file: str, **settings: object) -> Path:
+    """Changes keys of a JSON file in a folder, and returns the folder."""
+    (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **settings}))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["official", "from-text"])
+def test_settings_of_a_wrong_kind(
+    refuse: Callable, official: Path, text_model: Path, codec: Path, tmp_path: Path, kind: str
+) -> None:
+    source = official if kind == "official" else text_model
+    damage = [("config.json", "intermediate_size", -0.5), ("tokenizer.json", "added_tokens", "a")]
+    for file, key, value in damage:
+        copied = change(Path(shutil.copytree(source, tmp_path / file)), file, **{key: value})
+        refuse("cannot be used (", kind, copied, "--codec", codec)
+    damaged = change(Path(shutil.copytree(codec, tmp_path / "codec")), "config.json", hop_length="/")
+    refuse("codec/config.json cannot be used (hop_length expected int", kind, source, "--codec", damaged)
+
+
 def test_codec_of_another_model(refuse: Callable, official: Path, tmp_path: Path) -> None:
     make_codec((3, 3, 3)).save_pretrained(tmp_path / "codec")
     refuse("The codec has 27 codes, the model 75", "official", official, "--codec", tmp_path / "codec")

@@ -60,6 +60,14 @@ def test_codec_by_name(run: Callable, checkpoint: Path, recordings: Path, tmp_pa
     check_fingerprint(tmp_path / "out", TtTProcessor.from_pretrained(checkpoint).codec)
 
 
+def test_damaged_codec(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:
+    codec = Path(shutil.copytree(checkpoint / "codec", tmp_path / "codec"))
+    settings = json.loads((codec / "config.json").read_text())
+    (codec / "config.json").write_text(json.dumps({**settings, "hop_length": "/"}))
+    result = run("encode", recordings, "--task", "asr", "--out", tmp_path / "out", "--codec", codec, "--workers", "1")
+    assert_one_error(result, "codec/config.json cannot be used (hop_length expected int, got str")
+
+
 def test_folder_of_recordings(run: Callable, checkpoint: Path, recordings: Path, tmp_path: Path) -> None:
     out = tmp_path / "encoded"
     arguments = ("encode", recordings, "--task", "asr", "--out", out, "--model", checkpoint, "--workers", "1")

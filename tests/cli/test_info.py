@@ -1,9 +1,11 @@
 """`ttt-hf info`: what it tells, and that it reads headers rather than weights."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 import ttt_hf
@@ -56,4 +58,25 @@ def test_folder_that_is_not_a_model(run: Callable, tmp_path: Path) -> None:
     result = run("info", tmp_path)
     assert result.code == 1
     assert result.err.startswith("ttt-hf: error: ")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "message"),
+    [
+        ("config.json", "begin_audio_token_ids", {"": {}}, "begin_audio_token_ids"),
+        ("config.json", "text_config", {"model_type": "qwen2", "use_sliding_window": 2**31}, "use_sliding_window"),
+        ("codec/config.json", "hop_length", "/", "hop_length expected int, got str"),
+        ("codec/config.json", "hop_length", 0, "hop_length"),
+    ],
+)
+def test_settings_of_a_wrong_kind(
+    run: Callable, checkpoint: Path, tmp_path: Path, file: str, key: str, value: object, message: str
+) -> None:
+    path = Path(shutil.copytree(checkpoint, tmp_path / "model")) / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    result = run("info", tmp_path / "model")
+    assert result.code == 1
+    assert result.err.startswith(f"ttt-hf: error: {path} cannot be used (")
+    assert message in result.err
     assert result.err.count("\n") == 1

@@ -68,32 +68,14 @@ def describe(folder: Path) -> dict[str, Any]:
     Returns:
         JSON values by name; `codec` and `card` are `None` if there is none.
     """
-    from ..modeling.configuration_ttt import TtTConfig
-
-    config = TtTConfig.from_pretrained(folder, trust_remote_code=False)
-    text = config.get_text_config()
     parameters, dtypes = _count_parameters(folder)
     card = folder / "README.md"
     return {
         "model": str(folder),
         "architecture": "TtTForConditionalGeneration",
-        "backbone": {
-            "type": text.model_type,
-            "layers": text.num_hidden_layers,
-            "hidden_size": text.hidden_size,
-            "max_positions": text.max_position_embeddings,
-        },
         "parameters": parameters,
         "dtype": "+".join(dtypes),
-        "vocabulary": text.vocab_size,
-        "audio_tokens": {
-            "start": config.audio_token_start_id,
-            "codes": config.audio_vocab_size,
-            "mask": config.mask_token_id,
-            "begin": config.begin_audio_token_ids,
-            "end": config.end_audio_token_ids,
-        },
-        "attention": {"audio": config.audio_attention, "block_length": config.audio_block_length},
+        **_describe_model(folder),
         "codec": _describe_codec(folder),
         "generation": _generation_defaults(folder),
         # The codec in its sub-folder included.
@@ -105,6 +87,32 @@ def describe(folder: Path) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+
+
+def _describe_model(folder: Path) -> dict[str, Any]:
+    from ..loading import clear_errors
+    from ..modeling.configuration_ttt import TtTConfig
+
+    with clear_errors(folder / "config.json", TtTConfig.from_dict):
+        config = TtTConfig.from_pretrained(folder, trust_remote_code=False)
+        text = config.get_text_config()
+        return {
+            "backbone": {
+                "type": text.model_type,
+                "layers": text.num_hidden_layers,
+                "hidden_size": text.hidden_size,
+                "max_positions": text.max_position_embeddings,
+            },
+            "vocabulary": text.vocab_size,
+            "audio_tokens": {
+                "start": config.audio_token_start_id,
+                "codes": config.audio_vocab_size,
+                "mask": config.mask_token_id,
+                "begin": config.begin_audio_token_ids,
+                "end": config.end_audio_token_ids,
+            },
+            "attention": {"audio": config.audio_attention, "block_length": config.audio_block_length},
+        }
 
 
 def _count_parameters(folder: Path) -> tuple[int, list[str]]:
@@ -125,20 +133,21 @@ def _count_parameters(folder: Path) -> tuple[int, list[str]]:
 
 def _describe_codec(folder: Path) -> dict[str, Any] | None:
     from ..codecs import load_codec_config, output_sampling_rate
-    from ..loading import find_codec
+    from ..loading import clear_errors, find_codec
 
     codec = find_codec(folder)
     if codec is None:
         return None
-    config = load_codec_config(codec)
-    return {
-        "name": config.model_type,
-        "sampling_rate": config.sampling_rate,
-        "output_sampling_rate": output_sampling_rate(config),
-        "frame_rate": config.frame_rate,
-        "codes": config.codebook_size,
-        "parameters": _count_parameters(codec)[0],
-    }
+    with clear_errors(codec / "config.json"):
+        config = load_codec_config(codec)
+        return {
+            "name": config.model_type,
+            "sampling_rate": config.sampling_rate,
+            "output_sampling_rate": output_sampling_rate(config),
+            "frame_rate": config.frame_rate,
+            "codes": config.codebook_size,
+            "parameters": _count_parameters(codec)[0],
+        }
 
 
 def _generation_defaults(folder: Path) -> dict[str, Any]:
@@ -149,7 +158,7 @@ def _generation_defaults(folder: Path) -> dict[str, Any]:
         return {}
     defaults = read_json(folder, "generation_config.json")
     # Underscored keys and the version are transformers' own bookkeeping.
-    return {name: value for name, value in defaults.items() if name != "transformers_version" and name[0] != "_"}
+    return {name: value for name, value in defaults.items() if name != "transformers_version" and name[:1] != "_"}
 
 
 def _in_words(name: str, value: Any) -> str:

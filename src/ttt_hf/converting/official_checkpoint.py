@@ -11,7 +11,6 @@ from pathlib import Path
 from ..loading import find_checkpoint, find_codec, find_folder, load_checkpoint, read_json
 from ..modeling import TtTConfig
 from ..modeling.official_ttt import OFFICIAL_MASK_KEY
-from ..processing import TtTProcessor
 from .folders import Converted, check_new_folder, codec_reference, save
 
 
@@ -45,9 +44,6 @@ def convert_official(source: str, out: Path, codec: str | None = None) -> Conver
         )
     # Raises if a file is missing or cut short.
     find_checkpoint(str(folder))
-    # In order of cost: tokenizer, configuration, and then codec and weights.
-    TtTProcessor.from_pretrained(folder, trust_remote_code=False)
-    TtTConfig.from_pretrained(folder, trust_remote_code=False)
     # On the CPU in the stored data type, so that the weights stay bit-identical.
     model, processor = load_checkpoint(folder, find_codec(folder, codec), device="cpu", dtype="auto")
     processor.codec_reference = codec_reference(codec)

@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
-from ..codecs import load_codec
-from ..loading import check_weights, find_folder, find_named_codec, read_json
+from ..loading import check_weights, clear_errors, find_folder, load_named_codec, read_json
 from ..modeling import TtTConfig, TtTForConditionalGeneration
 from ..modeling.growing_ttt import TURN_END_TOKEN, TURN_START_TOKEN
 from ..modeling.official_ttt import OFFICIAL_MASK_KEY
@@ -43,11 +42,12 @@ def convert_text_model(base: str, out: Path, codec: str, seed: int = 0, **config
     check_new_folder(out)
     folder, gguf_file = _find_text_model(base)
     # The codec first, so that a wrong name fails before the text model is loaded.
-    speech = load_codec(find_named_codec(codec))
+    speech = load_named_codec(codec)
     # All files are here by now: transformers need not ask the Hub for newer ones.
     location = {"local_files_only": True, **({"gguf_file": gguf_file} if gguf_file else {})}
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **location)
-    text_model = _load_text_model(folder, **location)
+    with clear_errors(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **location)
+        text_model = _load_text_model(folder, **location)
     model = TtTForConditionalGeneration.from_text_model(
         text_model,
         codec=speech,

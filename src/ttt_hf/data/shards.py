@@ -19,7 +19,7 @@ import torch
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from ..atomic_files import atomic_write
-from ..codecs import load_codec
+from ..loading import load_named_codec
 from ..processing.audio import load_audio
 from ..processing.fetching import TABLE, Access
 from .augmentation import vary
@@ -229,8 +229,8 @@ def describe_broken(entry: Mapping[str, Any]) -> str:
 
 
 def load_on_device(codec_folder: str | os.PathLike[str]) -> PreTrainedAudioTokenizerBase:
-    """Loads a codec, onto the GPU if there is one."""
-    return load_codec(codec_folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    """Loads a codec by its folder or name, onto the GPU if there is one."""
+    return load_named_codec(os.fspath(codec_folder)).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _encode(waveform: np.ndarray, codec: PreTrainedAudioTokenizerBase) -> list[int]:

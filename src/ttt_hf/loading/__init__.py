@@ -20,7 +20,8 @@ from .checkpoint_files import (
     read_shapes,
     weight_files,
 )
-from .loader import DTYPES, load_checkpoint, load_model_and_processor, quantization_config
+from .config_errors import clear_errors
+from .loader import DTYPES, load_checkpoint, load_model_and_processor, load_named_codec, quantization_config
 
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "base_folder",
     "check_codec_folder",
     "check_weights",
+    "clear_errors",
     "embedded_checkpoint",
     "find_checkpoint",
     "find_codec",
@@ -38,6 +40,7 @@ __all__ = [
     "is_adapter",
     "load_checkpoint",
     "load_model_and_processor",
+    "load_named_codec",
     "quantization_config",
     "read_json",
     "read_shapes",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
-from .checkpoint_files import base_folder, find_checkpoint, find_codec, read_json, read_shapes
+from .checkpoint_files import base_folder, find_checkpoint, find_codec, find_named_codec, read_json, read_shapes
 from .config_errors import clear_errors
 from .model_checks import check_codec_size, check_finite, check_generation_config, check_model_size
 
@@ -15,6 +15,7 @@ from .model_checks import check_codec_size, check_finite, check_generation_confi
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
+    from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
     from ..modeling.modeling_ttt import TtTForConditionalGeneration
     from ..processing.processing_ttt import TtTProcessor
@@ -41,6 +42,28 @@ def load_model_and_processor(
     """
     folder = find_checkpoint(name, revision)
     return load_checkpoint(folder, find_codec(base_folder(folder), codec), **settings)
+
+
+def load_named_codec(name: str) -> PreTrainedAudioTokenizerBase:
+    """Finds a codec by its name and loads it: the one way to a codec without a model.
+
+    Args:
+        name: As of `find_named_codec`.
+
+    Returns:
+        The codec, in evaluation mode.
+
+    Raises:
+        ImportError, OSError, ValueError: As of `find_named_codec` and `codecs.load_codec`.
+    """
+    from ..codecs import load_codec
+
+    folder = find_named_codec(name)
+    check_codec_size(folder)
+    with clear_errors(folder / "config.json"):
+        codec = load_codec(folder)
+    check_finite(codec, folder)
+    return codec
 
 
 def load_checkpoint(
