@@ -33,12 +33,20 @@ def main() -> int:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     kinds = args.kind or list(KINDS)
-    faults: list[Outcome] = []
+    faults = 0
     with tempfile.TemporaryDirectory() as folder:
         for number, kind in enumerate(kinds):
             count = args.cases // len(kinds) + (number < args.cases % len(kinds))
             cases = range(count) if args.case is None else [args.case]
-            outcomes = list(run_cases(kind, cases, args.seed, Path(folder), args.workers, args.seconds))
+            outcomes: list[Outcome] = []
+            for outcome in run_cases(kind, cases, args.seed, Path(folder), args.workers, args.seconds):
+                outcomes.append(outcome)
+                if args.case is not None:
+                    print(outcome.command, outcome.stderr, sep="\n")
+                if outcome.fault:
+                    again = f"python -m tests.fuzz --seed {args.seed} --kind {kind} --case {outcome.case}"
+                    lines = outcome.stderr.strip().splitlines() or [""]
+                    print(f"  {again}\n    {outcome.fault}: {lines[-1][:300]}", flush=True)
             failed = [outcome for outcome in outcomes if outcome.fault]
             codes = collections.Counter(outcome.exit_code for outcome in outcomes)
             print(
@@ -47,13 +55,7 @@ def main() -> int:
                 f"{max(outcome.seconds for outcome in outcomes):.1f} s",
                 flush=True,
             )
-            if args.case is not None:
-                print(outcomes[0].command, outcomes[0].stderr, sep="\n")
-            for outcome in failed:
-                again = f"python -m tests.fuzz --seed {args.seed} --kind {kind} --case {outcome.case}"
-                lines = outcome.stderr.strip().splitlines() or [""]
-                print(f"  {again}\n    {outcome.fault}: {lines[-1][:300]}", flush=True)
-            faults += failed
+            faults += len(failed)
     return 1 if faults else 0
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -75,7 +75,7 @@ def load_kind(name: str) -> ModuleType:
 
 
 def run_cases(
-    kind: str, numbers: Iterator[int] | list[int], seed: int, folder: Path, workers: int = 1, seconds: float = SECONDS
+    kind: str, numbers: Iterable[int], seed: int, folder: Path, workers: int = 1, seconds: float = SECONDS
 ) -> Iterator[Outcome]:
     """Runs cases of a kind.
 
