@@ -142,10 +142,12 @@ def test_a_reply_that_cannot_be_recorded_fails_alone(tmp_path: Path, response: R
 def test_what_nobody_noticed_is_written_without_its_broken_characters(tmp_path: Path) -> None:
     path = tmp_path / "transcripts.jsonl"
     with JsonLinesFile(path) as file:
-        file.append([{"id": "a", "text": "right"}, {"id": "b", "text": BROKEN}])
+        file.append(
+            [{"id": id_, "fingerprint": "f", "text": text} for id_, text in {"a": "right", "b": BROKEN}.items()]
+        )
     assert {key: line["text"] for key, line in latest_lines(path).items()} == {
         "a": "right",
-        "b": "half \ufffd of a pair",
+        "b": "half ? of a pair",
     }
 
 

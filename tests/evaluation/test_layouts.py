@@ -80,7 +80,7 @@ def change(path: Path, key: str, value: Any) -> None:
             show,
         ),
         ("results.json", "headline", "other", "headline is 'other'", report),
-        ("results.json", "task.scorer", "none", 'task.scorer is "none" and not one of wer', report),
+        ("results.json", "task.scorer", "none", "task.scorer is 'none' and not one of wer", report),
         ("results.json", "counts", [], "counts is empty and not an object", report),
         ("results.json", "limited", {"n": 1}, "limited.of is missing", show),
         ("results.json", "model", "name", 'model is "name" and not an object', report),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 
 if TYPE_CHECKING:
@@ -44,6 +44,15 @@ class DatasetSource:
     separator: str | None = None
 
 
+class JudgeSettings(TypedDict, total=False):
+    """Settings of the judge of a task, see `Judge`."""
+
+    prompt: str
+    parser: str | None
+    samples: int
+    temperature: float
+
+
 @dataclass(frozen=True)
 class Task:
     """One benchmark: data, prompt, modality of the reply and scorer.
@@ -57,7 +66,7 @@ class Task:
         scorer: Name in `SCORERS`.
         scorer_options: Keyword arguments of the scorer, such as the normaliser.
         language: Language of the replies, ISO 639-1; the transcriber is set to it.
-        judge: Settings of the judge where the scorer needs one: `prompt`, `parser`, `samples`, `temperature`.
+        judge: Settings of the judge where the scorer needs one.
         generation: Generation settings of the task.
         instruction: Written instruction after the audio of each sample ("Which sound is this?"); may be empty.
         description: One line for `eval tasks`.
@@ -71,7 +80,7 @@ class Task:
     scorer: str
     scorer_options: Mapping[str, Any] = field(default_factory=dict)
     language: str = "en"
-    judge: Mapping[str, Any] = field(default_factory=dict)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
     generation: Mapping[str, Any] = field(default_factory=dict)
     instruction: str = ""
     description: str = ""

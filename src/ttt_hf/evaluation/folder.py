@@ -292,6 +292,8 @@ def _read_json(path: Path, missing: str) -> dict[str, Any]:
 
 def _check_metrics(results: Mapping[str, Any]) -> None:
     """Checks that the metric that counts has a value where one is shown."""
+    if results["task"]["scorer"] not in SCORERS:
+        raise ValueError(f"task.scorer is {results['task']['scorer']!r} and not one of {', '.join(SCORERS)}")
     main = SCORERS[results["task"]["scorer"]].headline_of(results["task"]["output"])
     limited = results["limited"]
     is_shown = results["headline"] is not None or bool(limited and results["n_scored"] == limited["n"])

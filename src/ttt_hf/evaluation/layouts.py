@@ -1,257 +1,216 @@
 """Layouts of the files of a run, checked whenever one is read: a damaged file is named with the key that is wrong.
 
-A layout is a function of a value and the path of keys that leads to it; it raises a `ValueError` with that path.
+A layout is a type, or a dict with the layouts of an object's keys. A key whose name ends in `?` may be missing, and
+further keys are allowed, since another version may have written them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Callable, Collection
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from .concepts import FinishReason
-from .redaction import without_surrogates
-from .scoring.scorers import SCORERS
+from .concepts import FinishReason, Judgement, Task
 
-
-Layout = Callable[[Any, str], None]
 
 # Larger numbers are no counts, times or scores, and overflow in arithmetic.
-_LARGEST = 1e15
-# Settings of models may be nested, but not so deeply that writing them again fails.
-_DEEPEST = 50
+LARGEST = 1e15
+NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def parse_json(content: bytes) -> Any:
-    """Parses JSON; lone surrogates, which no file can hold, become U+FFFD.
+    """Parses JSON.
 
     Raises:
-        ValueError: If it is none, holds NaN, or is nested too deeply.
+        ValueError: If it is none, holds a number that is not finite or half of a surrogate pair, or is nested too
+            deeply.
     """
     try:
-        value = json.loads(content, parse_constant=_refuse_constant)
-        return without_surrogates(value) if b"\\u" in content else value
+        value = json.loads(content, parse_constant=_refuse_number, parse_float=_finite)
+        if b"\\u" in content:
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise ValueError("it holds broken Unicode, half of a surrogate pair") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+def _refuse_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
 
 
-# -- values -----------------------------------------------------------------------------------------------------------
+def _finite(text: str) -> float:
+    # Beyond the range of a float, numbers would be read as infinite.
+    return float(text) if math.isfinite(float(text)) else _refuse_number(text)
 
 
-def _of(kinds: type | tuple[type, ...], words: str) -> Layout:
-    def check(value: Any, key: str) -> None:
-        # `True` is an `int` in Python.
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-            raise ValueError(f"{key} is {_shown(value)} and not {words}")
-
-    return check
+def check_layout(name: str, content: Any) -> None:
+    """Checks the content of a file, or a line of it, by the file's name; raises like `check_type`."""
+    if layout := LAYOUTS.get(name.split(".", 1)[0]):
+        check_type(content, layout)
 
 
-def _number(value: Any, key: str) -> None:
-    _of((int, float), "a number")(value, key)
-    # Beyond the range of a float, JSON's numbers are read as infinite.
-    if not math.isfinite(value) or abs(value) > _LARGEST:
-        raise ValueError(f"{key} is {_shown(value)}, out of the range of such numbers")
+def check_type(value: Any, kind: Any, key: str = "") -> None:
+    """Checks a JSON value.
 
+    Args:
+        value: The value.
+        kind: Its layout. Types are those of JSON (an `int` is a count, 0 or more), `Any`, `Literal`, lists, pairs and
+            mappings, dataclasses and `TypedDict`, and one of these that is optional or, in its place, a text.
+        key: Path of keys that leads to the value, for messages.
 
-def _amount(value: Any, key: str) -> None:
-    _number(value, key)
-    if value < 0:
-        raise ValueError(f"{key} is {_shown(value)}, less than 0")
-
-
-def _count(value: Any, key: str) -> None:
-    _of(int, "a whole number")(value, key)
-    _amount(value, key)
-
-
-def _anything(value: Any, key: str) -> None:
-    level = [value]
-    for _ in range(_DEEPEST):
-        if any(isinstance(part, float) and not math.isfinite(part) for part in level):
-            raise ValueError(f"{key} holds a number that is not finite")
-        level = [
-            entry
-            for part in level
-            if isinstance(part, dict | list)
-            for entry in (part.values() if isinstance(part, dict) else part)
-        ]
-        if not level:
-            return
-    raise ValueError(f"{key} is nested too deeply")
-
-
-_text, _flag = _of(str, "a text"), _of(bool, "true or false")
-
-
-def _optional(layout: Layout) -> Layout:
-    return lambda value, key: None if value is None else layout(value, key)
-
-
-def _one_of(names: Collection[str]) -> Layout:
-    def check(value: Any, key: str) -> None:
-        if not isinstance(value, str) or value not in names:
-            raise ValueError(f"{key} is {_shown(value)} and not one of {', '.join(names)}")
-
-    return check
-
-
-def _many(layout: Layout, length: int | None = None) -> Layout:
-    def check(value: Any, key: str) -> None:
-        _of(list, "a list")(value, key)
-        if length is not None and len(value) != length:
-            raise ValueError(f"{key} has {len(value)} values and not {length}")
+    Raises:
+        ValueError: If it is of another type; says which key is wrong.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        others = [part for part in parts if part is not NoneType]
+        if value is not None or len(others) == len(parts):
+            check_type(value, str if isinstance(value, str) and str in parts else others[-1], key)
+    elif origin is Literal:
+        if value not in parts:
+            raise ValueError(f"{key} is {_shown(value)} and not one of {', '.join(parts)}")
+    elif origin in (list, tuple, Sequence):
+        _check_plain(value, list, key)
+        if origin is tuple and len(value) != len(parts):
+            raise ValueError(f"{key} has {len(value)} values and not {len(parts)}")
         for index, entry in enumerate(value):
-            layout(entry, f"{key}[{index}]")
-
-    return check
-
-
-def _named(layout: Layout) -> Layout:
-    def check(value: Any, key: str) -> None:
-        _of(dict, "an object")(value, key)
+            check_type(entry, parts[0], f"{key}[{index}]")
+    elif origin in (dict, Mapping):
+        _check_plain(value, dict, key)
         for name, entry in value.items():
-            layout(entry, f"{key}.{name}" if key else name)
-
-    return check
-
-
-def _object(required: dict[str, Layout], optional: dict[str, Layout] | None = None) -> Layout:
-    def check(value: Any, key: str) -> None:
-        _of(dict, "an object")(value, key or "the file")
-        for name, layout in {**required, **(optional or {})}.items():
+            check_type(entry, parts[1], f"{key}.{name}" if key else name)
+    elif isinstance(kind, dict) or dataclasses.is_dataclass(kind) or is_typeddict(kind):
+        _check_plain(value, dict, key)
+        for name, layout in (kind if isinstance(kind, dict) else _fields(kind)).items():
+            name, is_optional = name.rstrip("?"), name.endswith("?")
             path = f"{key}.{name}" if key else name
             if name in value:
-                layout(value[name], path)
-            elif name in required:
+                check_type(value[name], layout, path)
+            elif not is_optional:
                 raise ValueError(f"{path} is missing")
+    elif kind is not Any:
+        _check_plain(value, kind, key)
 
-    return check
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """The layout of a dataclass, whose fields with a default may be missing, or of a `TypedDict`, whose keys may."""
+    required = [
+        entry.name
+        for entry in (() if is_typeddict(kind) else dataclasses.fields(kind))
+        if entry.default is entry.default_factory is dataclasses.MISSING
+    ]
+    return {name if name in required else f"{name}?": layout for name, layout in get_type_hints(kind).items()}
+
+
+def _check_plain(value: Any, kind: Any, key: str) -> None:
+    # `True` is an `int` in Python, and a whole number is a number.
+    if not isinstance(value, (int, float) if kind is float else kind) or (
+        isinstance(value, bool) and kind is not bool
+    ):
+        raise ValueError(f"{key or 'the file'} is {_shown(value)} and not {NAMES[kind]}")
+    if kind is int and value < 0:
+        raise ValueError(f"{key} is {value}, less than 0")
+    if kind in (int, float) and abs(value) > LARGEST:
+        raise ValueError(f"{key} is {_shown(value)}, out of the range of such numbers")
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict | list):
         return ("an object" if isinstance(value, dict) else "a list") if value else "empty"
-    text = json.dumps(value, default=str)
+    text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
-_OPTIONS = _named(_anything)
-_SCORED = {
-    "name": _text,
-    "version": _count,
-    "scorer": _one_of(SCORERS),
-    "scorer_options": _OPTIONS,
-    "output": _one_of(("text", "speech")),
-    "language": _text,
-    "description": _text,
-}
-_NAMES = dict.fromkeys(("name", "revision", "table", "audio_folder", "separator"), _optional(_text))
-_SOURCE_OPTIONS = {"split": _optional(_text), "hint": _text, "expected": _optional(_count), **_NAMES}
-_SOURCE = _object({"path": _text, "columns": _named(_anything)}, _SOURCE_OPTIONS)
-_JUDGE = _object({}, {"prompt": _text, "parser": _optional(_text), "samples": _count, "temperature": _amount})
-_ASKED = {"source": _SOURCE, "prompt": _text, "judge": _JUDGE, "generation": _OPTIONS, "instruction": _text}
+
+@dataclasses.dataclass
+class _Metric:
+    value: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    higher_is_better: bool
+    n: int
+
+
+@dataclasses.dataclass
+class _Limited:
+    n: int
+    of: int
+    note: str
+
+
+@dataclasses.dataclass
+class _JudgeCost:
+    prompt_tokens: int
+    completion_tokens: int
+    price: float | None
+
+
 _RUN = {
-    "model": _OPTIONS,
-    "transcriber": _optional(_OPTIONS),
-    "judge": _optional(_OPTIONS),
-    "fingerprint": _text,
-    "n_expected": _count,
+    "model": dict[str, Any],
+    **dict.fromkeys(("transcriber", "judge"), dict[str, Any] | None),
+    "versions": dict[str, Any],
+    "fingerprint": str,
+    "n_expected": int,
 }
-_METRIC = _object(
-    {
-        **dict.fromkeys(("value", "low", "high"), _optional(_number)),
-        "unit": _text,
-        "higher_is_better": _flag,
-        "n": _count,
-    }
-)
-_SPEED = {
-    **dict.fromkeys(("seconds", "audio_seconds"), _amount),
-    **dict.fromkeys(("real_time_factor", "forward_passes", "forward_passes_per_audio_second"), _optional(_amount)),
-}
-_JUDGEMENT = _object(
-    {"score": _optional(_number), "raw": _text},
-    {
-        "error": _optional(_text),
-        "prompt_tokens": _count,
-        "completion_tokens": _count,
-        "about": _one_of(("text", "transcript")),
-    },
-)
+_LINE = {"id": str, "fingerprint": str}
 # Name of a file, without its suffix and the number of a part -> its layout, or that of its lines.
-LAYOUTS: dict[str, Layout] = {
-    "settings": _object(
-        {
-            **_RUN,
-            "task": _object({**_SCORED, **_ASKED}),
-            "loaded_from": _text,
-            "overrides": _OPTIONS,
-            "versions": _OPTIONS,
-            "samples": _many(_text),
-            "limited": _flag,
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "settings": {
+        **_RUN,
+        "task": Task,
+        "loaded_from": str,
+        "overrides": dict[str, Any],
+        "samples": list[str],
+        "limited": bool,
+        "judge_price?": tuple[float, float] | None,
+    },
+    "results": {
+        **_RUN,
+        "task": {
+            **dict.fromkeys(("name", "language", "description", "scorer"), str),
+            "version": int,
+            "scorer_options": dict[str, Any],
+            "output": Literal["text", "speech"],
+            "dataset": {"path": str, **dict.fromkeys(("name?", "revision?", "split?"), str | None)},
         },
-        {"judge_price": _optional(_many(_amount, 2))},
-    ),
-    "results": _object(
-        {
-            **_RUN,
-            "task": _object({**_SCORED, "dataset": _object({"path": _text}, _SOURCE_OPTIONS)}),
-            "versions": _OPTIONS,
-            **dict.fromkeys(("n_scored", "n_failed", "n_empty", "n_truncated", "n_repetition"), _count),
-            "first_failure": _optional(_text),
-            "limited": _optional(_object({"n": _count, "of": _count, "note": _text})),
-            "headline": _optional(_text),
-            "metrics": _named(_METRIC),
-            "counts": _named(_amount),
-            "speed": _object(_SPEED),
-            "judge_cost": _optional(
-                _object({"prompt_tokens": _count, "completion_tokens": _count, "price": _optional(_amount)})
-            ),
+        **dict.fromkeys(("n_scored", "n_failed", "n_empty", "n_truncated", "n_repetition"), int),
+        "finish_reasons?": dict[str, int],
+        **dict.fromkeys(("first_failure", "headline"), str | None),
+        "limited": _Limited | None,
+        "metrics": dict[str, _Metric],
+        "counts": dict[str, float],
+        "speed": {
+            "seconds": float,
+            **dict.fromkeys(("real_time_factor", "forward_passes_per_audio_second"), float | None),
         },
-        {"finish_reasons": _named(_count)},
-    ),
-    "predictions": _object(
-        {
-            "id": _text,
-            "fingerprint": _text,
-            "question": _text,
-            "references": _many(_text),
-            "question_seconds": _optional(_amount),
-            "text": _text,
-            "audio": _optional(_text),
-            "audio_sha256": _optional(_text),
-            "audio_seconds": _optional(_amount),
-            "finish_reason": _one_of(get_args(FinishReason)),
-            "tokens": _count,
-            "forward_passes": _count,
-            "seconds": _amount,
-            "error": _optional(_text),
-        }
-    ),
-    "transcripts": _object({"id": _text, "fingerprint": _text, "text": _text}),
-    "judgements": _object({"id": _text, "fingerprint": _text, "judgements": _many(_JUDGEMENT)}),
-    # Content of a task file; whether there is such a scorer is said with its options.
-    "task": _object({**_SCORED, **_ASKED, "scorer": _text}),
-    "scores": _object({"id": _text, "values": _named(_many(_amount, 2)), "counts": _named(_amount)}),
+        "judge_cost": _JudgeCost | None,
+    },
+    "predictions": {
+        **_LINE,
+        **dict.fromkeys(("question", "text"), str),
+        "references": list[str],
+        **dict.fromkeys(("audio", "audio_sha256", "error"), str | None),
+        **dict.fromkeys(("question_seconds", "audio_seconds"), float | None),
+        "finish_reason": FinishReason,
+        **dict.fromkeys(("tokens", "forward_passes"), int),
+        "seconds": float,
+    },
+    "transcripts": {**_LINE, "text": str},
+    "judgements": {**_LINE, "judgements": list[Judgement]},
+    "scores": {"id": str, "values": dict[str, tuple[float, float]], "counts": dict[str, float]},
 }
-
-
-def check_layout(name: str, content: Any) -> None:
-    """Checks the content of a file, or a line of it.
-
-    Args:
-        name: Name of the file; files of other names are not checked.
-
-    Raises:
-        ValueError: If it is not as this package writes it; says which key is wrong.
-    """
-    if layout := LAYOUTS.get(name.split(".", 1)[0]):
-        layout(content, "")

@@ -210,7 +210,7 @@ def load_judge(task: Task, url: str, model: str, **settings: Any) -> Judge:
         if key not in TASK_KEYS:
             raise ValueError(f"The judge of task {task.name} has no setting {key!r}: it has {', '.join(TASK_KEYS)}.")
     # The scorer's own prompt unless the task names one.
-    return Judge(url, model, **{**task.judge, "prompt": prompt}, **settings)
+    return Judge(url, model, **{**dict(task.judge), "prompt": prompt, **settings})
 
 
 def _replies(record: Record) -> Sequence[tuple[Literal["text", "transcript"], str]]:

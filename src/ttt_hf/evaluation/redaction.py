@@ -22,7 +22,6 @@ _SECRET_VARIABLE = re.compile(r".*(?:KEY|TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL
 _SHORTEST = 8
 # The lookbehind starts a match at the beginning of a word only: from every letter, long texts would take for ever.
 _ADDRESS = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]*://)([^\s/?#]*@)?([^\s?#'\"<>]*)(\?[^\s#'\"<>]*)?")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def without_secrets(value: Any) -> Any:
@@ -42,18 +41,9 @@ def is_secret_name(name: str) -> bool:
     return _SECRET_NAME.fullmatch(name) is not None
 
 
-def has_surrogates(text: str) -> bool:
-    """Whether a text holds halves of surrogate pairs, which JSON can name and UTF-8 cannot encode."""
-    return _SURROGATE.search(text) is not None
-
-
-def without_surrogates(value: Any) -> Any:
-    """A JSON value in which each lone surrogate is replaced by U+FFFD, the mark of a character that is lost."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, Mapping):
-        return {without_surrogates(key): without_surrogates(entry) for key, entry in value.items()}
-    return [without_surrogates(entry) for entry in value] if isinstance(value, list | tuple) else value
+def encodable(text: str) -> str:
+    """The text with `?` in place of halves of surrogate pairs, which JSON can name and UTF-8 cannot encode."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _without(value: Any, secrets: Mapping[str, str]) -> Any:

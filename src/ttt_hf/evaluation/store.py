@@ -19,7 +19,7 @@ from typing import Any
 
 from ..atomic_files import atomic_write_text
 from .layouts import check_layout, parse_json
-from .redaction import has_surrogates, without_secrets, without_surrogates
+from .redaction import encodable, without_secrets
 
 
 JsonLine = dict[str, Any]
@@ -65,7 +65,7 @@ class JsonLinesFile:
     def append(self, lines: Iterable[JsonLine]) -> None:
         """Writes lines together."""
         # One string, so that a line that cannot be written as JSON leaves none of the others behind.
-        text = "".join(_json_text(line) + "\n" for line in lines).encode()
+        text = encodable("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)).encode()
         try:
             while text:
                 # An unbuffered write may take only a part of the bytes.
@@ -126,19 +126,13 @@ def merge_parts(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically, without secrets and broken Unicode.
+    """Writes a JSON file atomically, without secrets.
 
     Raises:
         ValueError: If a number is not finite, which JSON cannot hold.
     """
-    content = without_surrogates(without_secrets(content))
-    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _json_text(line: JsonLine) -> str:
-    text = json.dumps(line, ensure_ascii=False)
-    # Cannot be encoded: what the line's maker did not notice must not lose the lines beside it.
-    return json.dumps(without_surrogates(line), ensure_ascii=False) if has_surrogates(text) else text
+    text = json.dumps(without_secrets(content), indent=2, ensure_ascii=False, allow_nan=False)
+    atomic_write_text(path, encodable(text) + "\n")
 
 
 def _complete_length(path: Path) -> int:

@@ -26,7 +26,7 @@ from ..data.tables import TableRow, find_column, list_problems, resolve_path
 from ..processing.audio import audio_seconds, read_audio
 from ..processing.fetching import STRANGER, TABLE, Access, is_address
 from .concepts import DatasetSource, Sample, Task
-from .redaction import has_surrogates, without_surrogates
+from .redaction import encodable
 
 
 # Rate that is recorded for a sample without audio.
@@ -416,11 +416,14 @@ def _entry(row: TableRow, columns: Mapping[str, list[Column]], separator: str | 
         references=tuple(dict.fromkeys(filled)),
         seconds=_number(_cell(row.cells, columns["seconds"][0])) if "seconds" in columns else None,
     )
-    if not any(map(has_surrogates, (entry.id, entry.question, *entry.references))):
-        return entry
-    clean = {key: without_surrogates(getattr(entry, key)) for key in ("id", "question")}
-    error = f"{row.origin} holds broken Unicode, half of a surrogate pair: correct its text."
-    return replace(entry, **clean, references=tuple(map(without_surrogates, entry.references)), error=error)
+    clean = replace(
+        entry,
+        id=encodable(entry.id),
+        question=encodable(entry.question),
+        references=tuple(map(encodable, entry.references)),
+        error=f"{row.origin} holds broken Unicode, half of a surrogate pair: correct its text.",
+    )
+    return entry if replace(clean, error=None) == entry else clean
 
 
 def _id(row: TableRow, column: Column) -> str:

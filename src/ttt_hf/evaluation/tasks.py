@@ -17,8 +17,7 @@ from typing import Any
 from ..overrides import nearest, read_yaml, shorten
 from ..processing.conversation import SYSTEM_PROMPTS
 from .concepts import DatasetSource, Task
-from .layouts import check_layout
-from .redaction import has_surrogates
+from .layouts import check_type, parse_json
 from .store import digest
 
 
@@ -229,10 +228,8 @@ def _build(document: dict[str, Any], file: Path) -> Task:
     source["path"] = str(path) if isinstance(path, Path) else path
     task = Task(**{"name": file.stem, **document, "source": DatasetSource(**source)})
     try:
-        content = asdict(task)
-        if has_surrogates(json.dumps(content, ensure_ascii=False)):
-            raise ValueError("it holds broken Unicode, half of a surrogate pair")
-        check_layout("task", content)
+        # As it will be read from the settings of a run.
+        check_type(parse_json(json.dumps(asdict(task)).encode()), Task)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: {error}: correct it.") from None
     if not _FOLDER_NAME.fullmatch(task.name):
@@ -251,16 +248,8 @@ def _check_document(document: Mapping[str, Any], file: Path) -> None:
     missing += [f"source.{key}" for key in ("path", "columns") if key not in source]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}: a task needs them.")
-    # `true` in YAML becomes a boolean, which is an integer in Python.
-    for key, value in (("version", document["version"]), ("expected", source.get("expected"))):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{file}: {key} is a whole number from 1 on, not {shorten(repr(value))}.")
-    _check_choice(file, "output", document["output"], OUTPUTS)
     _check_choice(file, "prompt", document["prompt"], SYSTEM_PROMPTS)
     _check_columns(file, source["columns"])
-    for key in ("scorer_options", "judge", "generation"):
-        if not isinstance(document.get(key, {}), dict):
-            raise ValueError(f"{file}: {key} is a mapping of names to values.")
 
 
 def _check_keys(document: Mapping[str, Any], known: Iterable[str], file: Path, what: str) -> None:

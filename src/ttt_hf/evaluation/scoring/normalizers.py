@@ -28,7 +28,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 
 from ...overrides import shorten
-from ..redaction import without_surrogates
+from ..redaction import encodable
 
 
 Normalizer = Callable[[str], str]
@@ -232,7 +232,7 @@ def _simplifier() -> Normalizer:
         ) from error
     converter = OpenCC("t2s")
     # OpenCC takes UTF-8, which has no halves of surrogate pairs.
-    return lambda text: converter.convert(without_surrogates(text))
+    return lambda text: converter.convert(encodable(text))
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from ...atomic_files import atomic_write, check_folder
 from ..concepts import Response, Sample, SpeechModel, Task
 from ..folder import SCHEMA_VERSION, TaskFolder, task_content
 from ..processes import Processes
-from ..redaction import has_surrogates, without_secrets
+from ..redaction import encodable, without_secrets
 from ..results import package_versions
 from ..store import JsonLine, JsonLinesFile, digest, latest_lines, merge_parts, write_json
 from ..task_samples import Samples, load_samples
@@ -193,7 +193,7 @@ def check_response(response: Response) -> None:
     """
     if not isinstance(response.text, str):
         raise TypeError(f"The reply's text is no text, but {type(response.text).__name__}.")
-    if has_surrogates(response.text):
+    if encodable(response.text) != response.text:
         raise ValueError("The reply's text holds broken Unicode, half of a surrogate pair.")
     if response.audio is not None:
         waveform = np.asarray(response.audio, dtype=np.float64)
