@@ -1,6 +1,7 @@
 """YAML files and `key=value` strings: what is wrong with them is said in one sentence."""
 
 import os
+import time
 
 import pytest
 
@@ -53,6 +54,20 @@ def test_aliases_and_merges_of_an_ordinary_size_are_taken():
     assert parse_yaml(text) == {"base": {"a": 1, "b": 2}, "other": {"a": 1, "b": 3}, "third": {"a": 1, "b": 2}}
 
 
+def test_a_merged_mapping_may_come_before_its_own_turn():
+    text = "base: &base {a: 1}\nouter: {inner: &inner {<<: *base, a: 2}}\nlast: {<<: *inner}"
+    assert parse_yaml(text) == {"base": {"a": 1}, "outer": {"inner": {"a": 2}}, "last": {"a": 2}}
+
+
+def test_many_keys_take_no_time_to_speak_of():
+    begin = time.process_time()
+    assert len(parse_yaml("\n".join(f"key{number}: 1" for number in range(20_000)))) == 20_000
+    merges = [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 50)}]}}" for n in range(1, 9)]
+    with pytest.raises(ValueError, match=r"line \d: it holds too many keys"):
+        parse_yaml("\n".join(["a0: &a0 {x: 1}", *merges]))
+    assert time.process_time() - begin < 20
+
+
 def test_what_is_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no recipe file"):
         read_yaml(tmp_path / "nowhere.yaml")
@@ -70,7 +85,7 @@ def test_overrides():
         split_override("x" * 5000, "key=value")
     with pytest.raises(ValueError, match="The value of 'hub_token' is not valid YAML") as error:
         split_override("hub_token=[secret", "key=value")
-    assert "secret" not in str(error.value).split("(")[0] and len(str(error.value)) < 500
+    assert "secret" not in str(error.value)
 
 
 def test_the_nearest_name_is_found_quickly_whatever_is_given():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,27 @@ SHOWN = 80
 class _Loader(yaml.SafeLoader):
     """Builds plain data only, so that a recipe cannot run code, and refuses keys that are given twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        given = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for key in given:
-            if given.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._checked: set[yaml.MappingNode] = set()
+        self._keys = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts the keys of merged mappings (`<<`) into a mapping, whose own keys may repeat them."""
+        if node not in self._checked:
+            self._checked.add(node)
+            given = set()
+            for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+                if key in given:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key} is given twice", node.start_mark
+                    )
+                given.add(key)
+        super().flatten_mapping(node)
+        # Before they are built: merges of merges may stand for millions of keys.
+        self._keys += len(node.value)
+        if self._keys > MAX_VALUES:
+            raise yaml.MarkedYAMLError(None, None, "it holds too many keys", node.start_mark)
 
 
 def read_yaml(path: Path) -> Any:
@@ -66,8 +81,12 @@ def parse_yaml(text: str) -> Any:
         value = yaml.load(text, _Loader)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        # Without the lines around it, which may hold a secret.
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(line + shorten(" ".join(str(error.problem or error.context).split()), 200)) from None
     except yaml.YAMLError as error:
-        raise ValueError(shorten(" ".join(str(error).split()), 300)) from None
+        raise ValueError(shorten(" ".join(str(error).split()), 200)) from None
     # Values that look like a number or a date and are none, such as a number of 5,000 digits or the 45th of a month.
     except (ValueError, OverflowError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"it holds a value that cannot be read, {shorten(str(error))}") from None
