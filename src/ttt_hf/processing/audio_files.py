@@ -41,7 +41,7 @@ _MAGIC = (
     (0, b"\xff\xf1", "aac", "AAC"),
     (0, b"\xff\xf9", "aac", "AAC"),
     (0, b"OggS", "ogg", "Ogg"),
-    (0, b"RIFF", "wav", "WAV of a rare kind"),
+    (8, b"WAVE", "wav", "WAV of a rare kind"),
 )
 
 

@@ -23,6 +23,11 @@ AudioSource: TypeAlias = (
 )
 MIN_SAMPLING_RATE = 1000
 MAX_SAMPLING_RATE = 768_000
+# Keys of mappings that hold audio, the first one given counts, and the types of its value.
+MAPPING_TYPES: dict[str, Any] = {
+    "bytes": (bytes, bytearray), "array": object, "raw": object, "audio": object,
+    "path": (str, os.PathLike), "url": (str, os.PathLike),
+}  # fmt: skip
 FORMS = (
     "Audio must be a file name, an address, bytes, an open file, a NumPy array, a torch tensor, a list of numbers, a "
     "pair of rate and samples, or a mapping such as {'array', 'sampling_rate'} or {'bytes'}"
@@ -65,17 +70,13 @@ def unpack_audio(source: Any, sampling_rate: Any = None) -> tuple[str | os.PathL
 
 def _unpack_mapping(source: Mapping[str, Any], sampling_rate: Any) -> Any:
     # As in `datasets`: undecoded (bytes, path) or decoded (array). Pipelines of transformers take `raw`, give `audio`.
-    for key in ("bytes", "array", "raw", "audio", "path", "url"):
-        value = source.get(key)
-        if value is None:
-            continue
-        if key in ("array", "raw", "audio"):
-            return _unpack_samples(value, source.get("sampling_rate"), sampling_rate)
-        if isinstance(value, (str, os.PathLike)) if key in ("path", "url") else isinstance(value, (bytes, bytearray)):
-            return unpack_audio(value, sampling_rate)
-        break
-    keys = ", ".join(repr(key) for key in list(source)[:5])
-    raise TypeError(f"{FORMS}, not a mapping with {keys or 'nothing'}.")
+    key = next((key for key in MAPPING_TYPES if source.get(key) is not None), None)
+    if key is None or not isinstance(source[key], MAPPING_TYPES[key]):
+        keys = ", ".join(repr(key) for key in list(source)[:5])
+        raise TypeError(f"{FORMS}, not a mapping with {keys or 'nothing'}.")
+    if MAPPING_TYPES[key] is object:
+        return _unpack_samples(source[key], source.get("sampling_rate"), sampling_rate)
+    return unpack_audio(source[key], sampling_rate)
 
 
 def _unpack_samples(samples: Any, rate: Any, sampling_rate: Any) -> tuple[np.ndarray, Any]:
@@ -109,23 +110,17 @@ def _is_number(value: Any) -> bool:
 
 
 def _as_array(source: Any) -> np.ndarray:
-    if isinstance(source, (str, bytes, Mapping)) or source is None:
+    if not (hasattr(source, "__array__") or isinstance(source, (list, tuple))):
         raise TypeError(f"{FORMS}, not {type(source).__name__}.")
     try:
         if hasattr(source, "detach"):  # a tensor, without importing torch to know it
             tensor = source.detach().cpu()
             # NumPy has no bfloat16.
             array = (tensor.float() if tensor.is_floating_point() else tensor.resolve_conj()).numpy()
-        elif isinstance(source, (list, tuple)) or hasattr(source, "__array__"):
-            array = np.asarray(source)
         else:
-            raise TypeError(f"{FORMS}, not {type(source).__name__}.")
+            array = np.asarray(source)
     # Sparse and quantised tensors and those without storage; lists of lists of different length.
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        raise ValueError("The samples are no plain array: give a dense tensor or rows of equal length.") from error
-    except TypeError as error:
-        if "Audio must be" in str(error):
-            raise
+    except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError("The samples are no plain array: give a dense tensor or rows of equal length.") from error
     if array.dtype.kind in "OUSVMm":
         raise TypeError(f"{FORMS}, not a {type(source).__name__} of something else than numbers.")

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
 
@@ -257,20 +258,36 @@ def _transfer_errors(name: str) -> Iterator[None]:
 
 def _opener(access: Access) -> urllib.request.OpenerDirector:
     """Opens http(s) only, also where a redirect leads."""
-    opener = urllib.request.OpenerDirector()
     kinds: list[Any] = [
-        urllib.request.HTTPHandler if access.private_addresses else _PublicHTTPHandler,
-        urllib.request.HTTPSHandler if access.private_addresses else _PublicHTTPSHandler,
         urllib.request.UnknownHandler,
         urllib.request.HTTPDefaultErrorHandler,
         urllib.request.HTTPRedirectHandler,
         urllib.request.HTTPErrorProcessor,
     ]
     if access.private_addresses:
-        kinds.append(urllib.request.ProxyHandler)
+        kinds += [urllib.request.HTTPHandler, urllib.request.HTTPSHandler, urllib.request.ProxyHandler]
+    else:
+        kinds += [_PublicHTTPHandler, _PublicHTTPSHandler]
+    opener = urllib.request.OpenerDirector()
     for kind in kinds:
         opener.add_handler(kind())
     return opener
+
+
+class _PublicHTTPHandler(urllib.request.HTTPHandler):
+    def http_open(self, request: Any) -> Any:
+        return self.do_open(partial(_public_connection, http.client.HTTPConnection), request)  # type: ignore[arg-type]
+
+
+class _PublicHTTPSHandler(urllib.request.HTTPSHandler):
+    def https_open(self, request: Any) -> Any:
+        return self.do_open(partial(_public_connection, http.client.HTTPSConnection), request)  # type: ignore[arg-type]
+
+
+def _public_connection(kind: Any, *arguments: Any, **options: Any) -> Any:
+    connection = kind(*arguments, **options)
+    connection._create_connection = _connect_publicly
+    return connection
 
 
 def _connect_publicly(address: tuple[str, int], *arguments: Any, **options: Any) -> socket.socket:
@@ -290,33 +307,10 @@ def _is_public(address: Any) -> bool:
     ip = ipaddress.ip_address(str(address).partition("%")[0])
     if ip.version == 6:
         # Addresses of IPv4 that are written as ones of IPv6 lead to the same machines.
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
-        if ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner and not _is_public(inner):
+        inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip.ipv4_mapped
+        if inner is not None:
+            return _is_public(inner)
+        # Tunnels, which may lead anywhere
+        if ip.sixtofour or ip.teredo:
             return False
-        if ip.ipv4_mapped:
-            return True
     return ip.is_global and not ip.is_multicast
-
-
-class _PublicHTTPConnection(http.client.HTTPConnection):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._create_connection = _connect_publicly
-
-
-class _PublicHTTPSConnection(http.client.HTTPSConnection):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._create_connection = _connect_publicly
-
-
-class _PublicHTTPHandler(urllib.request.HTTPHandler):
-    def http_open(self, request: Any) -> Any:
-        return self.do_open(_PublicHTTPConnection, request)
-
-
-class _PublicHTTPSHandler(urllib.request.HTTPSHandler):
-    def https_open(self, request: Any) -> Any:
-        return self.do_open(_PublicHTTPSConnection, request)
