@@ -32,7 +32,7 @@ def write_tables(data: Path) -> Path:
         data: Folder with `items.jsonl`, `utterances.jsonl` and `audio/`.
 
     Returns:
-        The folder `data/eval`; paths of recordings in its tables are relative to it.
+        The folder `data/eval`; its tables name recordings by absolute paths.
 
     Raises:
         FileNotFoundError: The data have not been made yet.
@@ -50,8 +50,8 @@ def write_tables(data: Path) -> Path:
     folder = data / "eval"
     folder.mkdir(exist_ok=True)
     for name, rows in tables.items():
-        # Paths in a table are relative to its own folder, one below the data.
-        located = [{**row, "audio": f"../{row['audio']}"} if "audio" in row else row for row in rows]
+        # Absolute, since a table names no files beside its own folder in another way.
+        located = [{**row, "audio": str(data.absolute() / row["audio"])} if "audio" in row else row for row in rows]
         write_rows(folder / f"{name}.jsonl", located)
     # Beside the tables, which the task files name with relative paths.
     for path in TASK_FILES.glob("*.yaml"):

@@ -318,3 +318,18 @@ def test_no_network(task):
     text = one_sentence(FileNotFoundError, load_task(task))
     assert f"The data set {load_task(task).source.path} of task {task} cannot be downloaded" in text
     assert "give a local copy with path=FOLDER" in text
+
+
+def test_rows_name_the_same_files_as_in_training(tmp_path, make_audio):
+    path = make_audio("outside.wav")
+    rows = [
+        {"audio": name, "text": "x"}
+        for name in ("../outside.wav", path.as_uri(), str(path), "http://127.0.0.1:1/a.wav")
+    ]
+    (tmp_path / "data").mkdir()
+    table = write_jsonl(tmp_path / "data" / "rows.jsonl", rows)
+    errors = [error for _, error in load_samples(local(table))]
+    assert "is not in the folder of these data" in errors[0] and "allow_private" in errors[0]
+    assert errors[2] is None and errors[3] is not None and "refused" not in errors[3]
+    errors = [error for _, error in load_samples(local(table, allow_private=True))]
+    assert errors[:3] == [None] * 3 and "refused" in errors[3].casefold()

@@ -1,6 +1,7 @@
 """From the data that a recipe names to training samples."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,10 @@ def dialogues(tmp_path_factory):
         ("[[1]]", "is a path or a mapping, not"),
         ('{"path": 3}', "The path of a data set of the recipe must be a text, not 3"),
         ('{"path": "a", "task": ["asr"]}', "The task of a data set of the recipe must be a text"),
+        (
+            '{"path": "a", "allow_private": "yes"}',
+            "The allow_private of a data set of the recipe must be true or false",
+        ),
         ('{"path": "a", "ratio": Infinity}', "The ratio of a must be a positive number"),
         ('{"pth": "a"}', "has the unknown key pth"),
         ('{"path": ""}', "has no path"),
@@ -219,3 +224,14 @@ def test_keys_that_change_how_it_is_trained(settings, dialogues, tmp_path):
     words = [word.format(data=dialogues) for word in settings]
     fixed = [f"train_data={dialogues}", f"output_dir={tmp_path}", "max_steps=2", "per_device_train_batch_size=2"]
     assert main(["train", "lora_chat", *fixed, *words]) == 0
+
+
+def test_rows_name_files_elsewhere_only_if_the_recipe_allows_it(recordings, processor, config, tmp_path):
+    (tmp_path / "tables").mkdir()
+    shutil.copy(QUESTION, tmp_path / "question.wav")
+    table = tmp_path / "tables" / "rows.jsonl"
+    table.write_text('{"audio": "../question.wav", "text": "What is a carrot?"}\n')
+    source = {"path": str(table), "task": "asr"}
+    with pytest.raises(ValueError, match="is not in the folder of these data"):
+        prepare(json.dumps(source), processor, config, tmp_path)
+    assert len(prepare(json.dumps({**source, "allow_private": True}), processor, config, tmp_path)) == 1

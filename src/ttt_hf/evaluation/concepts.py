@@ -30,6 +30,7 @@ class DatasetSource:
         table: For a table beside a folder of audio: path of the table in the data set.
         audio_folder: Folder that the file names of audio in `table` are relative to; the table's own by default.
         separator: Separator of the references where one cell holds several.
+        allow_private: Whether rows may name any file, and addresses of this machine and its own network.
     """
 
     path: str
@@ -42,6 +43,7 @@ class DatasetSource:
     table: str | None = None
     audio_folder: str | None = None
     separator: str | None = None
+    allow_private: bool = False
 
 
 class JudgeSettings(TypedDict, total=False):

@@ -181,7 +181,11 @@ def _dataset(source: DatasetSource) -> dict[str, Any]:
     # A local folder is reduced to its name; a Hub id is public and stays.
     path = local_path(source.path)
     return {
-        **{key: value for key, value in asdict(source).items() if value is not None and key != "hint"},
+        **{
+            key: value
+            for key, value in asdict(source).items()
+            if value is not None and key not in ("hint", "allow_private")
+        },
         "path": path.name if path is not None else source.path,
     }
 

@@ -11,7 +11,6 @@ import hashlib
 import io
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +23,7 @@ from ..data.listing import report_left_out
 from ..data.reading import Table, hub_errors, local_path, needs_datasets, open_table, require_datasets
 from ..data.tables import TableRow, find_column, list_problems, resolve_path
 from ..processing.audio import audio_seconds, read_audio
-from ..processing.fetching import STRANGER, TABLE, Access, is_address
+from ..processing.fetching import Access, is_address
 from .concepts import DatasetSource, Sample, Task
 from .redaction import encodable
 
@@ -118,20 +117,24 @@ class Samples(Sequence[tuple[Sample, str | None]]):
 class _Recordings:
     """Where the recordings of samples are: cells of text tables, or a data set whose cells hold the audio itself."""
 
-    def __init__(self, table: Table, rows: Sequence[TableRow], column: Column, is_own: bool) -> None:
+    def __init__(self, table: Table, rows: Sequence[TableRow], column: Column) -> None:
         # Only the column with audio: the text of all rows has been read already.
         self._dataset = table.dataset.select_columns([column[0]]) if table.dataset is not None else None
         self._rows = rows
         self._column = column
-        self._is_own = is_own
+
+    def cell(self, index: int) -> tuple[Any, int | None]:
+        """The recording as of `audio_cell`."""
+        # Audio of a data set stays on disk until it is asked for: thousands of recordings do not fit into memory.
+        cells = self._rows[index].cells if self._dataset is None else self._dataset[index]
+        return audio_cell(_cell(cells, self._column), self._rows[index].folder)
 
     def __getitem__(self, index: int) -> tuple[Any, int | None, Access]:
         """What `read_audio` takes: path, URL, bytes or samples; the rate of samples in Hz; what may be read."""
+        source, rate = self.cell(index)
         row = self._rows[index]
-        # Audio of a data set stays on disk until it is asked for: thousands of recordings do not fit into memory.
-        cells = row.cells if self._dataset is None else self._dataset[index]
-        source, rate = audio_cell(_cell(cells, self._column), row.folder)
-        return source, rate, TABLE if self._is_own or _is_downloaded(source) else STRANGER
+        row.reach.check(source, row.folder)
+        return source, rate, row.reach.access
 
     def paths(self) -> Iterator[str]:
         """Paths of recordings in files of their own."""
@@ -174,9 +177,7 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
         )
     # 3. Make the samples; all faulty rows are reported together.
     entries = _entries(rows, columns, task.source.separator)
-    # Data from the Hub are somebody else's: they may name files of this machine.
-    is_own = local_path(task.source.path) is not None
-    recordings = _Recordings(table, rows, columns["audio"][0], is_own) if "audio" in columns else None
+    recordings = _Recordings(table, rows, columns["audio"][0]) if "audio" in columns else None
     # 4. Say which files are not used, and check that the recordings are where the data say.
     if table.listing is not None:
         is_text = table.dataset is None and recordings is not None
@@ -184,7 +185,7 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
     if recordings is not None:
         _check_recordings(task, recordings, len(rows))
     # 5. A data set on the Hub is identified by its revision, local data only by their content.
-    content = digest.of(table) if is_own else None
+    content = digest.of(table) if local_path(task.source.path) is not None else None
     return Samples(entries[:limit], recordings, len(rows), content)
 
 
@@ -222,20 +223,6 @@ def audio_cell(cell: Any, folder: Path | None) -> tuple[Any, int | None]:
     return (resolve_path(cell, folder) if isinstance(cell, str) else cell), None
 
 
-def _is_downloaded(source: Any) -> bool:
-    """Whether a path leads to where the Hub's client and `datasets` put what they download."""
-    if not isinstance(source, str) or is_address(source):
-        return False
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folders = [HF_HUB_CACHE]
-    if "datasets" in sys.modules:
-        config = sys.modules["datasets"].config
-        folders += [config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH]
-    path = Path(source).resolve()
-    return any(path.is_relative_to(Path(folder).resolve()) for folder in folders)
-
-
 # -- opening ----------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +256,7 @@ def _open(task: Task) -> Table:
         needs_split=False,
         subject=subject,
         remedy=remedy,
+        allow_private=source.allow_private,
     )
 
 
@@ -288,7 +276,8 @@ def _open_beside(folder: Path, source: DatasetSource) -> Table:
     file = folder / str(source.table)
     if not file.is_file():
         raise FileNotFoundError(f"There is no {source.table} in {folder}: path is the folder that holds it.")
-    return open_table(file, audio_folder=folder / source.audio_folder if source.audio_folder else None)
+    audio_folder = folder / source.audio_folder if source.audio_folder else None
+    return open_table(file, audio_folder=audio_folder, allow_private=source.allow_private)
 
 
 class _ContentHash:
@@ -465,7 +454,7 @@ def _check_recordings(task: Task, recordings: _Recordings, count: int) -> None:
     missing: list[str] = []
     for index in range(count):
         try:
-            source, _, _ = recordings[index]
+            source, _ = recordings.cell(index)
         except Exception:
             # No recording in this row, which says nothing about the files of the others.
             continue

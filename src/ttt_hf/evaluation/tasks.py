@@ -129,8 +129,9 @@ def fingerprint(task: Task, content: str | None = None) -> str:
     """
     # Names and descriptions may change without another run.
     kept = {key: value for key, value in asdict(task).items() if key not in ("name", "description", *_SCORING_KEYS)}
-    # `expected` is checked when the data are loaded, and `hint` is shown only.
-    source = {key: value for key, value in kept["source"].items() if key not in ("hint", "expected")}
+    # `expected` is checked when the data are loaded, `hint` is shown only, and what may be read changes no recording.
+    others = ("hint", "expected", "allow_private")
+    source = {key: value for key, value in kept["source"].items() if key not in others}
     return digest({**kept, "source": {**source, "path": content} if content else source})
 
 

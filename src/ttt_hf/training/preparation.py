@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SOURCE_KEYS = ("path", "task", "ratio", "split", "name")
+SOURCE_KEYS = ("path", "task", "ratio", "split", "name", "allow_private")
 
 
 def parse_sources(text: str) -> list[dict[str, Any]]:
@@ -61,9 +61,10 @@ def parse_sources(text: str) -> list[dict[str, Any]]:
             what = f"has the unknown key {shorten(unknown[0])}" if unknown else "has no path"
             raise ValueError(f"A data set of the recipe {what}: give {', '.join(SOURCE_KEYS)}.")
         for key in source.keys() - {"ratio"}:
-            if not isinstance(source[key], str):
+            kind, what = (bool, "true or false") if key == "allow_private" else (str, "a text")
+            if not isinstance(source[key], kind):
                 shown = shorten(json.dumps(source[key]))
-                raise ValueError(f"The {key} of a data set of the recipe must be a text, not {shown}.")
+                raise ValueError(f"The {key} of a data set of the recipe must be {what}, not {shown}.")
         ratio = source.get("ratio", 1.0)
         # A bool is an int in Python; a NaN fails the comparison.
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < math.inf:
@@ -166,7 +167,7 @@ def _encoded_rows(
     source: Mapping[str, Any], arguments: DataArguments, processor: TtTProcessor, work: Path, is_training: bool
 ) -> tuple[Any, dict[str, Any]]:
     """The rows of a source with their audio encoded, its task, and how many rows and seconds they are, if known."""
-    options = {key: source[key] for key in ("task", "split", "name") if key in source}
+    options = {key: source[key] for key in ("task", "split", "name", "allow_private") if key in source}
     opened = open_source(source["path"], arguments.streaming, **options)
     implied: dict[str, Any] = {}
     if arguments.task and "task" not in source and _needs_task(opened):
