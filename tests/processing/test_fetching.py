@@ -281,6 +281,19 @@ def test_redirect_to_a_private_address(serve: Callable[..., str], monkeypatch: p
     assert read_audio(serve(answer_with(WAV)), access=PUBLIC)[1] == RATE
 
 
+def test_second_address_of_a_name(serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    address = serve(answer_with(WAV), "127.0.0.2")
+    port = int(address.rpartition(":")[2])
+
+    def entry(host: str) -> Any:
+        return socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)
+
+    by_name = {"a.org": [entry("127.0.0.3"), entry("127.0.0.2")]}
+    monkeypatch.setattr("ttt_hf.processing.fetching._is_public", lambda address: True)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **options: by_name.get(host, [entry(host)]))
+    assert read_audio(address.replace("127.0.0.2", "a.org"), access=PUBLIC)[1] == RATE
+
+
 def test_what_is_public() -> None:
     public = ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
     private = [

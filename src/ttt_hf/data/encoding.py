@@ -197,11 +197,11 @@ def encode_source(
         report = _report(plan, fingerprint, allowed)
         _begin(folder, encoding, plan)
         # 3. What is missing is encoded, or taken over from shards that are no longer right.
-        parts = [(path, start, plan.keys[start : start + shard_size]) for path, start in plan.missing]
-        shards = [
-            Shard(path, start, part, fingerprint, allowed, variants, seed, plan.find(part))
-            for path, start, part in parts
-        ]
+        earlier, shards = plan.find(), []
+        for path, start in plan.missing:
+            keys = plan.keys[start : start + shard_size]
+            found = {key: earlier[key] for key in keys if key in earlier}
+            shards.append(Shard(path, start, keys, fingerprint, allowed, variants, seed, found))
         with (
             _progress_bar(len(plan.keys), shards, show_progress) as bar,
             encode_shards(source, shards, codec, codec_folder, workers) as finished,

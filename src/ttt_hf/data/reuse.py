@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +97,12 @@ class Plan:
     changed: int
     is_done: bool
 
-    def find(self, keys: Iterable[str]) -> dict[str, Found]:
-        """Finds encoded rows by their keys."""
-        wanted = set(keys)
+    def find(self) -> dict[str, Found]:
+        """Finds the rows of missing shards that are encoded already, by their keys."""
         found: dict[str, Found] = {}
         for path, statistics in {**self.kept, **self.stale}.items():
             written = zip(_written_keys(statistics), statistics.get("row_seconds", ()))
-            found |= {key: (path, index, seconds) for index, (key, seconds) in enumerate(written) if key in wanted}
+            found |= {key: (path, index, seconds) for index, (key, seconds) in enumerate(written)}
         return found
 
     def retire(self) -> None:

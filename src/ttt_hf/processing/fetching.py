@@ -294,12 +294,19 @@ def _connect_publicly(address: tuple[str, int], *arguments: Any, **options: Any)
     """Like `socket.create_connection`, but refuses private addresses: the one checked is the one connected to."""
     host, port = address
     found = [entry[4][0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not found or not all(map(_is_public, found)):
+    if not all(map(_is_public, found)):
         raise PermissionError(
             f"{short_name(host)} is an address of this machine or its own network, which data and requests from "
             "elsewhere may not read: give the audio itself, or allow private addresses."
         )
-    return socket.create_connection((str(found[0]), port), *arguments, **options)
+    for number, numeric in enumerate(found, start=1):
+        try:
+            return socket.create_connection((str(numeric), port), *arguments, **options)
+        except OSError:
+            # A name may have an address of IPv6 that cannot be reached from here.
+            if number == len(found):
+                raise
+    raise OSError(f"{host} has no address")
 
 
 def _is_public(address: Any) -> bool:
