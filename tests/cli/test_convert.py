@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -347,34 +346,3 @@ def test_two_conversions_into_one_folder(run: Callable, official: Path, codec: P
     assert process.wait(120) == 0, process.stderr.read()
     assert load_checkpoint(out)[1].codec is not None
     assert not (out / ".ttt-hf.lock").exists()
-
-
-@pytest.mark.slow
-def test_a_killed_conversion_is_repeated(run: Callable, official: Path, codec: Path, tmp_path: Path) -> None:
-    """Killed at random moments, a conversion leaves no half folder, and the next one makes the same files."""
-    expected = tmp_path / "expected"
-    start = time.monotonic()
-    process = start_conversion(official, codec, expected)
-    assert process.wait(300) == 0, process.stderr.read()
-    seconds = time.monotonic() - start
-    draw = random.Random(0)
-    for kill in range(6):
-        out = tmp_path / f"out{kill}"
-        process = start_conversion(official, codec, out)
-        if kill % 2:  # while it writes, a short time in which a blind kill would rarely fall
-            while process.poll() is None and not list(tmp_path.glob(f".{out.name}.*.part/*")):
-                time.sleep(0.001)
-            time.sleep(draw.uniform(0, 0.05))
-        else:
-            time.sleep(draw.uniform(0.3, 1.0) * seconds)
-        process.kill()
-        process.wait()
-        complete = out.is_dir() and any(path.name != ".ttt-hf.lock" for path in out.iterdir())
-        if not complete:
-            result = run("convert", "official", official, out, "--codec", codec)
-            assert result.code == 0, result.err
-        files = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-        assert files == {
-            path.relative_to(expected): path.read_bytes() for path in expected.rglob("*") if path.is_file()
-        }
-        assert not list(tmp_path.glob(f".{out.name}*")), "what the killed process had written is still there"

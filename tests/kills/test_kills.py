@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["encode", "train", "eval", "convert", "push"])
-def test_a_killed_command_continues(verb: str) -> None:
+@pytest.mark.parametrize(("verb", "cases"), [("encode", 4), ("train", 2), ("eval", 2), ("convert", 8), ("push", 2)])
+def test_a_killed_command_continues(verb: str, cases: int) -> None:
     # A process of its own: the Hub's client reads its address when it is imported.
-    command = [sys.executable, "-m", "tests.kills", "--verb", verb, "--cases", "2"]
+    command = [sys.executable, "-m", "tests.kills", "--verb", verb, "--cases", str(cases)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 faults" in done.stdout and " 0 kills" not in done.stdout
