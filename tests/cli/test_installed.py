@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from test_eval_judge import JudgeServer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+import preforked
 from documents import blocks, commands
 from hub_server import Hub, hub_environment
 from official_layout import text_tokenizer, write_official
@@ -109,7 +111,30 @@ def shell(environment: dict[str, str]) -> Shell:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, shell: Shell) -> Path:
+def quick_shell(
+    site: Path, environment: dict[str, str], shell: Shell, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shell]:
+    """As `shell`, but `ttt-hf` is run by forks of a process that has imported the installed wheel."""
+    with tempfile.TemporaryDirectory() as short:  # addresses of sockets have about 100 characters
+        binaries = tmp_path_factory.mktemp("bin")
+        client = binaries / "ttt-hf"
+        client.write_text(preforked.CLIENT)
+        client.chmod(0o755)
+        address = f"{short}/socket"
+        command = [sys.executable, preforked.__file__, address]
+        # Far from the checkout, as the shell.
+        with subprocess.Popen(command, cwd=binaries, env=environment, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None and Path(server.stdout.readline()).is_relative_to(site)
+
+            def type_in(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+                return shell(command, folder, PATH=f"{binaries}:{environment['PATH']}", PREFORKED=address)
+
+            yield type_in
+            server.kill()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, quick_shell: Shell) -> Path:
     """The user's folder: what the examples name, small. Later commands find what earlier ones have written."""
     folder = tmp_path_factory.mktemp("user")
     recordings = folder / "recordings"
@@ -140,7 +165,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, shell: Sh
         "ttt-hf eval run judged.yaml --out judged",
         "ttt-hf eval run tiny_asr --limit 2 --out before && ttt-hf eval run tiny_asr --limit 2 --out after",
     ):
-        shell(command, folder)
+        quick_shell(command, folder)
     return folder
 
 
@@ -171,7 +196,9 @@ def test_every_help_shows_a_command_of_its_own(parser: argparse.ArgumentParser) 
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith(tuple(NOT_RUN))])
-def test_shown_command(command: str, folder: Path, shell: Shell, hub: Hub, judge: JudgeServer, tmp_path: Path) -> None:
+def test_shown_command(
+    command: str, folder: Path, shell: Shell, quick_shell: Shell, hub: Hub, judge: JudgeServer, tmp_path: Path
+) -> None:
     for start, more in SHORT.items():
         command += more if command.startswith(start) else ""
     variables: dict[str, str] = {}
@@ -181,13 +208,14 @@ def test_shown_command(command: str, folder: Path, shell: Shell, hub: Hub, judge
         command = command.replace("http://localhost:8000/v1", judge.url)
     if " push " in command:
         # A complete run, since a part of the samples has no headline number, of weights that the repository holds.
-        shell("ttt-hf eval run local path=recordings scorer=wer --out pushed", folder)
+        quick_shell("ttt-hf eval run local path=recordings scorer=wer --out pushed", folder)
         results = json.loads((folder / "pushed" / "local" / "results.json").read_text())
         hub.weights = {"main": results["model"]["weights"]}
         command = command.replace(" scores ", " pushed ").replace("your-name/your-model", "me/model")
         variables = {**hub_environment(hub.url, tmp_path), "PYTHONPATH": ""}
         variables = {name: variables[name] for name in variables if name.startswith("HF_")}
-    result = shell(command, folder, **variables)
+    # The Hub's client reads its address when it is imported.
+    result = shell(command, folder, **variables) if variables else quick_shell(command, folder)
     assert result.returncode == 0, result.stderr
     assert "ttt-hf: error" not in result.stderr and "Warning" not in result.stderr, result.stderr
     out = shlex.split(command)[shlex.split(command).index("--out") + 1] if " --out " in command else None
@@ -196,11 +224,11 @@ def test_shown_command(command: str, folder: Path, shell: Shell, hub: Hub, judge
         json.loads(result.stdout)
 
 
-def test_speech_example_reads_aloud(folder: Path, shell: Shell) -> None:
+def test_speech_example_reads_aloud(folder: Path, quick_shell: Shell) -> None:
     (command,) = (command for command in COMMANDS if " --task tts " in command and "talk" in command)
     words = shlex.split(command)
     text = words[words.index("--text") + 1]
-    assert json.loads(shell(command, folder).stdout)["text"] == text
+    assert json.loads(quick_shell(command, folder).stdout)["text"] == text
 
 
 @pytest.mark.parametrize(
@@ -219,17 +247,17 @@ def test_quiet_leaves_stderr_empty_and_json_alone_on_stdout(command: str, folder
     json.loads(result.stdout)
 
 
-def test_training_shows_one_progress_bar(folder: Path, shell: Shell) -> None:
+def test_training_shows_one_progress_bar(folder: Path, quick_shell: Shell) -> None:
     command = "ttt-hf train lora_asr train_data=recordings max_steps=1 audio_variants=0 output_dir=noted-adapter"
-    result = shell(f"{command} --json", folder)
+    result = quick_shell(f"{command} --json", folder)
     json.loads(result.stdout)
     lines = [line for line in result.stderr.replace("\r", "\n").splitlines() if line.strip()]
     assert all(line.startswith("ttt-hf: ") or "/1 [" in line for line in lines), lines
 
 
 def test_documents_hold_for_the_wheel(environment: dict[str, str], tmp_path: Path) -> None:
-    """The tests of README and docs/ again, on the wheel."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "slow or not slow"]
+    """The quick tests of README and docs/ again, on the wheel; what the slow ones run is among the commands above."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += [f"--basetemp={tmp_path / 'documents'}", "tests/test_readme.py", "tests/test_docs.py"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-4000:]
