@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from recordings import RATE, recording, tone
 
+from ttt_hf.processing import fetching
 from ttt_hf.processing.audio import audio_seconds, read_audio
 from ttt_hf.processing.fetching import STRANGER, TABLE, Access, _is_public, open_source, short_name
 
@@ -314,10 +316,27 @@ def test_named_pipe(tmp_path: Path) -> None:
     writer.start()
     np.testing.assert_allclose(read_audio(path)[0], tone(), atol=1e-4)
     writer.join()
-    # Without a writer it would wait for ever.
     for access in (TABLE, STRANGER):
         with pytest.raises((ValueError, PermissionError), match=r"is a pipe or a device|allow local files"):
             audio_seconds(path, access=access)
+
+
+def test_named_pipe_and_a_slow_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    monkeypatch.setattr(fetching, "PIPE_TIMEOUT", 0.2)
+    with pytest.raises(ValueError, match="pipe is a pipe that nothing writes to: start the program that does first"):
+        read_audio(path)
+
+    def write() -> None:
+        with path.open("wb") as pipe:
+            time.sleep(0.5)  # longer than without a program
+            pipe.write(WAV)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    np.testing.assert_allclose(read_audio(path)[0], tone(), atol=1e-4)
+    writer.join()
 
 
 @pytest.mark.parametrize("is_named", [False, True])

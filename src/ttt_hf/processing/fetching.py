@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
 
@@ -30,7 +31,7 @@ class Access:
         local_files: Files of this machine, by path or `file://`.
         private_addresses: Addresses of this machine and of its own network, also by way of a redirect or of a public
             name that leads there. Without them no proxy is used, since it would look up names by itself.
-        pipes: Pipes, devices and `-` (standard input), which may wait for ever.
+        pipes: Pipes, devices and `-` (standard input), which may take as long as whatever writes to them.
     """
 
     local_files: bool = True
@@ -45,6 +46,7 @@ STRANGER = Access(local_files=False, private_addresses=False, pipes=False)
 
 STANDARD_INPUT = "-"
 USER_AGENT = "ttt-hf"
+PIPE_TIMEOUT = 10.0  # seconds without a program that writes to a named pipe
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
 DOWNLOAD_SECONDS = 600.0  # in all
 MAX_BYTES = 1 << 30
@@ -146,6 +148,8 @@ def _open_path(path: str | os.PathLike[str], name: str, access: Access) -> Binar
             raise IsADirectoryError(f"{name} is a folder, not an audio file.")
         if not stat.S_ISREG(mode) and not access.pipes:
             raise ValueError(f"{name} is a pipe or a device: name a file.")
+        if stat.S_ISFIFO(mode):
+            return _read_fifo(path, name)
         file = open(path, "rb")  # noqa: SIM115
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no audio file {name}.") from None
@@ -166,6 +170,20 @@ def _open_path(path: str | os.PathLike[str], name: str, access: Access) -> Binar
         return file
     with file:
         return read_limited(file.read, name)
+
+
+def _read_fifo(path: str | os.PathLike[str], name: str) -> BinaryIO:
+    """Takes in a named pipe; a plain `open` would wait for ever for a program that writes to it."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
+        deadline = time.monotonic() + PIPE_TIMEOUT
+        # At its end as long as nothing writes to it; None where something does, but has written nothing yet.
+        while (first := pipe.read(_CHUNK)) == b"":
+            if time.monotonic() > deadline:
+                raise ValueError(f"{name} is a pipe that nothing writes to: start the program that does first.")
+            time.sleep(0.01)
+        os.set_blocking(pipe.fileno(), True)
+        chunks = chain([first] if first else [], iter(partial(pipe.read, _CHUNK), b""))
+        return read_limited(lambda _: next(chunks, b""), name)
 
 
 def _standard_input() -> BinaryIO:
