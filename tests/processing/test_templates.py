@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ PUBLISHED = """{%- macro shown(content) -%}{% for item in content %}{{ item.text
 {% endif %}{% endfor %}{{ tools | tojson(indent=2) }}{{ eos_token }}
 {{ strftime_now('%Y') }}"""
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+SLOW = "{% for i in range(20000) %}{% for j in range(400) %}{% endfor %}{% endfor %}slow"
 REFUSING = "{{ raise_exception('Roles must alternate.') }}"
 
 
@@ -85,6 +87,21 @@ def test_threads_and_forks_do_not_mix_their_answers() -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reading, 10) == b"own"
+
+
+def test_an_interruption_leaves_no_answer_behind() -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    render_prompts([CONVERSATION], "{{ 1 }}")
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            render_prompts([CONVERSATION], SLOW)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert render_prompts([CONVERSATION], "{{ 2 }}") == ["2"]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,11 @@ def _exchange(worker: subprocess.Popen[str], line: str, seconds: float) -> str:
         return worker.stdout.readline()
     except OSError:
         return ""
+    except BaseException:
+        # An interruption: the answer would be taken for that to the next request.
+        worker.kill()
+        worker.wait()
+        raise
     finally:
         timer.cancel()
 
