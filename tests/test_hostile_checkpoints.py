@@ -394,7 +394,7 @@ def adapter_with_an_endless_expression(it: Hostile) -> None:
     it.adapter(target_modules="(.*.*.*.*.*.*.*.*.*.*)*!", exclude_modules="(.*.*.*.*.*.*)*!", layers_pattern="(a+)+$")
 
 
-@attack("may only hold names of layers")
+@attack("alpha_pattern must be numbers by names of layers")
 def adapter_with_an_endless_pattern(it: Hostile) -> None:
     it.adapter(alpha_pattern={"(.*.*.*.*.*.*.*.*.*.*.*.*)*!": 3})
 
@@ -402,6 +402,11 @@ def adapter_with_an_endless_pattern(it: Hostile) -> None:
 @attack("lora_alpha must be a finite number")
 def adapter_of_no_number(it: Hostile) -> None:
     it.adapter(lora_alpha=float("nan"))
+
+
+@attack("lora_alpha must be a finite number")
+def adapter_of_a_huge_number(it: Hostile) -> None:
+    it.adapter(lora_alpha=10**400)
 
 
 @attack("has a rank of")

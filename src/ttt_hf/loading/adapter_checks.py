@@ -6,8 +6,9 @@ regular expressions, which can take forever.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,51 @@ from .checkpoint_files import read_json, read_shapes
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-# Keys that change what the adapter computes, and that are passed on.
-NUMBERS = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0}
-FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out")
-NAMES = ("modules_to_save",)
-PATTERNS = ("rank_pattern", "alpha_pattern")
-TOKEN_ROWS = "trainable_token_indices"
+NAME = re.compile(r"\^?[\w.]+")
+LORA_TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?A(?:\.weight)?")
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_name, value))
+
+
+def _is_pattern(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_name, value)) and all(map(_is_number, value.values()))
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(index) is int and index >= 0 for index in value)
+
+
+def _is_token_rows(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_name, value)) and all(map(_is_ids, value.values()))
+
+
+# Keys that change what the adapter computes, and that are passed on: default, check, and what passes it.
+PASSED_ON: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
+    "r": (8, _is_number, "a finite number of at least 0"),
+    "lora_alpha": (8, _is_number, "a finite number of at least 0"),
+    "lora_dropout": (0.0, _is_number, "a finite number of at least 0"),
+    "use_rslora": (False, _is_flag, "true or false"),
+    "use_dora": (False, _is_flag, "true or false"),
+    "fan_in_fan_out": (False, _is_flag, "true or false"),
+    "modules_to_save": (None, _is_names, "a list of names of layers"),
+    "rank_pattern": ({}, _is_pattern, "numbers by names of layers"),
+    "alpha_pattern": ({}, _is_pattern, "numbers by names of layers"),
+    "trainable_token_indices": (None, _is_token_rows, "lists of token ids by names of layers"),
+}
 # Keys that only matter to whoever trains the adapter, or whose meaning follows from the tensors that it holds.
 IGNORED = {
     "auto_mapping", "base_model_name_or_path", "bias", "exclude_modules", "inference_mode", "layers_pattern",
@@ -32,8 +72,6 @@ IGNORED = {
 }  # fmt: skip
 # Initial weights that leave those of the model as they are.
 OWN_INITIALISATION = (None, True, False, "gaussian", "orthogonal", "eva")
-NAME = re.compile(r"\^?[\w.]+")
-LORA_TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?A(?:\.weight)?")
 
 
 def read_adapter(folder: Path, weights: Path) -> LoraConfig:
@@ -51,11 +89,10 @@ def read_adapter(folder: Path, weights: Path) -> LoraConfig:
 
     settings = read_json(folder, ADAPTER_CONFIG_FILE)
     path = folder / ADAPTER_CONFIG_FILE
-    kind = settings.get("peft_type")
-    if kind != "LORA":
+    if settings.get("peft_type") != "LORA":
+        kind = str(settings.get("peft_type"))[:40]
         raise ValueError(f"{path} describes an adapter of the kind {kind!r}, and only LORA is supported.")
-    known = {*NUMBERS, *FLAGS, *NAMES, *PATTERNS, TOKEN_ROWS, *IGNORED, "init_lora_weights"}
-    for key in settings.keys() - known:
+    for key in settings.keys() - {*PASSED_ON, *IGNORED, "init_lora_weights"}:
         # Newer versions of PEFT write keys for what is switched off, too.
         if settings[key]:
             raise ValueError(f"{path} uses {key}, which this package does not support: train a plain LoRA adapter.")
@@ -67,51 +104,17 @@ def read_adapter(folder: Path, weights: Path) -> LoraConfig:
     if settings.get("bias") not in (None, "none"):
         raise ValueError(f"{path} trains biases (bias={settings['bias']!r}), which is not supported.")
 
+    arguments = {}
+    for key, (default, is_right, expected) in PASSED_ON.items():
+        value = arguments[key] = default if settings.get(key) in (None, [], {}) else settings[key]
+        if value is not default and not is_right(value):
+            raise ValueError(f"{path}: {key} must be {expected}, not {str(value)[:40]!r}.")
     shapes = read_shapes(weights)
     # Ranks beyond those in the weights would only take memory.
     largest = max((min(shape) for name, shape in shapes.items() if LORA_TENSOR.fullmatch(name) and shape), default=1)
-    arguments: dict[str, Any] = {
-        key: _number(path, key, settings.get(key, default)) for key, default in NUMBERS.items()
-    }
-    arguments |= {key: _of_type(path, key, settings.get(key) or False, bool) for key in FLAGS}
-    for key in NAMES:
-        names = _of_type(path, key, settings.get(key) or [], list)
-        arguments[key] = [_name(path, key, name) for name in names] or None
-    for key in PATTERNS:
-        values = _of_type(path, key, settings.get(key) or {}, dict)
-        arguments[key] = {_name(path, key, name): _number(path, key, value) for name, value in values.items()}
     for rank in (arguments["r"], *arguments["rank_pattern"].values()):
         if rank != int(rank) or not 1 <= rank <= largest:
             raise ValueError(f"{path} has a rank of {rank}, and its weights one of at most {largest}.")
-    arguments[TOKEN_ROWS] = _token_rows(path, settings.get(TOKEN_ROWS))
     # By their full names: a regular expression in target_modules is not needed.
     arguments["target_modules"] = sorted({match[1] for name in shapes if (match := LORA_TENSOR.fullmatch(name))})
     return LoraConfig(task_type="CAUSAL_LM", inference_mode=True, **arguments)
-
-
-def _token_rows(path: Path, rows: Any) -> dict[str, list[int]] | None:
-    if not rows:
-        return None
-    for name, ids in _of_type(path, TOKEN_ROWS, rows, dict).items():
-        _name(path, TOKEN_ROWS, name)
-        if not isinstance(ids, list) or any(type(index) is not int or index < 0 for index in ids):
-            raise ValueError(f"{path}: {TOKEN_ROWS} must hold lists of token ids.")
-    return rows
-
-
-def _number(path: Path, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{path}: {key} must be a finite number of at least 0, not {str(value)[:40]!r}.")
-    return value
-
-
-def _of_type(path: Path, key: str, value: Any, expected: type) -> Any:
-    if not isinstance(value, expected):
-        raise ValueError(f"{path}: {key} must be a {expected.__name__}, not {str(value)[:40]!r}.")
-    return value
-
-
-def _name(path: Path, key: str, name: Any) -> str:
-    if not isinstance(name, str) or NAME.fullmatch(name) is None:
-        raise ValueError(f"{path}: {key} may only hold names of layers, not {str(name)[:40]!r}.")
-    return name

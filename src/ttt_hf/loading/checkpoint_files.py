@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from ..names import (
     ADAPTER_CONFIG_FILE,
@@ -18,7 +17,7 @@ from ..names import (
     WEIGHTS_FILE,
     WEIGHTS_INDEX_FILE,
 )
-from .file_checks import check_files, read_object, walk
+from .file_checks import check_files, read_json, walk
 
 
 # Keys by which configurations count modules, and how many may be built before the weights are compared.
@@ -204,21 +203,6 @@ def base_folder(folder: Path) -> Path:
             f"The model that the adapter {folder} is for cannot be used: {error} Write where it is into "
             f"{ADAPTER_CONFIG_FILE}, base_model_name_or_path."
         ) from error
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Reads a JSON file of a checkpoint.
-
-    Raises:
-        FileNotFoundError: If it is missing.
-        ValueError: If it does not hold a JSON object.
-    """
-    if not (folder / name).exists():
-        raise FileNotFoundError(
-            f"{folder} is not the folder of a model, it has no {name}: name one that save_pretrained wrote, or a Hub "
-            "id."
-        )
-    return read_object(folder / name)
 
 
 def weight_files(folder: Path) -> list[Path]:

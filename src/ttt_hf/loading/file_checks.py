@@ -33,20 +33,12 @@ REDIRECTIONS = {
     "tokenizer_config.json": ("fast_tokenizer_files", "init_inputs"),
     PROCESSOR_FILE: ("audio_tokenizer",),
 }
-# Keys of a tokenizer, their types, and the types in words.
-TOKENIZER_TYPES: dict[str, tuple[Any, str]] = {
-    "added_tokens_decoder": (dict, "an object"),
-    "additional_special_tokens": ((list, dict), "a list or an object"),
-    "auto_map": ((list, dict), "an object"),
-    "backend": (str, "a word"),
-    "chat_template": ((str, list), "a text"),
-    "extra_special_tokens": ((list, dict), "a list or an object"),
-    "model_input_names": (list, "a list"),
-    "model_max_length": ((int, float), "a number"),
-    "padding_side": (str, "a word"),
-    "tokenizer_class": (str, "a word"),
-    "truncation_side": (str, "a word"),
-}
+# Keys of a tokenizer and their types
+TOKENIZER_TYPES: dict[str, Any] = {
+    "added_tokens_decoder": dict, "additional_special_tokens": list | dict, "auto_map": list | dict, "backend": str,
+    "chat_template": str | list, "extra_special_tokens": list | dict, "model_input_names": list,
+    "model_max_length": int | float, "padding_side": str, "tokenizer_class": str, "truncation_side": str,
+}  # fmt: skip
 
 
 def check_files(folder: Path) -> None:
@@ -68,9 +60,9 @@ def check_files(folder: Path) -> None:
             if path.suffix in READ_SUFFIXES:
                 _check_file(path, roots)
     for name in REDIRECTIONS:
-        for path in (folder / name, folder / CODEC_FOLDER / name):
-            if path.exists():
-                _check_settings(path, read_object(path))
+        for place in (folder, folder / CODEC_FOLDER):
+            if (place / name).exists():
+                _check_settings(place / name, read_json(place, name))
     if (folder / "audio_tokenizer_config.json").exists():
         raise ValueError(f"{folder} names an audio tokenizer in audio_tokenizer_config.json: remove that file.")
 
@@ -93,14 +85,20 @@ def _check_file(path: Path, roots: list[Path]) -> None:
         raise ValueError(f"{path} has {size:,} bytes, and at most {MAX_TEXT_BYTES:,} are read: fetch it again.")
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Reads a JSON file of a checkpoint.
 
     Raises:
         FileNotFoundError: If it is missing.
         ValueError: If it does not hold a JSON object.
     """
-    if path.exists() and not path.is_file():  # reading a pipe would wait forever
+    path = folder / name
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder} is not the folder of a model, it has no {name}: name one that save_pretrained wrote, or a Hub "
+            "id."
+        )
+    if not path.is_file():  # reading a pipe would wait forever
         raise ValueError(f"{path} is no regular file: fetch the checkpoint again.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -142,15 +140,12 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
 def _check_tokenizer(path: Path, settings: dict[str, Any]) -> None:
     """Checks the types of a tokenizer's settings, of which transformers looks at few."""
     for key, value in settings.items():
-        is_right, expected = True, ""
+        expected = TOKENIZER_TYPES.get(key, object)
         if key.endswith("_token") and not key.startswith("add_"):
-            content = value.get("content") if isinstance(value, dict) else value
-            is_right, expected = value is None or isinstance(content, str), "a token"
-        elif key in TOKENIZER_TYPES:
-            types, expected = TOKENIZER_TYPES[key]
-            is_right = value is None or isinstance(value, types)
-        if not is_right:
-            raise ValueError(f"{path}: {key} must be {expected}, not {str(value)[:40]!r}: fetch the checkpoint again.")
+            expected, value = str, value.get("content", 0) if isinstance(value, dict) else value
+        if value is not None and not isinstance(value, expected):
+            kind = getattr(expected, "__name__", expected)
+            raise ValueError(f"{path}: {key} must be of type {kind}, not {str(value)[:40]!r}: fetch it again.")
 
 
 def walk(settings: Any) -> Iterator[tuple[str, Any]]:
