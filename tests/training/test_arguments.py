@@ -94,15 +94,6 @@ def test_a_value_may_look_like_an_option():
     assert parse_recipe({"save_strategy": False}).training.save_strategy == "no"
 
 
-def test_an_error_names_the_file_if_it_is_the_file_s(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text("lora_rank: many\n")
-    with pytest.raises(ValueError, match=r"mine\.yaml: The key lora_rank has a wrong value"):
-        load_recipe(str(path))
-    with pytest.raises(ValueError, match=r"^There is no key lora_rnk"):
-        load_recipe(str(path), ["lora_rank=3", "lora_rnk=3"])
-
-
 def test_files_and_overrides_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="lora_asr"):
         load_recipe("no-such-recipe")

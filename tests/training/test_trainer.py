@@ -239,6 +239,12 @@ def test_losses_are_computed_without_all_logits_unless_a_metric_needs_them(make_
     assert shapes == [None] * len(shapes) and shapes
 
 
+def test_predictions_are_logits_without_a_metric_too(make_trainer, tiny_config):
+    trainer = make_trainer(make_samples(4))
+    logits, labels, _ = trainer.predict(Dataset.from_list(make_samples(3)))
+    assert logits.shape == (*labels.shape, tiny_config().get_text_config().vocab_size)
+
+
 def test_evaluation_does_not_depend_on_batches_objective_or_seed(make_trainer, tiny_config):
     def measure(**arguments):
         trainer = make_trainer(make_samples(7), eval_samples=make_samples(7), **arguments)

@@ -142,6 +142,10 @@ def test_licence_and_language_are_those_of_the_base_or_of_the_recipe(write, tmp_
     assert (card.data.license, card.data.language) == ("cc-by-4.0", ["de", "fr"])
     (tmp_path / "base").mkdir()
     assert write(model=str(tmp_path / "base")).data.license is None
+    own = {"license": "other", "license_name": "research", "license_link": "https://host/license"}
+    (tmp_path / "base" / "README.md").write_text(f"---\n{yaml.safe_dump(own)}---\n")
+    assert own.items() <= write(model=str(tmp_path / "base")).data.to_dict().items()
+    assert "license_name" not in write(model=str(tmp_path / "base"), license="mit").data.to_dict()
 
 
 def test_seeds_are_named_even_if_they_are_the_defaults(write):

@@ -29,7 +29,6 @@ COLUMNS = {
     "eval_text_accuracy": "text accuracy",
     "eval_audio_loss": "audio loss",
     "eval_audio_accuracy_80_100": "audio accuracy, 80-100 % masked",
-    "train_runtime": "seconds since the last start",
 }
 NOTE = (
     "All rows are measured with the same noise on the same data: text after clean audio, and audio at all noise "

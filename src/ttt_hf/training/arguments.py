@@ -255,14 +255,7 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, one per line: learning_rate: 2.0e-4.")
     form = "key=value, for example learning_rate=1e-4"
-    given = dict(split_override(override, form) for override in overrides)
-    try:
-        return parse_recipe(values | given)
-    except (ImportError, ValueError) as error:
-        named = re.match(r"(?:The|There is no) key (\w+)", str(error))
-        # Said of the file only if it is the file's fault.
-        is_of_file = named is not None and named[1] in values and named[1] not in given
-        raise type(error)(f"{path}: {error}" if is_of_file else str(error)) from error
+    return parse_recipe(values | dict(split_override(override, form) for override in overrides))
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:

@@ -163,11 +163,14 @@ def _metadata(recipe: Recipe, parts: Sequence[Mapping[str, Any]]) -> ModelCardDa
     # A path on this computer, or the model in this package, means nothing to the Hub, which would show it as missing.
     is_local = model.model in EMBEDDED_NAMES or Path(model.model).exists() or Path(model.model).is_absolute()
     base = _base_card(model)
+    # A licence without a name of the Hub has one of its own, and a link.
+    names = ("license",) if model.license else ("license", "license_name", "license_link")
+    licence = {name: model.license or base.get(name) for name in names}
     paths = dict.fromkeys(path for part in parts for path in part["paths"])
     return ModelCardData(
         base_model=None if is_local else model.model,
         base_model_relation=None if is_local else "adapter" if model.lora_rank else "finetune",
-        license=model.license or base.get("license"),
+        **licence,
         language=model.language or base.get("language"),
         library_name="peft" if model.lora_rank else "transformers",
         pipeline_tag="any-to-any",

@@ -15,6 +15,7 @@ from typing import Any, cast
 from ..atomic_files import atomic_write_text
 from ..loading import read_json
 from ..names import EMBEDDED_ALIAS, EMBEDDED_NAMES
+from ..overrides import shorten
 from .arguments import Recipe, parse_recipe
 from .preparation import parse_sources
 
@@ -25,15 +26,20 @@ RUNS_FILE = "training_runs.json"
 # count, those of a later transformers included: a difference that does not matter is refused rather than missed.
 INDIFFERENT_KEYS = (
     *("output_dir", "resume", "resume_from_checkpoint", "license", "language", "push_to_hub", "hub_*", "speak_*"),
-    *("log_*", "logging_*", "report_to", "run_name", "project", "trackio_*", "disable_tqdm", "debug", "do_*"),
-    *("include_num_input_tokens_seen", "include_for_metrics", "skip_memory_metrics", "save_total_limit"),
-    *("save_on_each_node", "per_device_eval_batch_size", "prediction_loss_only", "batch_eval_metrics"),
-    *("eval_do_concat_batches", "eval_use_gather_object", "eval_accumulation_steps", "enable_jit_checkpoint"),
+    *(
+        "log_*",
+        "logging_*",
+        "report_to",
+        "run_name",
+        "project",
+        "trackio_*",
+        "disable_tqdm",
+        "save_total_limit",
+        "do_*",
+    ),
     *("attn_implementation", "gradient_checkpointing*", "activation_checkpointing*", "torch_compile*", "use_cpu"),
-    *("torch_empty_cache_steps", "use_cache", "full_determinism", "ddp_*", "fsdp*", "local_rank", "max_broken"),
-    *("encoding_workers", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
-    *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "remove_unused_columns"),
-    "restore_callback_states_from_checkpoint",
+    *("ddp_*", "fsdp*", "local_rank", "max_broken", "encoding_workers", "dataloader_num_workers", "dataloader_p*"),
+    "per_device_eval_batch_size",
 )
 # When is evaluated and saved decides only which checkpoint is the best one.
 BEST_CHECKPOINT_KEYS = (
@@ -217,8 +223,7 @@ def _pairs(keys: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, tupl
 
 
 def _show(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 120)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -143,6 +143,7 @@ class TtTTrainer(Trainer):
         check_adapters(self.model)
         collator: Any = self.data_collator  # type: ignore[has-type]
         self.eval_collator = eval_collator or TtTDataCollator.for_evaluation(collator.config, collator.pad_token_id)
+        self._needs_logits = False
         self._loss_sum = 0.0  # over the steps since the last checkpoint
         self._means = {True: Means(), False: Means()}  # in training, in evaluation
         self._positions = self._tokens = 0
@@ -196,8 +197,7 @@ class TtTTrainer(Trainer):
     ) -> Any:
         # For the log and for error messages; `forward` does not take them.
         levels, draws = inputs.pop("noise_levels"), inputs.pop("draws")
-        # In evaluation, all logits take much memory: only for a metric that the user gave.
-        outputs = model(**inputs, return_logits=self.compute_metrics is not None and not model.training)
+        outputs = model(**inputs, return_logits=self._needs_logits and not model.training)
         # Before the backward pass: the weights and the last checkpoint are still good.
         if not torch.isfinite(outputs.loss):
             raise FloatingPointError(
@@ -213,6 +213,11 @@ class TtTTrainer(Trainer):
             self._positions += inputs["attention_mask"].numel()
         self._record(self._means[model.training], outputs, inputs, levels)
         return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, *args: Any, **kwargs: Any) -> Any:
+        # All logits take much memory: only for `predict`, or a metric that the user gave.
+        self._needs_logits = not prediction_loss_only
+        return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
 
     def _sample_numbers(self, draws: torch.Tensor) -> str:
         # A draw counts samples over all epochs.
