@@ -22,9 +22,6 @@ def wav_writer(path: Path, sampling_rate: int) -> Iterator[Callable[[np.ndarray]
 
     Yields:
         A function that appends float samples of shape `(n,)`, clipped to [-1, 1].
-
-    Raises:
-        OSError: If the file cannot be written.
     """
     with (
         atomic_write(path) as part,

@@ -94,11 +94,7 @@ def _add_from_text(kinds: Any) -> None:
 
 
 def official(args: argparse.Namespace) -> None:
-    """Converts an official checkpoint.
-
-    Raises:
-        OSError, ValueError: If the checkpoint, the codec or the output cannot be used.
-    """
+    """Converts an official checkpoint."""
     from .quiet import silence, silence_transformers
 
     with silence():
@@ -113,12 +109,7 @@ def official(args: argparse.Namespace) -> None:
 
 
 def glm4voice(args: argparse.Namespace) -> None:
-    """Converts the codec of GLM-4-Voice.
-
-    Raises:
-        OSError, ValueError: If a file is missing, damaged, holds code or does not fit its configuration, or the target
-            cannot be written.
-    """
+    """Converts the codec of GLM-4-Voice."""
     from .quiet import silence, silence_transformers
 
     with silence():
@@ -147,12 +138,7 @@ def glm4voice(args: argparse.Namespace) -> None:
 
 
 def from_text(args: argparse.Namespace) -> None:
-    """Grows a TtT from a text model.
-
-    Raises:
-        UsageError: If the seed is negative.
-        ImportError, OSError, ValueError: If the model, the codec or the output cannot be used.
-    """
+    """Grows a TtT from a text model."""
     # Before the imports below, which take seconds.
     if args.seed < 0:
         raise UsageError(f"--seed must not be negative, not {args.seed}.")

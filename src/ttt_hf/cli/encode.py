@@ -67,12 +67,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Encodes a data set.
-
-    Raises:
-        UsageError: If the arguments do not fit together.
-        OSError, ValueError, ImportError: If the data, the model or the output cannot be used.
-    """
+    """Encodes a data set."""
     _check_arguments(args)
     from ..data.reading import require_datasets
     from ..loading import base_folder, find_checkpoint, find_codec

@@ -106,11 +106,7 @@ def _is_in_callback(frame: Any) -> bool:
 
 
 def prepare_output() -> None:
-    """Makes stdout and stderr take every character, and refuses a stdout that is closed.
-
-    Raises:
-        OSError: If stdout is closed.
-    """
+    """Makes stdout and stderr take every character, and refuses a stdout that is closed."""
     codecs.register_error("escape", _escape)
     if sys.stderr is None:
         # Or messages would go to stdout: print() takes file=None for it.

@@ -37,11 +37,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Describes a checkpoint.
-
-    Raises:
-        OSError, ValueError: If there is no checkpoint that can be read.
-    """
+    """Describes a checkpoint."""
     from ..loading import base_folder, find_checkpoint
     from .quiet import silence
 

@@ -83,12 +83,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Answers one question.
-
-    Raises:
-        UsageError: If the arguments do not fit together.
-        OSError, ValueError: If the question, the model or the output cannot be used.
-    """
+    """Answers one question."""
     _check_arguments(args)
     # In order of cost: everything that can fail without the model is checked before it is loaded.
     from ..atomic_files import check_file

@@ -35,12 +35,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains a model by a recipe.
-
-    Raises:
-        UsageError: If a key or a value of the recipe is wrong.
-        OSError, ValueError, RuntimeError, ImportError: As of `training.finetuning.train`.
-    """
+    """Trains a model by a recipe."""
     from .quiet import silence, silence_transformers
 
     with silence():

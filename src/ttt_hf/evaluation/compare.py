@@ -26,10 +26,6 @@ def compare_runs(first: Path, second: Path) -> list[dict[str, Any]]:
 
     Returns:
         A comparison of each task, see `compare_tasks`.
-
-    Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If there is no common task, or the tasks differ in version, scorer or judge.
     """
     # Tasks are matched by their names, because the folders of two runs may be called anything.
     ours, theirs = ({_name(task): task for task in scored_folders(folder)} for folder in (first, second))
@@ -49,10 +45,6 @@ def compare_tasks(first: TaskFolder, second: TaskFolder) -> dict[str, Any]:
         `task`, `n` and, by metric, both values, their difference (second minus first) with its 95 % interval, a
         two-sided `p` and whether it is `significant`; metrics without a value in both runs are left out. `samples`
         are those whose value of the `headline` changed: the task's, else the first metric, null if there is none.
-
-    Raises:
-        FileNotFoundError: If one of them is not scored.
-        ValueError: If they cannot be compared.
     """
     results = first.read_results(), second.read_results()
     # A difference means nothing if the two scores were not computed in the same way.
@@ -95,9 +87,6 @@ def check_comparable(
 
     Args:
         ours, theirs: Contents of both `results.json`.
-
-    Raises:
-        ValueError: If they differ; names what does.
     """
     # Options of the scorer count, too: another normalizer alone changes an error rate.
     for key in ("name", "version", "scorer", "scorer_options", "output"):

@@ -90,12 +90,6 @@ class Endpoint:
         Args:
             path: Relative to the base address, such as `chat/completions`.
             body: Sent as JSON.
-
-        Raises:
-            PermissionError: If the key is missing or wrong.
-            ValueError: If there is nothing at that address, or it has moved.
-            ConnectionError: If the server cannot be reached.
-            RequestFailed: If this request failed in another way, after all tries.
         """
         address = self._address(path)
         request = urllib.request.Request(

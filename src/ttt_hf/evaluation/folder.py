@@ -19,7 +19,6 @@ from typing import Any
 
 from .concepts import DatasetSource, Judgement, Record, Task
 from .layouts import check_layout, parse_json
-from .redaction import without_secrets
 from .scoring.scorers import SCORERS
 from .store import JsonLine, digest, latest_lines, read_lines, write_json
 
@@ -64,21 +63,11 @@ class TaskFolder:
         return self.path / "results.json"
 
     def read_settings(self) -> dict[str, Any]:
-        """Reads `settings.json`.
-
-        Raises:
-            FileNotFoundError: If this is not the folder of an evaluated task.
-            ValueError: If the file is damaged or of another version of this package.
-        """
+        """Reads `settings.json`."""
         return _read_json(self.settings, f"{self.path} is not the folder of an evaluated task")
 
     def read_results(self) -> dict[str, Any]:
-        """Reads `results.json`.
-
-        Raises:
-            FileNotFoundError: If the task has not been scored.
-            ValueError: If the file is damaged or of another version of this package.
-        """
+        """Reads `results.json`."""
         return _read_json(self.results, f"{self.path} has no results yet")
 
     def update_settings(self, **changes: Any) -> dict[str, Any]:
@@ -88,11 +77,7 @@ class TaskFolder:
         return settings
 
     def check_version(self, task: Task) -> None:
-        """Checks that this folder does not hold replies to another version of a task.
-
-        Raises:
-            ValueError: If it does.
-        """
+        """Checks that this folder does not hold replies to another version of a task."""
         if not self.settings.is_file():
             return
         # The name, too: a folder may have been renamed, or be that of another task file.
@@ -123,9 +108,6 @@ class TaskFolder:
 
         Returns:
             One record per reply, in the order of the data.
-
-        Raises:
-            ValueError: If spoken replies have not been transcribed, which is not the same as silence.
         """
         settings = self.read_settings()
         task = task or task_from(settings["task"])
@@ -215,9 +197,6 @@ def task_folders(folder: Path) -> list[TaskFolder]:
 
     Returns:
         The tasks, ordered by name.
-
-    Raises:
-        FileNotFoundError: If there are none.
     """
     # Settings are the first file of a task, so that unfinished ones are found, too.
     if TaskFolder(folder).settings.is_file():
@@ -287,7 +266,7 @@ def _read_json(path: Path, missing: str) -> dict[str, Any]:
             _check_metrics(content)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): {remedy}.") from error
-    return without_secrets(content)
+    return content
 
 
 def _check_metrics(results: Mapping[str, Any]) -> None:

@@ -129,10 +129,6 @@ def check_requirements(tasks: Sequence[Task], transcriber: str | None = None) ->
 
     Args:
         transcriber: Name, as [`load_transcriber`] takes it; used for spoken replies only.
-
-    Raises:
-        ModuleNotFoundError: If an optional package is missing; says how to install it.
-        ValueError: If there is no such scorer, option or transcriber.
     """
     for task in tasks:
         bind_scorer(task.scorer, task.scorer_options)
@@ -151,10 +147,6 @@ def transcribe_folders(
     Args:
         transcriber: Name, as [`load_transcriber`] takes it.
         processes: This process among those of the run; alone by default.
-
-    Raises:
-        ModuleNotFoundError: If the transcriber is not installed.
-        OSError, ValueError: If the transcriber or a recording cannot be used.
     """
     loaded = None
     for folder in folders:
@@ -171,10 +163,6 @@ def judge_folders(folders: Sequence[TaskFolder], judge: JudgeServer) -> int:
 
     Returns:
         Number of tasks that were judged.
-
-    Raises:
-        OSError: If the judge cannot be reached.
-        ValueError: If spoken replies have not been transcribed, or a task's settings of the judge are wrong.
     """
     judged = 0
     for folder in folders:
@@ -193,9 +181,6 @@ def score_folders(folders: Sequence[TaskFolder], overrides: Mapping[str, Any] | 
 
     Returns:
         Contents of the `results.json` files.
-
-    Raises:
-        ValueError: If some tasks could not be scored; raised after the others were.
     """
     results, errors = [], []
     for folder in folders:

@@ -112,9 +112,6 @@ def identify_loaded(model: Any, processor: Any) -> Identity:
 
     Returns:
         The name that it was loaded by, and a hash of weights, configuration, adapters, tokenizer and codec.
-
-    Raises:
-        ValueError: If weights are offloaded, so that they cannot be read.
     """
     settings = {
         # The content alone, and nothing about where it was loaded from.
@@ -135,9 +132,6 @@ def state_hash(module: torch.nn.Module) -> str:
 
     Returns:
         64 hexadecimal digits.
-
-    Raises:
-        ValueError: If weights are offloaded, so that they cannot be read.
     """
     from ..data.encoding import hash_tensors
 

@@ -42,9 +42,6 @@ def parse_verdict(answer: str) -> float:
 
     Args:
         answer: The judge's answer; a leading `<think>` part, quotes, asterisks and a full stop are allowed.
-
-    Raises:
-        ValueError: If it is anything else.
     """
     # No search for the word within a sentence: "incorrect" contains "correct", and "not correct" is the opposite.
     word = _THOUGHT.sub("", answer).strip().strip("*\"'`.").lower()
@@ -58,9 +55,6 @@ def parse_json_verdict(answer: str) -> float:
 
     Args:
         answer: The judge's answer; a code fence around the object is allowed.
-
-    Raises:
-        ValueError: If it is anything else.
     """
     verdict = _parse_object(answer).get("judgement")
     if not isinstance(verdict, str) or verdict.strip().lower() not in _VERDICTS:
@@ -73,9 +67,6 @@ def parse_json_score(answer: str) -> float:
 
     Args:
         answer: The judge's answer; a code fence around the object is allowed.
-
-    Raises:
-        ValueError: If it is anything else.
     """
     score = _parse_object(answer).get("score")
     # `bool` is a subclass of `int`.
@@ -90,9 +81,6 @@ def parse_grade(answer: str, highest: int) -> float:
     Args:
         answer: The judge's answer; a leading `<think>` part, asterisks and a full stop are allowed.
         highest: The highest grade.
-
-    Raises:
-        ValueError: If it is anything else.
     """
     text = _THOUGHT.sub("", answer).strip().strip("*")
     # ASCII, because both `\d` and `float` accept digits of other scripts.
@@ -169,10 +157,6 @@ def load_prompt(name: str, parser: str | None = None) -> JudgePrompt:
     Args:
         name: Name in the table at the top of this module, or path of a `.txt` file.
         parser: Name of the parser; required for a file, and fixed for the prompts of this package.
-
-    Raises:
-        ValueError: If there is no such prompt or parser, or a placeholder is unknown.
-        FileNotFoundError: If there is no such file.
     """
     if name in _PROMPTS:
         parser_name, samples, temperature = _PROMPTS[name]

@@ -29,12 +29,7 @@ NAMES = {
 
 
 def parse_json(content: bytes) -> Any:
-    """Parses JSON.
-
-    Raises:
-        ValueError: If it is none, holds a number that is not finite or half of a surrogate pair, or is nested too
-            deeply.
-    """
+    """Parses JSON; refuses numbers that are not finite, broken Unicode, and what is nested too deeply."""
     try:
         value = json.loads(content, parse_constant=_refuse_number, parse_float=_finite)
         if b"\\u" in content:
@@ -56,22 +51,19 @@ def _finite(text: str) -> float:
 
 
 def check_layout(name: str, content: Any) -> None:
-    """Checks the content of a file, or a line of it, by the file's name; raises like `check_type`."""
+    """Checks the content of a file, or a line of it, by the file's name."""
     if layout := LAYOUTS.get(name.split(".", 1)[0]):
         check_type(content, layout)
 
 
 def check_type(value: Any, kind: Any, key: str = "") -> None:
-    """Checks a JSON value.
+    """Checks a JSON value; the `ValueError` says which key is wrong.
 
     Args:
         value: The value.
         kind: Its layout. Types are those of JSON (an `int` is a count, 0 or more), `Any`, `Literal`, lists, pairs and
             mappings, dataclasses and `TypedDict`, and one of these that is optional or, in its place, a text.
         key: Path of keys that leads to the value, for messages.
-
-    Raises:
-        ValueError: If it is of another type; says which key is wrong.
     """
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):

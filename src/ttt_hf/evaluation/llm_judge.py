@@ -116,11 +116,6 @@ class Judge:
         Yields:
             Id of a record and all its judgements, in the order of completion; no judgements for empty and failed
             replies, which need no judge.
-
-        Raises:
-            PermissionError: If the key is missing or wrong.
-            ValueError: If there is no such address or model.
-            ConnectionError: If the server cannot be reached, or fails ten replies in a row.
         """
         # An earlier call leaves it set, so that its remaining requests end.
         self._endpoint.stopped.clear()
@@ -198,10 +193,6 @@ def load_judge(task: Task, url: str, model: str, **settings: Any) -> Judge:
         url: Base address of the server.
         model: Name of the model on the server.
         **settings: Further arguments of [`Judge`].
-
-    Raises:
-        ValueError: If the task needs no judge, or its settings are wrong.
-        FileNotFoundError: If there is no such prompt file.
     """
     prompt = task.judge.get("prompt", SCORERS[task.scorer].judge_prompt)
     if prompt is None:

@@ -100,9 +100,6 @@ class Processes:
         """Keeps other runs from writing to the folder of a task, and clears away what a killed one has left.
 
         The first process holds the lock for all; the others must not write before they have waited for it.
-
-        Raises:
-            BlockingIOError: If another run is writing there.
         """
         if not self.is_first:
             yield

@@ -32,13 +32,6 @@ def push_results(folder: Path, repo: str, private: bool = True, verify: bool = T
 
     Returns:
         `repo`, `url` of the commit, and the `tasks` that were added to the card.
-
-    Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If no task has a headline number, the card cannot be read, a file is a link out of the folder, or
-            the repository holds another model.
-        PermissionError: If the token is missing, or may not write there.
-        ConnectionError: If the Hub cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -80,11 +73,7 @@ def _check_links(folder: Path, tasks: Iterable[TaskFolder]) -> None:
 
 
 def _check_models(api: Any, repo: str, results: Iterable[Mapping[str, Any]]) -> None:
-    """Checks that the repository holds the models that were scored, each by its commit or by hashes of its weights.
-
-    Raises:
-        ValueError: If it does not, or a model cannot be told by either.
-    """
+    """Checks that the repository holds the models that were scored, each by its commit or by hashes of its weights."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     remedy = "push the model first, or give --unverified if the scores belong there nevertheless"

@@ -87,9 +87,6 @@ def read_lines(path: Path) -> Iterator[JsonLine]:
 
     Args:
         path: The file; it need not exist.
-
-    Raises:
-        ValueError: If a complete line is damaged: names file and line.
     """
     for file in (path, *_parts(path)):
         if not file.is_file():
@@ -126,11 +123,7 @@ def merge_parts(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically, without secrets.
-
-    Raises:
-        ValueError: If a number is not finite, which JSON cannot hold.
-    """
+    """Writes a JSON file atomically, without secrets."""
     text = json.dumps(without_secrets(content), indent=2, ensure_ascii=False, allow_nan=False)
     atomic_write_text(path, encodable(text) + "\n")
 

@@ -190,11 +190,7 @@ def load_samples(task: Task, limit: int | None = None) -> Samples:
 
 
 def check_packages(source: DatasetSource) -> None:
-    """Checks that the packages that open the data are installed, without opening them.
-
-    Raises:
-        ImportError: If one is not; says how to install it.
-    """
+    """Checks that the packages that open the data are installed, without opening them."""
     if source.path and needs_datasets(source.path):
         require_datasets()
 

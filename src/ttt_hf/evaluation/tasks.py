@@ -73,10 +73,6 @@ def find_tasks(names: str | Path | Iterable[str | Path], overrides: Mapping[str,
 
     Returns:
         What `load_task` takes to load a task again (its name, or the absolute path of its file) -> task, each once.
-
-    Raises:
-        FileNotFoundError: If there is no such task; names the nearest one.
-        ValueError: If no task is named, a file or an override is wrong, or two tasks have the same name.
     """
     presets = _presets()
     given = [str(names)] if isinstance(names, (str, Path)) else [str(name) for name in names]

@@ -46,10 +46,6 @@ def run_ablation(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
 
     Returns:
         The metrics of each recipe, by its name without `ablation/`.
-
-    Raises:
-        OSError: If data cannot be read, see `train`.
-        ValueError: If data or keys cannot be used, or a subfolder holds a training with other ones, see `train`.
     """
     names = [name for name in recipe_names() if name.startswith(GROUP)]
     # All recipes take the same keys: checked before the first training, not after hours of it.

@@ -31,10 +31,6 @@ def lora_config(arguments: ModelArguments, config: TtTConfig) -> LoraConfig:
 
     Args:
         arguments: Rank, scale, dropout and target layers.
-
-    Raises:
-        ValueError: If the rank is negative.
-        ImportError: If PEFT is not installed.
     """
     if arguments.lora_rank < 1:
         raise ValueError(f"lora_rank must be at least 1, or 0 for no adapter, not {arguments.lora_rank}.")
@@ -71,10 +67,6 @@ def add_adapter(model: TtTForConditionalGeneration, arguments: ModelArguments) -
 
     Returns:
         The adapted model, with the same outputs as the base model until it is trained.
-
-    Raises:
-        ValueError: If the rank is negative, or no layer has one of the target names.
-        ImportError: If PEFT is not installed.
     """
     configuration = lora_config(arguments, model.config)
     from peft import get_peft_model
@@ -86,11 +78,7 @@ def add_adapter(model: TtTForConditionalGeneration, arguments: ModelArguments) -
 
 
 def check_adapters(model: Any) -> None:
-    """Checks that the adapters of a model, if it has any, are of a kind that `generate` uses.
-
-    Raises:
-        ValueError: If one learns a prompt (prompt tuning, prefix tuning, P-tuning), which only `forward` would see.
-    """
+    """Checks that the adapters of a model, if it has any, are of a kind that `generate` uses."""
     for name, config in (getattr(model, "peft_config", None) or {}).items():
         if getattr(config, "is_prompt_learning", False):
             raise ValueError(

@@ -263,9 +263,6 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 
     Args:
         values: Keys and values; keys that are missing or `None` get their defaults.
-
-    Raises:
-        ValueError: If a key is unknown (the message suggests the nearest one), or a value has the wrong type.
     """
     fields = {entry.name: entry for group in GROUPS for entry in dataclasses.fields(group) if entry.init}
     for key in values:
@@ -304,11 +301,7 @@ def _is_parsed(words: Mapping[str, list[str]]) -> bool:
 
 
 def _command_line(field: dataclasses.Field[Any], value: Any) -> list[str]:
-    """A key and its value as command line arguments.
-
-    Raises:
-        ValueError: If there is a list where a single value belongs, or a value that no command line has.
-    """
+    """A key and its value as command line arguments."""
     option = f"--{field.name}"
     # YAML reads the word no as false.
     if value is False and field.name.endswith("_strategy"):

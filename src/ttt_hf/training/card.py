@@ -124,9 +124,6 @@ def draw_curves(log_history: Sequence[Mapping[str, Any]], path: Path) -> bool:
 
     Returns:
         Whether there was anything to plot.
-
-    Raises:
-        ModuleNotFoundError: If matplotlib is not installed.
     """
     # Not through pyplot, which would select a display backend.
     from matplotlib.figure import Figure

@@ -141,10 +141,6 @@ def check_history(recipe: Recipe) -> tuple[Path | None, History, dict[str, Any]]
 
     Returns:
         The checkpoint to resume from, if any, what trained it (or the finished model), and the deciding keys.
-
-    Raises:
-        FileNotFoundError: If the recipe names a checkpoint that is not there.
-        ValueError: If other keys trained it, unless the recipe says `resume: force`.
     """
     out, keys = Path(recipe.training.output_dir), deciding_keys(recipe)
     checkpoint = _find_checkpoint(recipe.training)
@@ -218,11 +214,6 @@ def check_recipe(recipe: Recipe) -> None:
 
     Args:
         recipe: As `load_recipe` returns it.
-
-    Raises:
-        ImportError: If a package is not installed.
-        OSError: If model or codec cannot be found, `output_dir` cannot be written, or there is no token to push with.
-        ValueError: If keys contradict each other, or the model cannot be trained.
     """
     arguments, model = recipe.training, recipe.model
     if not recipe.data.train_data:

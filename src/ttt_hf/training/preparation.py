@@ -40,9 +40,6 @@ def parse_sources(text: str) -> list[dict[str, Any]]:
 
     Returns:
         A mapping for each source, with `path`.
-
-    Raises:
-        ValueError: If a source has no path, an unknown key, or a ratio that is not positive.
     """
     # Lists and mappings of a recipe arrive as JSON, see `arguments.parse_recipe`.
     text = text.strip()
@@ -103,10 +100,6 @@ def prepare_samples(
 
     Returns:
         Columns `input_ids`, `labels`, `length`, `variants`, and `sample_lengths` where samples are packed.
-
-    Raises:
-        OSError: If data cannot be read.
-        ValueError: If more rows cannot be used than allowed, they were encoded by another codec, or no sample is left.
     """
     from datasets import concatenate_datasets
 

@@ -78,11 +78,7 @@ class History:
 
     @classmethod
     def read(cls, folder: Path) -> History:
-        """Reads the history of an output folder, which is empty if there is no record.
-
-        Raises:
-            ValueError: If the record is damaged.
-        """
+        """Reads the history of an output folder, which is empty if there is no record."""
         if not (folder / RUNS_FILE).is_file():
             return cls()
         try:
@@ -170,11 +166,7 @@ def samples_digest(samples: Any) -> str | None:
 
 
 def refuse(folder: Path, differences: Sequence[str]) -> None:
-    """Refuses to go on with a training of another recipe.
-
-    Raises:
-        ValueError: If there are differences; names them all.
-    """
+    """Refuses to go on with a training of another recipe."""
     if differences:
         raise ValueError(
             f"{folder} holds another training ({'; '.join(differences)}): name another output_dir, or go on from its "

@@ -37,12 +37,7 @@ PUSHED_OF_CODEC = ("*.json", "*.safetensors")
 
 
 def check_push(arguments: TrainingArguments) -> None:
-    """Checks before the training that its result can be uploaded after it.
-
-    Raises:
-        ValueError: If keys ask for uploads of another kind.
-        PermissionError: If there is no token.
-    """
+    """Checks before the training that its result can be uploaded after it."""
     from huggingface_hub import get_token
 
     # The Trainer's own uploads take the whole folder, checkpoints included. Ignoring the keys would be silent.
@@ -64,10 +59,6 @@ def push_model(arguments: TrainingArguments) -> str:
 
     Returns:
         URL of the commit.
-
-    Raises:
-        PermissionError: If the token may not write there.
-        ConnectionError: If the Hub cannot be reached. The model itself is saved.
     """
     folder = Path(arguments.output_dir)
     # None is transformers' default, and means the organisation's; here a model is public only if the user says so.

@@ -23,9 +23,6 @@ def saving(folder: Path) -> Iterator[None]:
 
     Args:
         folder: The folder that is written to.
-
-    Raises:
-        OSError: If writing failed, for example because there is no space left.
     """
     try:
         yield
@@ -47,9 +44,6 @@ def atomic_checkpoint(folder: Path) -> Iterator[None]:
 
     Args:
         folder: The folder of the checkpoint; made by what is called inside.
-
-    Raises:
-        OSError: As of `saving`.
     """
     try:
         with saving(folder):
@@ -75,9 +69,6 @@ def check_checkpoint(checkpoint: Path, model: Any) -> None:
     Args:
         checkpoint: Folder of the checkpoint. One in a format of FSDP or DeepSpeed passes.
         model: The model that is trained, with its adapter, if any.
-
-    Raises:
-        ValueError: If it is of another training: another model, or another adapter.
     """
     found: dict[str, tuple[int, ...]] = {}
     for path in checkpoint.glob("*.safetensors"):

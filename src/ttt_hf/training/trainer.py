@@ -101,12 +101,7 @@ class InterruptCallback(TrainerCallback):
         self.checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
     def raise_if_asked(self, folder: str) -> None:
-        """Ends the training in the way that the signal asks for.
-
-        Raises:
-            KeyboardInterrupt: After Ctrl-C.
-            SystemExit: After SIGTERM, with the exit code of a process that it ended.
-        """
+        """Ends the training in the way that the signal asks for."""
         if not self.number:
             return
         if self.checkpoint:

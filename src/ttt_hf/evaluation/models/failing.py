@@ -41,9 +41,6 @@ def answer_in_halves(items: Sequence[Item], answer: Callable[[Sequence[Item]], l
 
     Returns:
         One response per item, in order; a failed one for those that fail alone.
-
-    Raises:
-        torch.AcceleratorError: If the device is in an error state, so that no later result could be trusted.
     """
     if not items:
         return []

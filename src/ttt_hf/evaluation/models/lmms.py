@@ -27,11 +27,7 @@ GENERATION_KEYS = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k
 
 
 def model_manifest() -> Any:
-    """Makes the manifest of the model `ttt` for lmms-eval's registry; the entry point.
-
-    Raises:
-        ModuleNotFoundError: If lmms-eval is not installed.
-    """
+    """Makes the manifest of the model `ttt` for lmms-eval's registry; the entry point."""
     try:
         from lmms_eval.models.registry_v2 import ModelManifest
     except ModuleNotFoundError as error:

@@ -133,9 +133,6 @@ def load_openai(
         key_variable, timeout, tries, pause: As of `Endpoint`.
         voice, concurrency: As of `OpenAIAudioModel`.
         **request: Further fields of each request.
-
-    Raises:
-        ValueError: If the name is not of this form.
     """
     url, _, model = name.rpartition("#")
     if not url or not model:

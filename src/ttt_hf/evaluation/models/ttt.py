@@ -255,10 +255,6 @@ def wrap_loaded(model: Any, processor: Any, generation: Mapping[str, Any] | None
         model: A [`TtTForConditionalGeneration`], or a model of PEFT around it.
         processor: Its [`TtTProcessor`].
         generation: Keyword arguments of `generate`.
-
-    Raises:
-        TypeError: If it is not such a model, or the processor is missing.
-        ValueError: If a generation setting is unknown or out of range.
     """
     if not (isinstance(model, torch.nn.Module) and callable(getattr(model, "generate", None))):
         raise TypeError(
@@ -292,10 +288,6 @@ def load_ttt(
         codec: Folder or Hub id of a codec, for checkpoints that come without one.
         device, dtype: As of `loading.load_checkpoint`.
         **generation: Keyword arguments of `generate`.
-
-    Raises:
-        OSError: If it cannot be found.
-        ValueError: If it is not a TtT model, is damaged, or a setting is wrong.
     """
     try:
         folder = find_checkpoint(name, revision)

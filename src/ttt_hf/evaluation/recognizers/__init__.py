@@ -39,10 +39,6 @@ def check_transcriber(name: str | None = None) -> None:
 
     Args:
         name: As [`load_transcriber`] takes it.
-
-    Raises:
-        ValueError: If there is no such kind.
-        ModuleNotFoundError: If a package is not installed; says how to install it.
     """
     kind, model = _split_name(name)
     _transcriber_class(kind).check_packages(model)

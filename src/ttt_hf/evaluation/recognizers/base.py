@@ -69,11 +69,7 @@ class Transcriber(ABC):
         """Raises a `ValueError` if the model does not know `language`."""
 
     def for_language(self: AnyTranscriber, language: str) -> AnyTranscriber:
-        """Returns a transcriber for another language that shares its weights with this one.
-
-        Raises:
-            ValueError: If the model does not know the language.
-        """
+        """Returns a transcriber for another language that shares its weights with this one."""
         if language == self.language:
             return self
         # A shallow copy: the loaded model is shared, and the language of this one stays.

@@ -144,9 +144,6 @@ class WhisperTranscriber(Transcriber):
 
         Returns:
             Natural logarithm, summed over the tokens of the text.
-
-        Raises:
-            ValueError: If the recording is empty or too long for one window, or the text is empty.
         """
         from faster_whisper.tokenizer import Tokenizer
         from faster_whisper.transcribe import get_ctranslate2_storage

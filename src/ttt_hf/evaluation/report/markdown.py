@@ -33,11 +33,6 @@ def write_markdown(folder: Path) -> Path:
 
     Returns:
         Path of the report.
-
-    Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If the results cannot be read.
-        OSError: If the report cannot be written.
     """
     atomic_write_text(folder / MARKDOWN_FILE, render_markdown(folder))
     return folder / MARKDOWN_FILE
@@ -49,10 +44,6 @@ def render_markdown(folder: Path, with_replies: bool = True) -> str:
     Args:
         folder: The folder of one task, or of a run with a folder for each task.
         with_replies: Whether to quote the worst replies with their references.
-
-    Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If the results cannot be read.
     """
     runs = read_runs(folder)
     results = [run.results for run in runs]

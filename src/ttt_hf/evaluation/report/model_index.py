@@ -40,10 +40,6 @@ def update_model_card(readme: Path, results: Sequence[Mapping[str, Any]]) -> lis
 
     Returns:
         Names of the tasks that were written.
-
-    Raises:
-        ValueError: If there is no score to write, or the metadata of the card cannot be read.
-        OSError: If the card cannot be written.
     """
     complete = [entry for entry in results if entry["headline"] is not None]
     if not complete:

@@ -34,11 +34,6 @@ def write_html(folder: Path) -> Path:
 
     Returns:
         Path of the page.
-
-    Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If the results cannot be read.
-        OSError: If the page cannot be written.
     """
     runs = read_runs(folder)
     results = [run.results for run in runs]

@@ -86,10 +86,6 @@ def read_results(folder: Path) -> list[Mapping[str, Any]]:
 
     Returns:
         Content of each `results.json`.
-
-    Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If a file is damaged or of another version of this package.
     """
     return [task.read_results() for task in scored_folders(folder)]
 
@@ -99,10 +95,6 @@ def read_runs(folder: Path) -> list[TaskRun]:
 
     Args:
         folder: The folder of one task, or of a run with a folder for each task.
-
-    Raises:
-        FileNotFoundError: If there are no results.
-        ValueError: If a file is damaged or of another version of this package.
     """
     return [
         TaskRun(task_from(files.read_settings()["task"]), files.read_results(), _read_samples(files))

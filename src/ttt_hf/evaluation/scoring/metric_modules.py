@@ -24,9 +24,6 @@ def metric_folder(name: str) -> Path:
 
     Args:
         name: Name of a scorer without a judge.
-
-    Raises:
-        ValueError: If there is no such scorer, or it needs a judge.
     """
     if name not in SCORERS:
         raise ValueError(f"There is no scorer {name!r}: choose one of {', '.join(SCORERS)}.")

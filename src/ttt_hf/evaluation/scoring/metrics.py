@@ -105,11 +105,7 @@ def word_errors(
 
 
 def require_jiwer() -> Any:
-    """Imports the package that aligns words.
-
-    Raises:
-        ModuleNotFoundError: If it is not installed; says how to install it.
-    """
+    """Imports the package that aligns words."""
     try:
         import jiwer
     except ModuleNotFoundError as error:

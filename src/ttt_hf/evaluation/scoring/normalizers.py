@@ -61,10 +61,6 @@ def get_normalizer(name: str) -> Normalizer:
 
     Returns:
         Function from any text to words separated by single spaces.
-
-    Raises:
-        ValueError: If there is none of that name.
-        ModuleNotFoundError: If the package that it needs is not installed.
     """
     if not isinstance(name, str) or name not in NORMALIZERS:
         raise ValueError(f"There is no normaliser {shorten(repr(name))}: choose one of {', '.join(NORMALIZERS)}.")

@@ -52,9 +52,6 @@ def score_errors(record: Record, options: TextOptions, *, metric: str, unit: Uni
 
     Returns:
         Errors over reference units; the counts of the alignment are those of the headline metric.
-
-    Raises:
-        ValueError: If there is not exactly one reference.
     """
     if len(record.references) != 1:
         raise ValueError(
@@ -85,11 +82,7 @@ def score_dpr_contains(record: Record, options: TextOptions) -> SampleScore:
 
 
 def score_choice(record: Record, options: TextOptions, *, choices: Sequence[str] = ()) -> SampleScore:
-    """Scores 1 if the reply names a reference and no other choice, see [`chosen`], else 0.
-
-    Raises:
-        ValueError: If a reference is not among the choices, so that no reply could be right.
-    """
+    """Scores 1 if the reply names a reference and no other choice, see [`chosen`], else 0."""
     if strangers := [reference for reference in record.references if reference not in choices]:
         raise ValueError(f"The reference {strangers[0]!r} of sample {record.id} is not among the choices.")
     return _score_answer(record, options, lambda reply: chosen(reply, choices) in record.references)
@@ -129,9 +122,6 @@ def score_judged(
     Args:
         lowest, highest: Ends of the judge's scale.
         full_score: Score of the highest grade.
-
-    Raises:
-        ValueError: If a reply has not been judged yet, or a grade is not on the scale.
     """
     values, errors = {}, 0
     for name, reply in _scored_texts(record, "score").items():

@@ -95,10 +95,6 @@ def bind_scorer(name: str, options: Mapping[str, Any] | None = None) -> Callable
     Args:
         name: One of `SCORERS`.
         options: The task's `scorer_options`.
-
-    Raises:
-        ValueError: If there is no such scorer, option or normaliser, or an option is missing or has a wrong value.
-        ModuleNotFoundError: If the normaliser's package is not installed.
     """
     text_options, own = check_options(name, options or {})
     # Here, not in check_options, which also takes options that are still incomplete.
@@ -112,9 +108,6 @@ def check_options(name: str, options: Mapping[str, Any]) -> tuple[TextOptions, d
 
     Returns:
         The options that all scorers have, and those of this one.
-
-    Raises:
-        ValueError, ModuleNotFoundError: If an option or a package is missing or wrong, as in [`bind_scorer`].
     """
     if not isinstance(name, str) or name not in SCORERS:
         raise ValueError(f"There is no scorer {name!r}: choose one of {', '.join(SCORERS)}.")

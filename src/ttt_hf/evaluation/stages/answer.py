@@ -186,11 +186,7 @@ def record_reply(folder: TaskFolder, fingerprint: str, sample: Sample, response:
 
 
 def check_response(response: Response) -> None:
-    """Checks that a reply can be recorded.
-
-    Raises:
-        ValueError, TypeError: If it cannot.
-    """
+    """Checks that a reply can be recorded."""
     if not isinstance(response.text, str):
         raise TypeError(f"The reply's text is no text, but {type(response.text).__name__}.")
     if encodable(response.text) != response.text:

@@ -74,10 +74,6 @@ def read_speech(folder: TaskFolder, reply: JsonLine) -> tuple[np.ndarray, int]:
 
     Returns:
         Float32 samples of shape `(samples,)`, and their rate in Hz.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it is damaged.
     """
     path = folder.path / reply["audio"]
     advice = f"restore it, or delete the line of {reply['id']} in {folder.predictions} and run `ttt-hf eval run` again"

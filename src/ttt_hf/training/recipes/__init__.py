@@ -20,9 +20,6 @@ def recipe_file(name: str) -> Path:
 
     Args:
         name: Path of a YAML file, or the name of a recipe in this package (`lora_asr`).
-
-    Raises:
-        FileNotFoundError: If there is neither; lists the recipes in this package.
     """
     for path in (Path(name), RECIPES / f"{name.removesuffix('.yaml')}.yaml"):
         if path.is_file():
