@@ -175,7 +175,7 @@ def test_impossible_config(ask: Callable, copied: Path) -> None:
         ("codec/config.json", {"sampling_rate": 10**9}, "its sampling_rate is 1e+09 Hz"),
         ("generation_config.json", {"top_k": ""}, "top_k"),
         ("generation_config.json", {"max_new_tokens": "x"}, "generation_config.json cannot be used (max_new_tokens: "),
-        ("generation_config.json", {"forced_eos_token_id": "x"}, "cannot be used (forced_eos_token_id='x'"),
+        ("generation_config.json", {"forced_eos_token_id": "x"}, "cannot be used (forced_eos_token_id: "),
         ("generation_config.json", {"max_new_tokens": 1.5}, "cannot be used (max_new_tokens must be an integer"),
         ("generation_config.json", {"audio_max_span_length": 10**9}, "audio_max_span_length must be at most 4096"),
         ("tokenizer_config.json", {"eos_token": {}}, "eos_token must be of type str"),

@@ -42,7 +42,7 @@ def clear_errors(path: Path, use: Callable[[dict[str, Any]], Any] | None = None)
         if is_clear or type(error).__name__ == "OutOfMemoryError" or _is_ours(error):
             raise
         reason = reason_of(error)
-        if use is not None and (key := _key_of(reason, read_json(path.parent, path.name), use)):
+        if use is not None and path.is_file() and (key := _key_of(reason, read_json(path.parent, path.name), use)):
             reason = f"{key}: {reason}"
         raise ValueError(f"{path} cannot be used ({reason}): fetch the checkpoint again.") from error
 

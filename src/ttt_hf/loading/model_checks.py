@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint_files import read_shapes, weight_files
-from .config_errors import clear_errors, reason_of
+from .config_errors import clear_errors
 
 
 if TYPE_CHECKING:
@@ -106,9 +107,21 @@ def check_generation_config(model: Any, tokenizer: Any, path: Path) -> None:
         path: The generation config.
 
     Raises:
-        ValueError: If a value is of a wrong type.
+        ValueError: If a value is of a wrong type, or beyond any use.
     """
     import torch
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    for key in LENGTHS:
+        value = getattr(own, key, None)
+        if value is not None and type(value) is not int:
+            raise ValueError(f"{path} cannot be used ({key} must be an integer, not {str(value)[:40]!r}): correct it.")
+    longest = max(MAX_AUDIO_LENGTH, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
+    for key in AUDIO_LENGTHS:
+        value = getattr(own, key, None)
+        if type(value) is int and value > longest:
+            raise ValueError(f"{path} cannot be used ({key} must be at most {longest}, not {value}): correct it.")
 
     def decode(model: Any, input_ids: torch.Tensor, logits_processor: Any, stopping_criteria: Any, **_: Any) -> Any:
         logits = torch.zeros(1, model.config.get_text_config().vocab_size, device=input_ids.device)
@@ -117,37 +130,18 @@ def check_generation_config(model: Any, tokenizer: Any, path: Path) -> None:
         stopping_criteria(input_ids, None)
         return input_ids
 
-    for key in LENGTHS:
-        value = getattr(model.generation_config, key, None)
-        if value is not None and type(value) is not int:
-            raise ValueError(f"{path} cannot be used ({key} must be an integer, not {str(value)[:40]!r}): correct it.")
-    longest = max(MAX_AUDIO_LENGTH, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0)
-    for key in AUDIO_LENGTHS:
-        value = getattr(model.generation_config, key, None)
-        if type(value) is int and value > longest:
-            raise ValueError(f"{path} cannot be used ({key} must be at most {longest}, not {value}): correct it.")
-    prompt = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    own = model.generation_config
-
-    def is_refused(key: str | None = None) -> Exception | None:
-        model.generation_config = copy.deepcopy(own)
-        if key is not None:
-            setattr(model.generation_config, key, None)
-        if model.generation_config.max_new_tokens is None and model.generation_config.max_length is None:
+    def start(config: GenerationConfig) -> None:
+        model.generation_config = copy.deepcopy(config)
+        if config.max_new_tokens is None and config.max_length is None:
             model.generation_config.max_new_tokens = 1  # or generate would warn that neither is set
-        try:
-            model.generate(prompt, custom_generate=decode, tokenizer=tokenizer)
-        except (ValueError, torch.OutOfMemoryError):
-            return None
-        except Exception as error:
-            return error
-        finally:
-            model.generation_config = own
-        return None
+        prompt = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        model.generate(prompt, custom_generate=decode, tokenizer=tokenizer)
 
-    error = is_refused()
-    if error is not None:
-        key = next((key for key in own.to_diff_dict() if is_refused(key) is None), "a key")
-        raise ValueError(
-            f"{path} cannot be used ({key}={getattr(own, key, None)!r}: {reason_of(error)}): correct it."
-        ) from error
+    try:
+        with (
+            clear_errors(path, lambda settings: start(GenerationConfig.from_dict(settings))),
+            suppress(ValueError, torch.OutOfMemoryError),
+        ):
+            start(own)
+    finally:
+        model.generation_config = own
