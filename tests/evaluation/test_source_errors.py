@@ -331,5 +331,9 @@ def test_rows_name_the_same_files_as_in_training(tmp_path, make_audio):
     errors = [error for _, error in load_samples(local(table))]
     assert "is not in the folder of these data" in errors[0] and "allow_private" in errors[0]
     assert errors[2] is None and errors[3] is not None and "refused" not in errors[3]
+    with pytest.raises(
+        ValueError, match=r"None of the recordings of task local may be read: .*outside\.wav is not in"
+    ):
+        load_samples(local(write_jsonl(tmp_path / "data" / "outside.jsonl", rows[:1])))
     errors = [error for _, error in load_samples(local(table, allow_private=True))]
     assert errors[:3] == [None] * 3 and "refused" in errors[3].casefold()

@@ -448,6 +448,7 @@ def _number(value: Any) -> float | None:
 def _check_recordings(task: Task, recordings: _Recordings, count: int) -> None:
     """One missing file or empty cell is an error of one sample; where all are, the folder or the column is wrong."""
     missing: list[str] = []
+    refused: list[str] = []
     for index in range(count):
         try:
             source, _ = recordings.cell(index)
@@ -455,9 +456,18 @@ def _check_recordings(task: Task, recordings: _Recordings, count: int) -> None:
             # No recording in this row, which says nothing about the files of the others.
             continue
         # Embedded audio and URLs cannot be missing files, and one file that exists shows that the folder is right.
-        if not isinstance(source, str) or is_address(source) or os.path.exists(source):
+        if not isinstance(source, str) or is_address(source):
+            return
+        try:
+            recordings[index]
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        if os.path.exists(source):
             return
         missing.append(source)
+    if refused and not missing:
+        raise ValueError(f"None of the recordings of task {task.name} may be read: {refused[0]}")
     if not missing:
         raise ValueError(
             f"{task.source.path} has no recording in any of its {count} rows, in the column that task {task.name} "
