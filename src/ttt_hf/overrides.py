@@ -18,7 +18,7 @@ MAX_VALUES = 100_000
 SHOWN = 80
 
 
-class _Loader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     """Builds plain data only, so that a recipe cannot run code, and refuses keys that are given twice."""
 
     def __init__(self, stream: str) -> None:
@@ -78,7 +78,7 @@ def parse_yaml(text: str) -> Any:
         ValueError: If it is not such YAML; says why in a few words.
     """
     try:
-        value = yaml.load(text, _Loader)
+        value = yaml.load(text, PlainLoader)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except yaml.MarkedYAMLError as error:

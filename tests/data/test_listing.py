@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from both_readers import READERS, Reader, evaluation_rows, train_rows
 
 from ttt_hf.data import listing, load_source
+from ttt_hf.data.listing import list_folder
 from ttt_hf.data.reading import open_table
 
 
@@ -187,13 +189,13 @@ def test_what_is_left_out_is_counted_and_said(
 ) -> None:
     folder = data(
         "a.wav", "more/b.wav", "c.wav",
-        {"metadata.csv": metadata("a.wav"), "more/rows.jsonl": jsonl("b.wav"), "x.m4a": "?", "y.m4a": "?"},
+        {"metadata.csv": metadata("a.wav"), "more/rows.jsonl": jsonl("b.wav"), "x.pdf": "?", "y.pdf": "?"},
     )  # fmt: skip
     with caplog.at_level(logging.WARNING):
         assert read(folder) == [("a.wav", "a")]
     (said,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert said == (
-        f"{folder}: left out: 1 file (.jsonl); 2 files (.m4a); 2 audio files without a row in metadata.csv"
+        f"{folder}: left out: 1 file (.jsonl); 2 files (.pdf); 2 audio files without a row in metadata.csv"
     )
 
 
@@ -263,3 +265,17 @@ def test_columns_of_recordings_in_metadata(data: Callable[..., Path]) -> None:
     (row,) = load_source(folder)
     paths = [item["path"] for message in row["messages"] for item in message["content"] if item["path"]]
     assert paths == [str(folder / "a.wav"), str(folder / "b.wav")]
+
+
+def test_many_recordings_take_no_time_to_speak_of(tmp_path):
+    for number in range(10_000):
+        (tmp_path / f"{number}.wav").touch()
+    begin = time.process_time()
+    assert len(list_folder(tmp_path, None, True).audio) == 10_000
+    assert time.process_time() - begin < 3
+
+
+@pytest.mark.parametrize("header", ["[" * 5000, "a: 2026-45-01", "a: [", "a: !!python/name:os.system"])
+def test_a_card_that_is_no_yaml_declares_nothing(data, header):
+    folder = data("a.wav", {"README.md": f"---\n{header}\n---\n"})
+    assert len(list(open_table(folder).rows())) == 1

@@ -20,8 +20,11 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 METADATA_FILES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
-# What libsndfile reads.
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
+# What libsndfile and PyAV read.
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".m4a", ".mp4", ".aac",
+    ".webm", ".wma", ".amr",
+)  # fmt: skip
 TABLE_SUFFIXES = (*TEXT_TABLES, ".parquet")
 READABLE = "JSONL, JSON, Parquet and CSV (or TSV) files can be read, and folders of audio files"
 # Names of the transcripts beside a Kaldi `wav.scp`; AISHELL-2 has the second.
@@ -196,7 +199,8 @@ def _classify(folder: Path, files: Sequence[Path]) -> FolderFiles:
             raise ValueError(f"{folder} holds files of several types ({', '.join(sorted(kinds))}): name one file.")
     if not chosen and not audio:
         raise ValueError(f"{folder} holds no data that can be read: {READABLE}.")
-    left_out = [path for path in files if path not in {*chosen, *audio}]
+    read = {*chosen, *audio}
+    left_out = [path for path in files if path not in read]
     kinds_left = Counter(path.suffix.lower() or path.name for path in left_out)
     notes = [f"{_count(count, 'file')} ({kind})" for kind, count in sorted(kinds_left.items())]
     return FolderFiles(folder, tuple(chosen), tuple(audio), tuple(notes))

@@ -16,6 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..overrides import PlainLoader
 from ..processing.fetching import Access
 from .listing import (
     READABLE,
@@ -259,8 +260,8 @@ def _declares_files(folder: Path) -> bool:
     # The header is the YAML between the first two lines of `---`.
     _, *parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
     try:
-        header = yaml.safe_load(parts[0]) if len(parts) == 2 else None
-    except yaml.YAMLError:
+        header = yaml.load(parts[0], PlainLoader) if len(parts) == 2 else None
+    except Exception:  # whatever it is, it declares nothing
         return False
     return (
         isinstance(header, dict)
