@@ -262,6 +262,13 @@ def test_folders_that_hold_nothing_to_read(tmp_path):
         load_source(tmp_path)
 
 
+def test_recordings_of_rows_that_need_a_task_are_not_said_to_have_none(tmp_path, caplog):
+    (tmp_path / "a.wav").write_bytes(b"")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,A.\n")
+    opened = open_source(tmp_path)  # as training does, before it takes the task of the recipe
+    assert opened.rows[0]["error"] and "without a row" not in caplog.text
+
+
 def test_rows_that_cannot_be_used_are_left_out_up_to_a_share(tmp_path, caplog):
     path = write_jsonl(tmp_path / "data.jsonl", [{"text": "a"}, {"text": " "}, {"text": "b"}, {"speech": "c"}])
     assert texts_of(load_source(path, max_broken=0.5)) == ["a", "b"]

@@ -212,7 +212,9 @@ def open_source(
     source = _stored_source(table, task) if table.dataset is not None else _text_source(table, task, streaming)
     if table.listing is not None:
         # Only prepared rows are searched for unused files: a stream or a Parquet file would be read an extra time.
+        # And only if all can be used: what a broken row names is not known.
         has_rows = not streaming and table.dataset is None
+        has_rows = has_rows and not any(source.rows.select_columns(["error"])[:]["error"])
         report_left_out(source.name, table.listing, _audio_paths(source.rows) if has_rows else None)
     return replace(source, access=access)
 
