@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generation import fill, machine
+from common import fill, machine
 
 from ttt_hf.evaluation.concepts import SpeechModel
 from ttt_hf.evaluation.folder import TaskFolder

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import transformers
-from generation import fill, machine
+from common import fill, machine
 
 import ttt_hf
 

@@ -1,157 +1,88 @@
 """Speed of `generate` next to a plain implementation of the official algorithm, on the same weights, in one run.
 
-    python benchmarks/generation.py                        # the embedded checkpoint and a random model
-    python benchmarks/generation.py --models embedded --json
+    python benchmarks/generation.py                                # all scenarios
+    python benchmarks/generation.py --threads 1 --json speed.json
+    python benchmarks/generation.py --scenarios embedded random_161 --repeat 5
     python benchmarks/generation.py --device cuda --dtype bfloat16 --readme README.md
 
-The plain implementation is what the official code does: batch 1, no cache, every token recomputed at every step,
-logits of the whole vocabulary at every position. It is written here a second time, from the algorithm alone, so that
-equal ids are a check, too. The lower bound for batch 1 is the time it takes to read the weights from memory once per
-forward.
+Scenarios: `random_161` is a reply of 161 tokens by a random model, prefill included, `random_10` and `random_16` are
+the same with 10 and 16 denoising steps a span; `decode_150` to `decode_2000` are replies after so many tokens of
+context, decoding only; `embedded` is the embedded checkpoint, which answers a question. The random model chooses its
+words and codes with the margins that random weights have, so that equal ids mean something; logits are compared, too.
+
+On a CPU, ratios are of processor time, which other load on the machine changes little. The floor of a forward is the
+time it takes to read the weights once, or to do its operations at the speed of large matrix products, whichever is
+longer. In the same run, transformers generates with the bare backbone, token by token, and with a random
+DiffusionGemma of the same size, step by step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import time
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
+from functools import partial
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import torch
 import transformers
+from common import Duration, add_common_options, best, fill, machine, matmul_speed, memory_bandwidth, now
+from peers import peers
+from plain import Plain
+from scenarios import Scenario, embedded_scenario, random_scenario
 from torch import nn
-from transformers import Qwen2Config
 
-from ttt_hf import TtTConfig, TtTForConditionalGeneration
-from ttt_hf.atomic_files import atomic_write_text
-from ttt_hf.loading import load_model_and_processor
-from ttt_hf.names import EMBEDDED_NAME
+from ttt_hf import TtTForConditionalGeneration
+from ttt_hf.modeling import TtTStreamer
 
 
-QUESTION = Path(__file__).resolve().parents[1] / "examples" / "question.wav"
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+RANDOM: dict[str, dict[str, Any]] = {
+    "random_161": {"context": 150, "turns": 4, "steps": 2, "decoding_only": False},
+    "random_10": {"context": 150, "turns": 4, "steps": 10, "decoding_only": False},
+    "random_16": {"context": 150, "turns": 4, "steps": 16, "decoding_only": False},
+    **{
+        f"decode_{context}": {"context": context, "turns": 2, "steps": 2, "decoding_only": True}
+        for context in (150, 500, 1000, 2000)
+    },
+}
+SCENARIOS = ("embedded", *RANDOM)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of greedy generation, for both implementations."""
+class FirstTokenClock(TtTStreamer):
+    """Notes when the first token and the first finished block come."""
 
-    block_length: int
-    steps_per_block: int
-    max_span_length: int
-    max_new_tokens: int
-    min_text_tokens_after_audio: int
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.has_prompt = False
+        self.first_token: Duration | None = None
+        self.first_block: tuple[Duration, list[int]] | None = None
 
+    def put(self, value: torch.Tensor) -> None:
+        if self.has_prompt and self.first_token is None:
+            self.first_token = now(self.device)
+        self.has_prompt = True
 
-@dataclass(frozen=True)
-class Scenario:
-    """A model, its prompts and its settings."""
-
-    name: str
-    model: TtTForConditionalGeneration
-    prompts: list[list[int]]
-    settings: Settings
+    def put_block(self, token_ids: list[int]) -> None:
+        if self.first_block is None:
+            self.first_block = (now(self.device), token_ids)
 
 
-@dataclass
-class Plain:
-    """A plain implementation of the official algorithm."""
-
-    model: TtTForConditionalGeneration
-    settings: Settings
-    eos_token_id: int
-    num_forward_passes: int = 0
-
-    @torch.inference_mode()
-    def generate(self, prompt: list[int]) -> list[int]:
-        """Answers one prompt, text token by token (1.) and audio span by span (2.); returns the new ids."""
-        config, settings = self.model.config, self.settings
-        # `texts_left` counts the text tokens that must follow a span before the reply may end.
-        ids, texts_left = list(prompt), 0
-        while len(ids) - len(prompt) < settings.max_new_tokens:
-            # 1. Text is greedy, one token per forward.
-            logits = self._logits(ids)[-1]
-            if texts_left > 0:
-                logits[self.eos_token_id] = -torch.inf
-            token = int(logits.argmax())
-            ids.append(token)
-            texts_left = max(0, texts_left - 1)
-            if token == self.eos_token_id:
-                break
-            # 2. A begin token opens a span, which only an end marker or the limit of the reply closes.
-            if token in config.begin_audio_token_ids:
-                while len(ids) - len(prompt) < settings.max_new_tokens and self._write_span(ids) is False:
-                    pass
-                texts_left = settings.min_text_tokens_after_audio
-        return ids[len(prompt) :]
-
-    def _write_span(self, ids: list[int]) -> bool:
-        """Appends blocks up to an end marker or the span limit; returns whether there was an end marker."""
-        settings, ends = self.settings, self.model.config.end_audio_token_ids
-        for _ in range(settings.max_span_length // settings.block_length):
-            block = self._denoise(ids)
-            # What a block holds after its first end marker is dropped.
-            end = next((index for index, token in enumerate(block) if token in ends), None)
-            ids += block if end is None else block[: end + 1]
-            if end is not None:
-                return True
-        return False
-
-    def _denoise(self, ids: list[int]) -> list[int]:
-        """Fills a block of mask tokens; each step keeps the most confident proposals."""
-        length, steps, mask = (
-            self.settings.block_length,
-            self.settings.steps_per_block,
-            self.model.config.mask_token_id,
-        )
-        block = [mask] * length
-        for step in range(steps):
-            # (block_length, vocabulary); a masked position proposes its own token, not the next one.
-            logits = self._logits(ids + block)[-length:]
-            logits[:, self.eos_token_id] = -torch.inf
-            confidence, proposal = logits.softmax(dim=-1).max(dim=-1)
-            # Positions that are filled already keep their token.
-            confidence[torch.tensor([token != mask for token in block])] = -torch.inf
-            # The first steps fill one more where the positions do not divide evenly.
-            count = length // steps + (step < length % steps)
-            for position in confidence.topk(count).indices.tolist():
-                if block[position] == mask:
-                    block[position] = int(proposal[position])
-        return block
-
-    def _logits(self, ids: list[int]) -> torch.Tensor:
-        """One forward over all tokens: `(length, vocabulary)`."""
-        self.num_forward_passes += 1
-        input_ids = torch.tensor([ids], device=self.model.device)
-        is_audio = input_ids[0] >= self.model.config.audio_token_start_id
-        # Audio tokens with no text between them have the same number. They see each other, everything else is causal:
-        # (length, length).
-        run = (~is_audio).cumsum(0)
-        same_run = is_audio[:, None] & is_audio[None, :] & (run[:, None] == run[None, :])
-        visible = torch.ones_like(same_run).tril() | same_run
-        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=visible.device)
-        mask.masked_fill_(~visible, torch.finfo(self.model.dtype).min)
-        embeds = self.model.get_input_embeddings()(input_ids)
-        positions = torch.arange(len(ids), device=input_ids.device)[None]
-        out = self.model.model(
-            inputs_embeds=embeds, attention_mask=mask[None, None], position_ids=positions, use_cache=False
-        )
-        return self.model.lm_head(out.last_hidden_state)[0].float()
-
-
-def ours(scenario: Scenario, prompts: list[list[int]], eos_token_id: int) -> tuple[list[list[int]], list[int]]:
-    """Answers prompts with `generate`, all in one batch; returns the new ids and the forwards of every row."""
-    settings, device = scenario.settings, scenario.model.device
+def ours(
+    scenario: Scenario, prompts: list[list[int]], streamer: TtTStreamer | None = None
+) -> tuple[list[list[int]], list[int]]:
+    """Answers prompts with `generate` by the official algorithm, in one batch; returns new ids and forwards."""
+    settings, model = scenario.settings, scenario.model
+    eos_token_id = end_of_reply(model)
     # Padding is on the left, so that all replies begin at the same column.
     width = max(map(len, prompts))
-    out = scenario.model.generate(
-        input_ids=torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device),
-        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device),
+    out = model.generate(
+        input_ids=torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device),
+        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
         max_new_tokens=settings.max_new_tokens,
         do_sample=False,
         repetition_penalty=1.0,
@@ -163,9 +94,11 @@ def ours(scenario: Scenario, prompts: list[list[int]], eos_token_id: int) -> tup
         audio_max_span_length=settings.max_span_length,
         audio_temperature=0.0,
         audio_cfg_scale=0.0,
+        audio_confidence_threshold=1.0,  # none: a probability is never higher
         audio_remasking="low_confidence",
         min_text_tokens_after_audio=settings.min_text_tokens_after_audio,
         return_dict_in_generate=True,
+        streamer=streamer,
     )
     news = [row[len(prompt) :].tolist() for row, prompt in zip(out.sequences, prompts)]
     # Everything after a row's end of sequence is padding.
@@ -173,277 +106,354 @@ def ours(scenario: Scenario, prompts: list[list[int]], eos_token_id: int) -> tup
     return news, out.num_forward_passes.tolist()
 
 
-def measure(scenario: Scenario, repeat: int, batch_size: int, bandwidth: float) -> dict[str, Any]:
-    """Runs a scenario with both implementations, alternately, and reports the best times."""
-    model = scenario.model
+def end_of_reply(model: TtTForConditionalGeneration) -> int:
+    """The id that ends a reply."""
     eos = model.generation_config.eos_token_id
-    eos = eos[0] if isinstance(eos, list) else eos
-    seconds = {"plain": float("inf"), "ours": float("inf"), "batch": float("inf")}
-    batch = [scenario.prompts[index % len(scenario.prompts)] for index in range(batch_size)]
+    return eos[0] if isinstance(eos, list) else eos
 
-    plain = Plain(model, scenario.settings, eos)
-    ours(scenario, scenario.prompts[:1], eos)  # warms up
-    # In turn, so that other load on the machine affects all three.
-    for _ in range(repeat):
-        plain.num_forward_passes = 0
-        taken, expected = timed(model, lambda: [plain.generate(prompt) for prompt in scenario.prompts])
-        seconds["plain"] = min(seconds["plain"], taken)
-        taken, alone = timed(model, lambda: [ours(scenario, [prompt], eos) for prompt in scenario.prompts])
-        seconds["ours"] = min(seconds["ours"], taken)
-        taken, together = timed(model, lambda: ours(scenario, batch, eos))
-        seconds["batch"] = min(seconds["batch"], taken)
+
+def measure(scenario: Scenario, repeat: int, batch_sizes: list[int], speeds: dict[str, float]) -> dict[str, Any]:
+    """Runs a scenario with both implementations, alternately, and reports the best times.
+
+    Args:
+        batch_sizes: Rows of the batches that are measured as well.
+        speeds: The machine's `bandwidth` and `matmul` speed, in bytes and operations per second.
+    """
+    model, device = scenario.model, scenario.model.device
+    expected, alone, plain_forwards = [], [], 0
+    ours(scenario, scenario.prompts[:1])  # warms up
+    times: dict[str, list[Duration]] = defaultdict(list)
+    together: dict[int, list[list[int]]] = {}
+    # In turn, so that other load on the machine affects both. A long context takes the plain way minutes.
+    for index in range(repeat):
+        if index == 0 or not scenario.decoding_only:
+            duration, answers = run(scenario, partial(plain_run, scenario))
+            times["plain"].append(duration)
+            expected, counts = map(list, zip(*answers))
+            plain_forwards = sum(counts)
+        duration, alone = run(scenario, lambda prompt, clock: ours(scenario, [prompt], clock))
+        times["ours"].append(duration)
+        for size in batch_sizes:
+            batch = [scenario.prompts[index % len(scenario.prompts)] for index in range(size)]
+            start = now(device)
+            together[size], _ = ours(scenario, batch)
+            times[f"batch_{size}"].append(now(device) - start)
 
     news = [new for (new,), _ in alone]
-    forwards = sum(count for _, (count,) in alone)
     tokens = sum(map(len, news))
-    batch_tokens = sum(map(len, together[0]))
-    # Decoding one row has little arithmetic per weight: at best it takes as long as reading the weights.
-    lower_bound = forwards * weight_bytes(model) / bandwidth
-    speeds = {
-        "plain": tokens / seconds["plain"],
-        "ours": tokens / seconds["ours"],
-        "batch": batch_tokens / seconds["batch"],
+    seconds = {name: best(durations) for name, durations in times.items()}
+    rates = {name: tokens / clock(duration, device) for name, duration in seconds.items() if name in ("plain", "ours")}
+    rates |= {
+        f"batch_{size}": sum(map(len, rows)) / clock(seconds[f"batch_{size}"], device)
+        for size, rows in together.items()
     }
     return {
         "name": scenario.name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
         "settings": asdict(scenario.settings),
+        "decoding_only": scenario.decoding_only,
         "prompt_tokens": list(map(len, scenario.prompts)),
         "new_tokens": tokens,
-        "same_ids": news == expected,
-        "same_ids_in_batch": all(row == news[index % len(news)] for index, row in enumerate(together[0])),
-        "batch_size": batch_size,
-        "forward_passes": {"plain": plain.num_forward_passes, "ours": forwards},
-        "seconds": seconds,
-        "tokens_per_second": speeds,
-        "times_plain": {"ours": speeds["ours"] / speeds["plain"], "batch": speeds["batch"] / speeds["plain"]},
-        "lower_bound_seconds": lower_bound,
-        "times_lower_bound": seconds["ours"] / lower_bound,
+        "same_ids": news == expected and scenario.length in (None, tokens),
+        "same_ids_in_batch": all(
+            row == news[index % len(news)] for rows in together.values() for index, row in enumerate(rows)
+        ),
+        "forward_passes": {"plain": plain_forwards, "ours": sum(count for _, (count,) in alone)},
+        "seconds": {name: asdict(duration) for name, duration in seconds.items()},
+        "tokens_per_second": rates,
+        "times_plain": rates["ours"] / rates["plain"],
+        **compare_states(scenario),
+        "forwards": forward_times(scenario, speeds),
     }
 
 
-def timed(model: nn.Module, call: Callable[[], Any]) -> tuple[float, Any]:
-    """Calls and returns (seconds, result)."""
-    synchronize(model.device)
-    start = time.perf_counter()
-    result = call()
-    synchronize(model.device)
-    return time.perf_counter() - start, result
+def clock(duration: Duration, device: torch.device) -> float:
+    """The clock that ratios are taken from: processor time on a CPU, wall-clock time on a GPU."""
+    return duration.process if device.type == "cpu" else duration.wall
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has finished, so that the time is complete."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def run(scenario: Scenario, answer: Callable[[list[int], FirstTokenClock], Any]) -> tuple[Duration, list[Any]]:
+    """Answers the prompts one by one; returns the time (from the first token with `decoding_only`) and the answers."""
+    device = scenario.model.device
+    total, answers = Duration(0.0, 0.0), []
+    for prompt in scenario.prompts:
+        streamer = FirstTokenClock(device)
+        start = now(device)
+        answers.append(answer(prompt, streamer))
+        end = now(device)
+        if scenario.decoding_only and streamer.first_token is not None:
+            start = streamer.first_token
+        total = Duration(total.wall + (end - start).wall, total.process + (end - start).process)
+    return total, answers
 
 
-def weight_bytes(model: TtTForConditionalGeneration) -> int:
-    """Bytes of weights that a forward reads: all but the table of input embeddings."""
-    # Of that table a forward reads only a few rows. A tied output layer is the same table, but is read in full.
-    embeddings = {id(model.get_input_embeddings().weight)}
-    read = [weight for weight in model.model.parameters() if id(weight) not in embeddings]
-    return sum(weight.numel() * weight.element_size() for weight in [*read, model.lm_head.weight])
-
-
-def memory_bandwidth(device: torch.device) -> float:
-    """Measured read bandwidth in bytes per second: a matrix-vector product with a matrix larger than any cache."""
-    rows = 16384 if device.type == "cuda" else 8192
-    matrix, vector = torch.ones(rows, rows, device=device), torch.ones(rows, device=device)
-    # The best of several runs, since the bound must not be too high.
-    best = float("inf")
-    for _ in range(7):
-        synchronize(device)
-        start = time.perf_counter()
-        torch.mv(matrix, vector)
-        synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return matrix.numel() * matrix.element_size() / best
-
-
-def embedded_scenario(device: str, dtype: torch.dtype) -> Scenario:
-    """The embedded checkpoint answers the example question, and transcribes it."""
-    model, processor = load_model_and_processor(EMBEDDED_NAME, device=device, dtype=dtype)
-    conversation = [{"role": "user", "content": [{"type": "audio", "path": str(QUESTION)}]}]
-    prompts = [
-        processor.apply_chat_template(
-            conversation, task=task, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )["input_ids"][0].tolist()
-        for task in ("chat", "asr")
-    ]
-    shipped = model.generation_config
-    block = shipped.audio_block_length
-    # The plain implementation writes full blocks only, so the limit of a span has to be a multiple of a block.
-    settings = Settings(
-        block_length=block,
-        steps_per_block=shipped.audio_steps_per_block,
-        max_span_length=shipped.audio_max_span_length // block * block,
-        max_new_tokens=512,
-        min_text_tokens_after_audio=shipped.min_text_tokens_after_audio or 0,
+def plain_run(scenario: Scenario, prompt: list[int], streamer: FirstTokenClock) -> tuple[list[int], int]:
+    """Answers a prompt the plain way; returns new ids and forwards."""
+    # The clock hears of the first token as from `generate`.
+    streamer.has_prompt = True
+    plain = Plain(
+        scenario.model,
+        scenario.settings,
+        end_of_reply(scenario.model),
+        on_token=lambda: streamer.put(torch.empty(0)),
     )
-    return Scenario("embedded", model, prompts, settings)
+    return plain.generate(prompt), plain.num_forward_passes
 
 
-def random_scenario(device: str, dtype: torch.dtype) -> Scenario:
-    """A random model of 41 million parameters that recites 13 words and 26 audio tokens, four times."""
-    torch.manual_seed(0)
-    text_config = Qwen2Config(
-        vocab_size=20000,
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        dtype=dtype,
-    )
-    # Ids in order: text (3,000 to 3,002 end the reply and begin audio), start of audio, codes, mask, end markers.
-    start, codes = 3500, 16384
-    config = TtTConfig(
-        text_config=text_config,
-        audio_token_start_id=start,
-        audio_vocab_size=codes,
-        mask_token_id=start + 1 + codes,
-        begin_audio_token_ids=[3001, 3002],
-        end_audio_token_ids=[start + 2 + codes, start + 3 + codes],
-    )
-    model = TtTForConditionalGeneration(config).to(device=device, dtype=dtype).eval()
-    model.generation_config.eos_token_id = 3000
-    prompt = torch.randint(0, 3000, (90,)).tolist() + torch.randint(start + 1, start + codes, (60,)).tolist()
-    # Each span fills one block: 25 codes and the end marker.
-    script: list[int] = []
-    for _ in range(4):
-        script += [*torch.randint(0, 3000, (13,)).tolist(), 3001]
-        script += [*torch.randint(start + 1, start + codes, (25,)).tolist(), config.end_audio_token_ids[0]]
-    recite(model, [*prompt, *script, 3000])
-    settings = Settings(
-        block_length=26, steps_per_block=2, max_span_length=2600, max_new_tokens=200, min_text_tokens_after_audio=0
-    )
-    return Scenario("random", model, [prompt], settings)
+def compare_states(scenario: Scenario) -> dict[str, float]:
+    """Compares the logits of both implementations, forward by forward, where tokens are chosen.
 
-
-def recite(model: TtTForConditionalGeneration, script: list[int]) -> None:
-    """Makes a random model recite a script: its last hidden states are pushed towards the right output rows.
-
-    Random weights never end a span. The push is a hook on the backbone, which both implementations call, so that both
-    do the same work on the same weights.
+    Returns:
+        `logit_difference`, the largest one, and `smallest_margin`, that between the two most likely tokens of a
+        position: equal ids show that the logits are equal if the margin is small.
     """
-    target = torch.tensor([*script, script[-1]], device=model.device)
-    embeddings = model.get_input_embeddings().weight
+    model, prompt = scenario.model, scenario.prompts[0]
+    with StateRecorder(scenario) as recorder:
+        ours(scenario, [prompt])
+        own = recorder.take()
+        Plain(model, scenario.settings, end_of_reply(model)).generate(prompt)
+        plain = recorder.take()
+    difference, margin = 0.0, float("inf")
+    with torch.inference_mode():
+        for mine, theirs in zip(own, plain):
+            logits = model.lm_head(theirs).float()
+            difference = max(difference, float((model.lm_head(mine).float() - logits).abs().max()))
+            first, second = logits.topk(2, dim=-1).values.unbind(-1)
+            margin = min(margin, float((first - second).min()))
+    return {"logit_difference": difference, "smallest_margin": margin}
 
-    def push(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        # The backbone gets no ids, so masked positions are recognized by their embedding.
-        is_mask = (kwargs["inputs_embeds"] == embeddings[model.config.mask_token_id]).all(dim=-1)
-        # A masked position writes its own token, any other position the next one.
-        index = (kwargs["position_ids"] + (~is_mask).long()).clamp(max=len(script))
-        output.last_hidden_state = output.last_hidden_state + 200 * model.lm_head.weight[target[index]]
-        return output
 
-    model.model.register_forward_hook(push, with_kwargs=True)
+class StateRecorder:
+    """Keeps the hidden states that tokens are chosen from: of the last position in text, of the block in a span."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.model, self.block_length = scenario.model, scenario.settings.block_length
+        self.states: list[torch.Tensor] = []
+
+    def __enter__(self) -> StateRecorder:
+        self.handle = self.model.model.register_forward_hook(self._keep, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+    def take(self) -> list[torch.Tensor]:
+        """Returns the states so far, and forgets them."""
+        states, self.states = self.states, []
+        return states
+
+    def _keep(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        mask_embedding = self.model.get_input_embeddings().weight[self.model.config.mask_token_id]
+        is_span = bool((kwargs["inputs_embeds"][0, -self.block_length :] == mask_embedding).all(dim=-1).any())
+        self.states.append(output.last_hidden_state[0, -self.block_length if is_span else -1 :].clone())
+
+
+def forward_times(scenario: Scenario, speeds: dict[str, float]) -> dict[str, Any]:
+    """Time from one forward of `generate` to the next, by the number of its positions, next to its floor.
+
+    Returns:
+        Per kind, `text` (one position) and `span` (one block): their `count`, median `milliseconds`,
+        `floor_milliseconds` and `times_floor`.
+    """
+    model, device = scenario.model, scenario.model.device
+    starts: list[tuple[int, float]] = []
+
+    def note(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        starts.append((kwargs["inputs_embeds"].shape[1], clock(now(device), device)))
+
+    handle = model.model.register_forward_pre_hook(note, with_kwargs=True)
+    ours(scenario, scenario.prompts[:1])
+    handle.remove()
+    found = defaultdict(list)
+    for (positions, start), (_, end) in pairwise(starts):
+        found[positions].append(end - start)
+    report = {}
+    for kind, positions in (("text", 1), ("span", scenario.settings.block_length)):
+        if positions in found:
+            seconds, lowest = median(found[positions]), floor(model, positions, speeds)
+            report[kind] = {
+                "count": len(found[positions]),
+                "milliseconds": 1e3 * seconds,
+                "floor_milliseconds": 1e3 * lowest,
+                "times_floor": seconds / lowest,
+            }
+    return report
+
+
+def floor(model: TtTForConditionalGeneration, positions: int, speeds: dict[str, float]) -> float:
+    """Seconds that a forward takes at least: reading the weights once, or its operations, whichever is longer."""
+    # Of the table of input embeddings a forward reads only a few rows. A tied output layer is the same table, but is
+    # read in full.
+    embeddings = {id(model.get_input_embeddings().weight)}
+    weights = [weight for weight in model.model.parameters() if id(weight) not in embeddings]
+    weights.append(model.lm_head.weight)
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    operations = 2 * positions * sum(weight.numel() for weight in weights)
+    return max(size / speeds["bandwidth"], operations / speeds["matmul"])
+
+
+def measure_shipped(scenario: Scenario, report: dict[str, Any], repeat: int) -> dict[str, Any]:
+    """The embedded model as it is shipped, with a spoken reply, next to the plain way with as many steps a block.
+
+    The ids differ: the shipped settings sample, and commit what the model is sure of early.
+    """
+    model, device, prompt = scenario.model, scenario.model.device, scenario.prompts[0]
+    spoken = Scenario(scenario.name, model, [prompt], scenario.settings)
+    times: dict[str, list[Duration]] = defaultdict(list)
+    for _ in range(repeat):
+        taken, ((expected, plain_forwards),) = run(spoken, partial(plain_run, spoken))
+        times["plain"].append(taken)
+        streamer, start = FirstTokenClock(device), now(device)
+        out = model.generate(
+            input_ids=torch.tensor([prompt], device=device),
+            max_new_tokens=scenario.settings.max_new_tokens,
+            seed=0,
+            return_dict_in_generate=True,
+            streamer=streamer,
+        )
+        times["ours"].append(now(device) - start)
+        # Speech starts when the first block is decoded to a waveform.
+        moment, block = streamer.first_block or (now(device), [])
+        offset = model.config.audio_code_offset
+        codes = [token - offset for token in block if 0 <= token - offset < model.config.audio_vocab_size]
+        before = now(device)
+        scenario.processor.codec.decode(torch.tensor([codes], device=device))
+        decoding = now(device) - before
+        first = moment - start
+        times["first_audio"].append(Duration(first.wall + decoding.wall, first.process + decoding.process))
+    seconds = {name: best(durations) for name, durations in times.items()}
+    tokens = out.sequences.shape[1] - len(prompt)
+    rates = {"plain": len(expected) / clock(seconds["plain"], device), "ours": tokens / clock(seconds["ours"], device)}
+    return {
+        **report,
+        "shipped": {
+            "new_tokens": {"plain": len(expected), "ours": tokens},
+            "forward_passes": {"plain": plain_forwards, "ours": int(out.num_forward_passes[0])},
+            "seconds": {name: asdict(duration) for name, duration in seconds.items()},
+            "tokens_per_second": rates,
+            "times_plain": rates["ours"] / rates["plain"],
+        },
+    }
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as a Markdown table."""
-    names = [scenario["name"] for scenario in report["scenarios"]]
-    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("parameters", lambda s: f"{s['parameters'] / 1e6:.1f} M, {s['dtype']}"),
-        ("new tokens, forwards", lambda s: f"{s['new_tokens']}, {s['forward_passes']['ours']}"),
-        ("plain official algorithm", lambda s: f"{s['tokens_per_second']['plain']:.1f} tokens/s"),
-        ("`generate`, batch 1", lambda s: times(s, "ours")),
-        (f"`generate`, batch {report['scenarios'][0]['batch_size']}", lambda s: times(s, "batch")),
-        ("same ids, alone and in the batch", lambda s: "yes" if s["same_ids"] and s["same_ids_in_batch"] else "NO"),
-        ("batch 1, times the lower bound", lambda s: f"{s['times_lower_bound']:.1f}"),
+    """The report as Markdown tables."""
+    rows = []
+    for scenario in report["scenarios"]:
+        rates = scenario["tokens_per_second"]
+        same = "yes" if scenario["same_ids"] and scenario["same_ids_in_batch"] else "NO"
+        kind = "decoding only" if scenario["decoding_only"] else "prefill included"
+        name, forwards = f"`{scenario['name']}`, {kind}", scenario["forward_passes"]["ours"]
+        figures = f"{rates['plain']:.1f} | {rates['ours']:.1f} | **{scenario['times_plain']:.1f} x**"
+        rows.append(f"| {name} | {scenario['new_tokens']}, {forwards} | {figures} | {same} |")
+        if "shipped" in scenario:
+            shipped = scenario["shipped"]
+            rates, forwards = shipped["tokens_per_second"], shipped["forward_passes"]["ours"]
+            figures = f"{rates['plain']:.1f} | {rates['ours']:.1f} | **{shipped['times_plain']:.1f} x**"
+            rows.append(
+                f"| `{scenario['name']}`, spoken reply as shipped | {shipped['new_tokens']['ours']}, {forwards} | "
+                f"{figures} | sampled |"
+            )
+    lines = [
+        "| scenario | new tokens, forwards | plain, tokens/s | `generate`, tokens/s | | same ids |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        *batch_and_forward_lines(report),
     ]
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    lines += [f"| {what} | " + " | ".join(show(s) for s in report["scenarios"]) + " |" for what, show in rows]
+    lines += [f"{name}: {text}" for name, text in report["peers"]["lines"].items()]
     machine = report["machine"]
     lines += [
         "",
-        f"{machine['device']}, {machine['threads']} threads, reads {machine['gigabytes_per_second']:.1f} GB/s; ",
+        f"{machine['device']}, {machine['threads']} threads, reads {machine['gigabytes_per_second']:.1f} GB/s, "
+        f"multiplies at {machine['gigaflops_per_second']:.0f} GFLOP/s; torch {machine['torch']}, transformers "
+        f"{machine['transformers']}. Command: `{report['command']}`.",
     ]
-    lines[-1] += f"torch {machine['torch']}, transformers {machine['transformers']}. Command: `{report['command']}`."
     return "\n".join(lines)
 
 
-def times(scenario: dict[str, Any], which: str) -> str:
-    """A speed, also as a multiple of the plain one."""
-    return f"{scenario['tokens_per_second'][which]:.1f} tokens/s, **{scenario['times_plain'][which]:.1f} x**"
+def batch_and_forward_lines(report: dict[str, Any]) -> list[str]:
+    """Lines on batches, on forwards next to their floor, and on the first audio."""
+    lines = []
+    for scenario in report["scenarios"]:
+        rates = scenario["tokens_per_second"]
+        batches = [
+            f"{rates[name] / rates['ours']:.1f} x with {name.removeprefix('batch_')} rows"
+            for name in rates
+            if name.startswith("batch_")
+        ]
+        forwards = [
+            f"{kind} {each['milliseconds']:.1f} ms ({each['times_floor']:.1f} times its floor)"
+            for kind, each in scenario["forwards"].items()
+        ]
+        text = [f"a forward in {', in '.join(forwards)}"] if forwards else []
+        text += [f"batches: {', '.join(batches)}"] if batches else []
+        if "shipped" in scenario:
+            text.append(
+                f"first audio after {scenario['shipped']['seconds']['first_audio']['process']:.2f} s of process time"
+            )
+        if scenario["name"] in ("embedded", "random_161"):
+            lines.append(f"`{scenario['name']}`: {'; '.join(text)}.")
+    return lines
 
 
-def fill(readme: Path, block: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
-    """Writes a block between the marks in a Markdown file, in place of what is there."""
-    first, last = marks
-    text = readme.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(first)
-    _, end, tail = rest.partition(last)
-    if not (begin and end):
-        raise ValueError(f"{readme} lacks the line {first} or, after it, {last}: add them where the table belongs.")
-    atomic_write_text(readme, f"{head}{first}\n{block}\n{last}{tail}")
+def make_scenario(name: str, device: str, dtype: torch.dtype) -> Scenario:
+    """The scenario of a name."""
+    if name == "embedded":
+        return embedded_scenario(device, dtype)
+    return random_scenario(name, device, dtype, **RANDOM[name])
 
 
-def device_name(device: str) -> str:
-    """Name of the GPU, or of the processor and its number of CPUs."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name} ({os.cpu_count()} CPUs)"
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Hardware and versions."""
-    return {
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that the benchmarks of generation and training share."""
-    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    parser.add_argument("--readme", type=Path, help="also put the table between its marks in this file")
+def ratios(scenarios: list[dict[str, Any]]) -> dict[str, float]:
+    """How many times faster than the plain way; `embedded` as it is shipped."""
+    return {each["name"]: each.get("shipped", each)["times_plain"] for each in scenarios}
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=["embedded", "random"], default=["embedded", "random"])
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--repeat", type=int, default=3, help="runs; the best time of each counts (default: 3)")
-    parser.add_argument("--batch-size", type=int, default=8, help="rows of the batch (default: 8)")
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[8, 32], help="for embedded and random_161")
     add_common_options(parser)
     args = parser.parse_args()
 
     if args.threads:
         torch.set_num_threads(args.threads)
     transformers.utils.logging.set_verbosity_error()
-    bandwidth = memory_bandwidth(torch.device(args.device))
-    make = {"embedded": embedded_scenario, "random": random_scenario}
-    scenarios = [
-        measure(make[name](args.device, getattr(torch, args.dtype)), args.repeat, args.batch_size, bandwidth)
-        for name in args.models
-    ]
-    options = [f"--models {' '.join(args.models)}"] if len(args.models) < len(make) else []
+    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    speeds = {"bandwidth": memory_bandwidth(device), "matmul": matmul_speed(device, dtype)}
+    found = []
+    for name in args.scenarios:
+        scenario = make_scenario(name, args.device, dtype)
+        sizes = args.batch_sizes if name in ("embedded", "random_161") else []
+        report = measure(scenario, args.repeat, sizes, speeds)
+        found.append(measure_shipped(scenario, report, args.repeat) if name == "embedded" else report)
+    options = [f"--scenarios {' '.join(args.scenarios)}"] if len(args.scenarios) < len(SCENARIOS) else []
+    options += [f"--threads {args.threads}"] if args.threads else []
     options += [f"--device {args.device}"] if args.device != "cpu" else []
     options += [f"--dtype {args.dtype}"] if args.dtype != "float32" else []
+    same = all(each["same_ids"] and each["same_ids_in_batch"] for each in found)
     report = {
         "command": " ".join(["python benchmarks/generation.py", *options]),
-        "machine": {**machine(args.device), "gigabytes_per_second": bandwidth / 1e9},
-        "scenarios": scenarios,
+        "machine": {
+            **machine(args.device),
+            "gigabytes_per_second": speeds["bandwidth"] / 1e9,
+            "gigaflops_per_second": speeds["matmul"] / 1e9,
+        },
+        "ratios": ratios(found),
+        "same_ids": same,
+        "scenarios": found,
+        "peers": peers(device, dtype),
     }
-    print(json.dumps(report, indent=2) if args.json else table(report))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(table(report))
     if args.readme:
-        fill(args.readme, table(report))
+        fill(args.readme, table(report), (BEGIN, END))
     # After the report, which shows what differs.
-    if not all(scenario["same_ids"] and scenario["same_ids_in_batch"] for scenario in scenarios):
+    if not same:
         raise SystemExit("The implementations wrote different ids.")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generation import fill
+from common import fill
 from torch import nn
 
 from ttt_hf import TtTConfig, TtTForConditionalGeneration

@@ -1,7 +1,7 @@
 """Speed and memory of training next to plain implementations, on the same weights, in one run.
 
     python benchmarks/training.py
-    python benchmarks/training.py --rows 100 --padded-rows 8 --json
+    python benchmarks/training.py --rows 100 --padded-rows 8 --json training.json
     python benchmarks/training.py --device cuda --dtype bfloat16 --readme README.md
 
 The official way is what the official training code does: every sample padded to 2048 tokens, one dense mask, logits
@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 import transformers
-from generation import add_common_options, fill, machine, synchronize, timed
+from common import add_common_options, fill, machine, synchronize, timed
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -150,7 +150,7 @@ class Stepper:
 
     def seconds(self, samples: list[dict], objective: str, padded_to: int | None = None) -> float:
         """Seconds of a step; with `padded_to`, of a step in the official way."""
-        return timed(self.model, lambda: self._step(samples, objective, padded_to))[0]
+        return timed(lambda: self._step(samples, objective, padded_to), self.model.device)[0]
 
     def _step(self, samples: list[dict], objective: str, padded_to: int | None) -> None:
         batch = self.collators[objective](samples)
@@ -214,7 +214,7 @@ def measure_overhead(model: TtTForConditionalGeneration, rows: int, length: int,
 
     def seconds(each: torch.nn.Module) -> float:
         each.zero_grad()
-        return timed(each, lambda: each(**batch).loss.backward())[0]
+        return timed(lambda: each(**batch).loss.backward(), each.device)[0]
 
     return in_turn({"backbone": lambda: seconds(backbone), "ours": lambda: seconds(model)}, repeat)
 
@@ -412,7 +412,9 @@ def main() -> None:
         "machine": machine(args.device),
         **measure(args),
     }
-    print(json.dumps(report, indent=2) if args.json else table(report))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(table(report))
     if args.readme:
         fill(args.readme, table(report), (BEGIN, END))
 

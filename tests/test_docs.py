@@ -21,9 +21,9 @@ from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("training", "data", "evaluation", "metrics", "codecs", "official", "add_a_codec", "audio")
+    for name in ("training", "data", "evaluation", "metrics", "codecs", "official", "add_a_codec", "audio", "decoding")
 ]
-TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO = PAGES
+TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING = PAGES
 QUESTION = ROOT / "examples" / "question.wav"
 
 # What begins like this, or has this in it, is not run here, for a reason. All else is.
@@ -130,6 +130,11 @@ def test_page_on_data(tmp_path: Path) -> None:
 def test_page_on_audio(tmp_path: Path) -> None:
     shutil.copy(QUESTION, tmp_path)
     run_page(AUDIO, tmp_path)
+
+
+def test_page_on_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_page(DECODING, tmp_path)
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_page_on_a_codec_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .loading import embedded_checkpoint
     from .modeling import (
         AudioSegment,
+        DecodingSession,
         InterruptCriteria,
+        SessionEvent,
         StreamEvent,
         TextSegment,
         TtTConfig,
@@ -35,7 +37,9 @@ _MODULES = {
     "loading": ("embedded_checkpoint",),
     "modeling": (
         "AudioSegment",
+        "DecodingSession",
         "InterruptCriteria",
+        "SessionEvent",
         "StreamEvent",
         "TextSegment",
         "TtTConfig",
@@ -86,8 +90,10 @@ if not _is_command_line():
 
 __all__ = [
     "AudioSegment",
+    "DecodingSession",
     "InterruptCriteria",
     "Reply",
+    "SessionEvent",
     "StreamEvent",
     "TextSegment",
     "TtTConfig",

@@ -47,14 +47,43 @@ def test_attention_gets_no_more_keys_than_the_longest_row_needs() -> None:
     assert cache.key_length == 3 * KEY_LENGTH_MULTIPLE
 
 
-def test_selected_rows_keep_their_keys() -> None:
+def test_swapped_rows_keep_their_committed_keys() -> None:
     cache = RaggedCache(batch_size=3, capacity=4)
     cache.reserve([1, 2, 2], CPU)
     cache.update(states([[1, 0], [2, 3], [4, 5]]), states([[1, 0], [2, 3], [4, 5]]), 0)
-    cache.commit([1, 2, 1])
-    cache.batch_select_indices(torch.tensor([2, 0]))
-    assert cache.lengths == [1, 1]
-    assert cache.layers[0].keys[:, 0, :2, 0].tolist() == [[4, 5], [1, 0]]
+    cache.commit([1, 2, 0])
+    cache.swap(0, 1)
+    assert cache.lengths == [2, 1, 0]
+    assert cache.layers[0].keys[:2, 0, :2, 0].tolist() == [[2, 3], [1, 3]]
+    # Nothing is committed in the last row, so that only one of the two is copied.
+    cache.swap(0, 2)
+    assert cache.lengths == [0, 1, 2]
+    assert cache.layers[0].keys[2, 0, :2, 0].tolist() == [2, 3]
+
+
+def test_some_rows_can_be_written_without_the_others() -> None:
+    cache = RaggedCache(batch_size=3, capacity=4)
+    cache.reserve([1, 1, 1], CPU)
+    cache.update(states([[1], [2], [3]]), states([[1], [2], [3]]), 0)
+    cache.commit([1, 1, 1])
+    assert cache.reserve([1, 2], CPU, first=1).tolist() == [[1, 4], [1, 2]]
+    keys, _ = cache.update(states([[5, -1], [6, 7]]), states([[5, -1], [6, 7]]), 0)
+    assert keys[:, 0, :3, 0].tolist() == [[2, 5, 0], [3, 6, 7]]
+    assert cache.layers[0].keys[0, 0, :3, 0].tolist() == [1, 0, 0]
+
+
+def test_aligned_rows_write_a_slice_and_read_no_further() -> None:
+    cache = RaggedCache(batch_size=3, capacity=300)
+    cache.reserve([2, 2, 2], CPU)
+    cache.update(states([[1, 2]] * 3), states([[1, 2]] * 3), 0)
+    cache.commit([2, 1, 1])
+    assert cache.reserve_aligned(2, 3, first=1) == slice(1, 4)
+    keys, values = cache.update(states([[3, 4, 5], [6, 7, 8]]), states([[3, 4, 5], [6, 7, 8]]), 0)
+    assert keys[:, 0, :, 0].tolist() == values[:, 0, :, 0].tolist() == [[1, 3, 4, 5], [1, 6, 7, 8]]
+    cache.truncate(1, 0)
+    assert cache.lengths == [2, 0, 1]
+    with pytest.raises(ValueError, match="300 slots a row, 301 are needed"):
+        cache.reserve_aligned(1, 299)
 
 
 def test_overflow_and_shrinking_are_errors() -> None:

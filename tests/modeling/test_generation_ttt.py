@@ -113,6 +113,10 @@ def plain_generate(
             confidence[canvas != MASK] = -1
             for position in confidence.topk(length // taken + (step < length % taken)).indices:
                 canvas[position] = choice[position]
+            # What follows an end marker is dropped: the block is ready when everything up to it is.
+            end = next((index for index, token in enumerate(canvas.tolist()) if token in ENDS), length)
+            if MASK not in canvas[:end]:
+                break
         filled = canvas.tolist()
         end = next((index for index, token in enumerate(filled) if token in ENDS), None)
         if end is not None:

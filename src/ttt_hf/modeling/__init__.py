@@ -4,12 +4,15 @@ from .configuration_ttt import TtTConfig
 from .decoding_ttt import AudioSegment, TextSegment
 from .generation_ttt import TtTGenerateOutput
 from .modeling_ttt import TtTForConditionalGeneration, TtTOutputWithPast
+from .session_ttt import DecodingSession, SessionEvent
 from .streamers_ttt import InterruptCriteria, StreamEvent, TtTIteratorStreamer, TtTStreamer
 
 
 __all__ = [
     "AudioSegment",
+    "DecodingSession",
     "InterruptCriteria",
+    "SessionEvent",
     "StreamEvent",
     "TextSegment",
     "TtTConfig",

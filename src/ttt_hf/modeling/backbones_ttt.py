@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .cache_ttt import RaggedCache
+from .inputs_ttt import model_inputs
 
 
 if TYPE_CHECKING:
@@ -74,20 +75,40 @@ def _probe(model: "TtTForConditionalGeneration") -> tuple[torch.Tensor, torch.Te
 
     # As in `generate()`: the open span is computed twice, and its keys become final with the second forward.
     start, end = TEXT_LENGTH, TEXT_LENGTH + length
-    cache, rows = RaggedCache(2, len(spoken)), []
-    for first, second, committed in (
-        (spoken[:start], words[:2], [start, 2]),
-        (spoken[start:end], words[2:3], [start, 3]),
-        (spoken[start:], words[3:], [len(spoken), len(words)]),
-    ):
-        states = model.lm_head(model._hidden_states([first, second], cache))
-        rows.append((states[0, : len(first)], states[1, : len(second)]))
-        cache.commit(committed)
-    spoken_parts, written_parts = zip(*rows)
-    cached = torch.cat([*spoken_parts, *written_parts])
+    spoken_parts = [spoken[:start], spoken[start:end], spoken[start:]]
+    written_parts = [words[:2], words[2:3], words[3:]]
+    together = _cached(model, [spoken_parts, written_parts], [[start, start, len(spoken)], [2, 3, len(words)]])
+    # A row alone gets no mask where it sees everything.
+    alone = _cached(model, [spoken_parts], [[start, start, len(spoken)]])
     # The same positions: the span, which the parts hold twice, and what follows it.
-    expected, other = (torch.cat([logits[row, :end], logits[row, start:], logits[2, : len(words)]]) for row in (0, 1))
-    return expected, other, cached
+    expected, other = (
+        torch.cat(
+            [logits[row, :end], logits[row, start:], logits[2, : len(words)], logits[row, :end], logits[row, start:]]
+        )
+        for row in (0, 1)
+    )
+    return expected, other, torch.cat([together, alone])
+
+
+def _cached(
+    model: "TtTForConditionalGeneration", rows: list[list[list[int]]], committed: list[list[int]]
+) -> torch.Tensor:
+    """Logits of rows that are run part by part, as in `generate()`; shape `(positions, vocabulary)`, row after row.
+
+    Args:
+        model: The model.
+        rows: The parts of each row.
+        committed: Number of final keys of each row after each part.
+    """
+    cache = RaggedCache(len(rows), max(lengths[-1] for lengths in committed))
+    found: list[list[torch.Tensor]] = [[] for _ in rows]
+    for parts, lengths in zip(zip(*rows), zip(*committed)):
+        inputs = model_inputs(model, parts, cache, 0, model.device)
+        logits = model(**inputs, past_key_values=cache, use_cache=True).logits
+        for own, part, states in zip(found, parts, logits):
+            own.append(states[: len(part)])
+        cache.commit(lengths)
+    return torch.cat([states for own in found for states in own])
 
 
 def _are_close(left: torch.Tensor, right: torch.Tensor) -> bool:

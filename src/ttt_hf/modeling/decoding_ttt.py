@@ -1,11 +1,10 @@
-"""Decoding of one row, without the model: the state machine from logits to text tokens, blocks and typed segments.
+"""Decoding of one row, without model and sampler: the state machine from tokens to text, blocks and typed segments.
 
           begin marker                       end marker or span limit
  TEXT ---------------------->  SPAN  ---------------------------------------->  TEXT
 one token per forward          one denoising step per forward, block by block
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,17 +12,10 @@ from typing import Literal
 import torch
 from transformers import GenerationConfig
 from transformers.generation.logits_process import LogitsProcessorList
+from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
 from .configuration_ttt import TtTConfig
-from .samplers_ttt import (
-    NOT_FINITE,
-    choose_token,
-    proposal_confidences,
-    propose_tokens,
-    remasking_scores,
-    select_positions,
-    transfer_schedule,
-)
+from .samplers_ttt import transfer_schedule
 from .settings_ttt import AudioGenerationSettings
 from .streamers_ttt import TtTStreamer
 
@@ -58,15 +50,20 @@ class AudioSegment:
 
 @dataclass(frozen=True)
 class DecodingContext:
-    """Settings shared by all rows of a batch.
+    """Settings shared by all rows of a call of `generate()`.
 
     Attributes:
         begin_ids: Markers that open a span.
         end_ids: End markers, in the order of the begin markers they belong to.
         eos_ids: Ids that end a row.
         pad_id: Id that pads prompts on the left.
-        span_candidates: Ids that a span may hold, ascending, `torch.long` on the device of the logits.
+        text_columns: Columns of the logits that are computed in text.
+        text_size: Number of leading ids that text may hold.
+        span_columns: Columns among which are the ids that a span may hold.
+        excluded_columns: Those of `span_columns`, counted from its start, that a span may not hold; `torch.long` on
+            the device of the logits.
         do_sample: Whether text tokens are sampled.
+        use_cache: Whether final keys are kept from one forward to the next.
         width: Length of the longest prompt.
     """
 
@@ -76,8 +73,12 @@ class DecodingContext:
     end_ids: list[int]
     eos_ids: list[int]
     pad_id: int
-    span_candidates: torch.Tensor
+    text_columns: slice
+    text_size: int
+    span_columns: slice
+    excluded_columns: torch.Tensor
     do_sample: bool
+    use_cache: bool
     width: int
 
     @classmethod
@@ -86,27 +87,33 @@ class DecodingContext:
         settings: AudioGenerationSettings,
         config: TtTConfig,
         generation_config: GenerationConfig,
+        has_processors: bool,
         width: int,
         device: torch.device,
     ) -> "DecodingContext":
-        """Collects the settings and the ids that a span may hold.
+        """Collects the settings and the ids that text and spans may hold.
 
         Args:
             generation_config: Generation config as prepared by `generate()`.
+            has_processors: Whether there are logits processors.
             width: Length of the longest prompt.
-            device: Device of ids and logits.
+            device: Device of the logits.
         """
         begin_ids, end_ids = config.begin_audio_token_ids or [], config.end_audio_token_ids or []
         # `generate()` has turned the special ids of its config into tensors.
         eos_ids = generation_config._eos_token_tensor.tolist()
-        allowed = torch.zeros(config.get_text_config().vocab_size, dtype=torch.bool, device=device)
+        vocab_size = config.get_text_config().vocab_size
+        text_size = config.audio_token_start_id
         if settings.is_official:
-            # The official code lets a span hold any token, text included, except the end of the sequence.
-            allowed[:] = True
-            allowed[eos_ids] = False
+            # The official code lets a span hold any token, text included, except the end of the sequence, and text any
+            # token at all.
+            text_size, columns, excluded = vocab_size, range(vocab_size), eos_ids
         else:
-            allowed[config.audio_code_offset : config.audio_code_offset + config.audio_vocab_size] = True
-            allowed[end_ids] = True
+            codes = range(config.audio_code_offset, config.audio_code_offset + config.audio_vocab_size)
+            # One contiguous piece of the output layer, with codes, end markers, and the few ids between them.
+            columns = range(min(codes[0], *end_ids), max(codes[-1], *end_ids) + 1)
+            between = [*range(columns[0], codes[0]), *range(codes[-1] + 1, columns[-1] + 1)]
+            excluded = [column - columns[0] for column in between if column not in end_ids]
         return cls(
             settings=settings,
             config=config,
@@ -114,8 +121,13 @@ class DecodingContext:
             end_ids=end_ids,
             eos_ids=eos_ids,
             pad_id=int(generation_config._pad_token_tensor),
-            span_candidates=allowed.nonzero().squeeze(-1),
+            # Logits processors index the logits by ids, which may be those of audio in the prompt.
+            text_columns=slice(0, vocab_size if has_processors else text_size),
+            text_size=text_size,
+            span_columns=slice(columns[0], columns[-1] + 1),
+            excluded_columns=torch.tensor(excluded, dtype=torch.long, device=device),
             do_sample=bool(generation_config.do_sample),
+            use_cache=bool(generation_config.use_cache),
             width=width,
         )
 
@@ -124,13 +136,15 @@ class DecodingRow:
     """Decoding state of one row.
 
     A forward takes the row's *open part*: the ids whose keys are not final yet and, in a span, the block being
-    denoised (the canvas). `accept` then takes the logits and advances the row by one text token or one denoising step.
+    denoised (the canvas). The sampler chooses from its logits, and `accept_token` or `accept_canvas` advances the row
+    by one text token or one denoising step.
 
     Args:
         context: Settings shared by all rows.
         prompt: Ids of the prompt, without padding.
         limit: Maximum number of new tokens.
         processors: Logits processors of this row, for text tokens.
+        criteria: Stopping criteria of this row, besides its length.
         generator: Random generator of this row.
         streamer: Receives the row's events.
 
@@ -150,6 +164,7 @@ class DecodingRow:
         prompt: list[int],
         limit: int,
         processors: LogitsProcessorList,
+        criteria: StoppingCriteriaList,
         generator: torch.Generator,
         streamer: TtTStreamer,
     ) -> None:
@@ -160,6 +175,7 @@ class DecodingRow:
         # The official length rule lets the last span exceed the limit.
         self.capacity = self.length_limit + (settings.audio_max_span_length if settings.is_official else 0)
         self.processors = processors
+        self.criteria = criteria
         self.generator = generator
         self.streamer = streamer
 
@@ -169,11 +185,13 @@ class DecodingRow:
         self.segments: list[TextSegment | AudioSegment] = []
         self.is_finished = False
         self.finish_reason: FinishReason = "stop"
-        # Logits processors need the ids as a tensor; a preallocated one avoids a copy per token.
         self._num_pads = context.width - len(prompt)
-        device = context.span_candidates.device
-        self._padded_ids = torch.full((1, self._num_pads + self.capacity), context.pad_id, device=device)
-        self._padded_ids[0, self._num_pads : context.width] = torch.tensor(prompt, device=device)
+        self._padded_ids: torch.Tensor | None = None
+        if processors or criteria:
+            # They need the ids as a tensor; a preallocated one avoids a copy per token.
+            device = context.excluded_columns.device
+            self._padded_ids = torch.full((1, self._num_pads + self.capacity), context.pad_id, device=device)
+            self._padded_ids[0, self._num_pads : context.width] = torch.tensor(prompt, device=device)
         # State of the open span: its begin marker, length and codes, and the schedule of the current block.
         self._is_in_span = False
         self._opener_index = 0
@@ -188,8 +206,24 @@ class DecodingRow:
 
     @property
     def padded_ids(self) -> torch.Tensor:
-        """The ids as in transformers' own loop, left-padded like the prompts; shape `(1, length)`."""
+        """The ids as in transformers' own loop, left-padded like the prompts; shape `(1, length)`.
+
+        Raises:
+            ValueError: If the row has neither logits processors nor stopping criteria, which these ids are for.
+        """
+        if self._padded_ids is None:
+            raise ValueError("padded_ids are kept for logits processors and stopping criteria, and there are none.")
         return self._padded_ids[:, : self._num_pads + len(self.ids)]
+
+    @property
+    def excludes_eos(self) -> bool:
+        """Whether text must go on: a span is followed by a minimum of it."""
+        return self._texts_before_eos > 0
+
+    @property
+    def num_to_commit(self) -> int:
+        """Number of positions that the schedule commits at this denoising step."""
+        return self._schedule[0]
 
     def open_part(self, committed: int) -> list[int]:
         """Returns the row's inputs for the next forward (step 2.a of `generate()`).
@@ -212,17 +246,6 @@ class DecodingRow:
         # The canvas comes last, where the logits are taken.
         return self.ids[committed:] + self.canvas
 
-    def accept(self, logits: torch.Tensor) -> None:
-        """Advances the row by one text token or one denoising step (step 2.e of `generate()`).
-
-        Args:
-            logits: Float of shape `(1, vocabulary)` in text (those of the last id), `(block, vocabulary)` in a span.
-        """
-        if self.canvas:
-            self._accept_step(logits)
-        else:
-            self._accept_token(logits)
-
     def stop(self, reason: FinishReason) -> None:
         """Ends the row, if it has not ended by itself; the block being denoised is dropped."""
         if self.is_finished:
@@ -233,17 +256,17 @@ class DecodingRow:
         self.is_finished = True
         self.finish_reason = reason
 
-    def _accept_token(self, logits: torch.Tensor) -> None:
-        """Chooses one token, which is text, opens a span or ends the row."""
+    def check_criteria(self) -> None:
+        """Ends the row if one of its stopping criteria says so (step 2.g of `generate()`)."""
+        if self.is_finished or not self.criteria or not bool(self.criteria(self.padded_ids, None).any()):
+            return
+        # A stop string is an end that the caller has defined; other criteria interrupt.
+        ends = StoppingCriteriaList(item for item in self.criteria if isinstance(item, StopStringCriteria))
+        self.stop("stop" if ends and bool(ends(self.padded_ids, None).any()) else "interrupted")
+
+    def accept_token(self, token: int) -> None:
+        """Takes the next token, which is text, opens a span or ends the row (step 2.e of `generate()`)."""
         context, config = self.context, self.context.config
-        # Text positions hold text only; the official code leaves audio ids in.
-        if not context.settings.is_official:
-            logits[:, config.audio_token_start_id :] = -torch.inf
-        if self._texts_before_eos > 0:
-            logits[:, context.eos_ids] = -torch.inf
-        # Processors see the ids with the prompts' padding, as they would in transformers' own loop.
-        scores = self.processors(self.padded_ids, logits)
-        token = choose_token(scores, context.do_sample, self.generator)
         if token < config.audio_token_start_id:
             # A text token ends the audio run before it, and this forward has seen that run completely.
             self.final_length = len(self.ids)
@@ -290,42 +313,28 @@ class DecodingRow:
         self.canvas = [self.context.config.mask_token_id] * length
         self._schedule = transfer_schedule(length, steps)
 
-    def _accept_step(self, logits: torch.Tensor) -> None:
-        """Runs the sampler on the canvas: proposes a token per position and commits the most confident ones."""
-        settings, mask = self.context.settings, self.context.config.mask_token_id
-        candidates = self.context.span_candidates
-        # Only candidates take part in the softmax, so confidences are relative to what the span may hold.
-        # (block, candidates); choices are indices into the candidates.
-        choices, probabilities = propose_tokens(logits[:, candidates], settings.audio_temperature, self.generator)
-        scores = remasking_scores(probabilities, choices, settings.audio_remasking, self.generator).tolist()
-        confidences = proposal_confidences(probabilities, choices).tolist()
-        if any(map(math.isnan, confidences)):
-            raise ValueError(NOT_FINITE)
-        proposals = candidates[choices].tolist()
-        # Committed positions keep their tokens; the others stay masked until a later step.
-        masked = [position for position, token in enumerate(self.canvas) if token == mask]
-        # The schedule sets how many, the ranking of masked positions which.
-        count = self._schedule.pop(0)
-        for position in select_positions(scores, confidences, masked, count, settings.audio_confidence_threshold):
-            self.canvas[position] = proposals[position]
+    def accept_canvas(self, canvas: list[int]) -> None:
+        """Takes the canvas after a denoising step (step 2.e of `generate()`)."""
+        self.canvas = canvas
+        self._schedule.pop(0)
         # The official code runs all steps, even when no masked position is left.
-        if not self._schedule or (not settings.is_official and mask not in self.canvas):
+        is_official, mask = self.context.settings.is_official, self.context.config.mask_token_id
+        # What follows an end marker is dropped, so that it need not be denoised.
+        if not self._schedule or (not is_official and mask not in canvas[: self._end_of_span(canvas)]):
             self._finish_block()
         else:
-            self.streamer.put_draft(list(self.canvas))
+            self.streamer.put_draft(list(canvas))
 
     def _finish_block(self) -> None:
         """Moves the canvas to the ids, up to the first end marker, then ends the span or starts its next block."""
         context, settings, config = self.context, self.context.settings, self.context.config
         block, self.canvas = self.canvas, []
         # All positions of a block are denoised together, so tokens after its first end marker have no meaning.
-        ends = [position for position, token in enumerate(block) if token in context.end_ids]
-        if ends:
-            block = block[: ends[0] + 1]
+        block = block[: self._end_of_span(block)]
         self._span_length += len(block)
         # A multiple rather than the limit itself: official spans may exceed it.
         is_full = self._span_length % settings.audio_max_span_length == 0
-        if is_full and not ends and not settings.is_official:
+        if is_full and block[-1] not in context.end_ids and not settings.is_official:
             # A span at its length limit is closed with the end marker that belongs to its begin marker.
             block[-1] = context.end_ids[min(self._opener_index, len(context.end_ids) - 1)]
             # The span was cut, however the row goes on.
@@ -346,6 +355,10 @@ class DecodingRow:
         elif not is_complete:
             self._start_block()
 
+    def _end_of_span(self, block: list[int]) -> int:
+        """Length of the block up to its first end marker, that included; all of it if it has none."""
+        return next((index + 1 for index, token in enumerate(block) if token in self.context.end_ids), len(block))
+
     def _close_span(self, complete: bool) -> None:
         self._is_in_span = False
         # Counted down by `_accept_token`, which excludes the end of sequence until then.
@@ -354,9 +367,10 @@ class DecodingRow:
         self.streamer.end_span(complete)
 
     def _append(self, token_ids: Sequence[int]) -> None:
-        start = self._num_pads + len(self.ids)
         tokens = torch.tensor(token_ids, dtype=torch.long)
-        self._padded_ids[0, start : start + len(tokens)] = tokens.to(self._padded_ids.device)
+        if self._padded_ids is not None:
+            start = self._num_pads + len(self.ids)
+            self._padded_ids[0, start : start + len(tokens)] = tokens.to(self._padded_ids.device)
         self.ids += token_ids
         self.streamer.put(tokens)
 

@@ -10,7 +10,7 @@ up to its own position, and all of the audio run that it lies in.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
@@ -225,3 +225,34 @@ def build_attention_mask(
     if getattr(text_config, "layer_types", None) is None or list(masks) == ["full_attention"]:
         return next(iter(masks.values()))
     return masks
+
+
+def open_attention_arguments(
+    config: PreTrainedConfig, positions: torch.Tensor, key_length: int, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Arguments of a backbone with which every query sees every key: no mask at all, where the backbone allows it.
+
+    Without a mask, kernels read grouped keys and values as they are, and do not copy them once per query head.
+
+    Args:
+        config: A `TtTConfig` or the backbone's own configuration.
+        positions: Of the queries, shape `(batch, query_length)`.
+        key_length: Number of keys.
+        dtype: Dtype of the hidden states, used by eager attention only.
+
+    Returns:
+        `attention_mask`, and `is_causal` where there is no mask.
+    """
+    text_config = config.get_text_config()
+    layer_types = getattr(text_config, "layer_types", None)
+    # Backbones with layer types take what a dictionary holds; others would put a causal mask in the place of none.
+    if layer_types is not None and text_config._attn_implementation != "flex_attention":
+        return {"attention_mask": dict.fromkeys(layer_types), "is_causal": False}
+    start = torch.zeros_like(positions)
+    queries = AttentionQueries(start, start + key_length, start - 1, positions)
+    order = torch.arange(key_length, device=positions.device).expand(len(positions), -1)
+    return {
+        "attention_mask": build_attention_mask(
+            config, queries, AttentionKeys(order, torch.full_like(order, -1)), dtype
+        )
+    }

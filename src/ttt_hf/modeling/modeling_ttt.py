@@ -16,6 +16,7 @@ from .cache_ttt import cache_argument
 from .configuration_ttt import TtTConfig
 from .generation_ttt import TtTGenerationMixin
 from .growing_ttt import grow_text_model
+from .head_ttt import LogitSelection, select_logits
 from .loss_ttt import audio_loss, sample_ids, text_loss, text_target_mask, token_losses
 from .masking_ttt import (
     NO_ORDER,
@@ -206,6 +207,7 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         horizon_ids: torch.Tensor | None = None,
         start_ids: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        logit_selections: Sequence[LogitSelection] | None = None,
         use_cache: bool | None = None,
         cache: Cache | None = None,
         return_logits: bool | None = None,
@@ -237,6 +239,8 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
                 if rows hold several packed samples, each of which counts as one in the losses. Defaults to 0, one
                 sample per row.
             logits_to_keep: Number of last positions to compute logits for (0: all), or a tensor of positions.
+            logit_selections: Positions and ids to compute logits for, each of which gives a tensor of shape
+                `(positions, columns)` in the tuple `logits`: what a decoding step needs, and no more.
             use_cache: Whether to return the cache. Defaults to the backbone's setting, and to `False` with `labels`.
             cache: The name of `past_key_values` since transformers 5.24.
             return_logits: Whether to return logits next to losses, e.g. for `compute_metrics`. Defaults to `True` in
@@ -295,7 +299,9 @@ class TtTForConditionalGeneration(PreTrainedModel, TtTGenerationMixin):
         results: dict[str, Any] = {}
         if labels is not None:
             results = self._losses(outputs.last_hidden_state, labels, audio_loss_weights, order_ids, start_ids, packed)
-        if labels is None or (not self.training if return_logits is None else return_logits):
+        if logit_selections is not None:
+            results["logits"] = select_logits(self.lm_head, outputs.last_hidden_state, logit_selections)
+        elif labels is None or (not self.training if return_logits is None else return_logits):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             results["logits"] = self.lm_head(outputs.last_hidden_state[:, kept])
         return TtTOutputWithPast(

@@ -1,10 +1,11 @@
-"""The sampler of a denoising step: proposals, their confidence, and which positions are committed.
+"""The sampler: text tokens, and denoising steps, of all rows of a forward at once.
 
-Pure functions of one row's tensors. The default is low-confidence remasking (Nie et al., "Large Language Diffusion
-Models" (LLaDA), arXiv 2502.09992), as in the official code of TtT.
+A denoising step proposes a token for every position of a row's block, ranks the positions that are still masked, and
+commits the best; the others stay masked (remasking). Everything is a tensor on the device of the logits, so that a
+step costs no transfer. The default ranking is low-confidence remasking (Nie et al., "Large Language Diffusion Models"
+(LLaDA), arXiv 2502.09992), as in the official code of TtT.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -33,125 +34,129 @@ def transfer_schedule(length: int, steps: int) -> list[int]:
     return [share + 1] * surplus + [share] * (steps - surplus)
 
 
-def choose_token(scores: torch.Tensor, do_sample: bool, generator: torch.Generator) -> int:
-    """Chooses the next text token.
+def choose_tokens(scores: torch.Tensor, do_sample: bool, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Chooses the next text token of every row.
 
     Args:
-        scores: Processed logits, float of shape `(1, vocabulary)`.
+        scores: Processed logits, float of shape `(rows, vocabulary)`.
         do_sample: Whether to sample from the softmax of the scores, rather than take the most likely token.
-        generator: Random generator on the device of `scores`, used only with `do_sample`.
+        generators: Random generator of every row, on the device of `scores`, used only with `do_sample`.
 
     Returns:
-        Id of the token.
-
-    Raises:
-        ValueError: If a score is NaN or infinite, or all are minus infinity.
+        Ids, `torch.long` of shape `(rows,)`; -1 if a score is NaN or infinite, or all are minus infinity.
     """
-    best, token = scores.max(dim=-1)
+    best, tokens = scores.max(dim=-1)
     if do_sample:
-        # NaN is replaced for the draw only, which would stop with it before the check, on a GPU for good.
-        probabilities = scores.softmax(dim=-1).nan_to_num(nan=1.0)
-        token = torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(-1)
-    # The largest score is NaN if any score is. One transfer from the device for both; float32 holds every id exactly.
-    best_score, token_id = torch.stack([best.float(), token.float()]).flatten().tolist()
-    if not math.isfinite(best_score):
-        raise ValueError(NOT_FINITE)
-    return int(token_id)
+        tokens = _draw(scores.softmax(dim=-1)[:, None], generators, [1] * len(scores))[:, 0]
+    # The largest score is NaN if any score is.
+    return tokens.where(best.isfinite(), -1)
 
 
 def propose_tokens(
-    logits: torch.Tensor, temperature: float, generator: torch.Generator
+    logits: torch.Tensor, temperature: float, generators: Sequence[torch.Generator], lengths: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Proposes a token for every position of a block.
+    """Proposes a token for every position, and says how likely the model finds it.
 
     Args:
-        logits: Float of shape `(positions, candidates)`.
+        logits: Float of shape `(rows, positions, candidates)`.
         temperature: 0 proposes the most likely token, otherwise tokens are drawn from `softmax(logits / temperature)`.
-        generator: Random generator on the device of `logits`, used only with a temperature above 0.
+        generators: Random generator of every row, used only with a temperature above 0.
+        lengths: Positions of every row; those after them are padding, for which nothing is drawn.
 
     Returns:
-        The proposed candidates, `torch.long` of shape `(positions,)`, and the probabilities of all candidates at
-        temperature 1, of the shape of `logits`.
+        The proposed candidates, `torch.long`, and their probabilities at temperature 1, both of shape
+        `(rows, positions)`: only the draw is tempered, as confidences must not depend on the temperature. A
+        probability is NaN where logits are not finite.
     """
-    probabilities = logits.softmax(dim=-1)
+    total = logits.logsumexp(dim=-1)
     if temperature == 0:
-        return logits.argmax(dim=-1), probabilities
-    # Only the draw is tempered: confidences compare positions, and must not depend on the temperature.
-    # Below the maximum, so that a tiny temperature cannot overflow. NaN is replaced for the draw only; it remains in
-    # the probabilities, where the caller finds it.
-    tempered = ((logits - logits.amax(dim=-1, keepdim=True)) / temperature).softmax(dim=-1).nan_to_num(nan=1.0)
-    return torch.multinomial(tempered, num_samples=1, generator=generator).squeeze(-1), probabilities
-
-
-def proposal_confidences(probabilities: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
-    """Looks up the probability of each proposed token.
-
-    Args:
-        probabilities: Shape `(positions, candidates)`.
-        choices: Proposed candidates, `torch.long` of shape `(positions,)`.
-
-    Returns:
-        Float tensor of shape `(positions,)`.
-    """
-    return probabilities.gather(-1, choices[:, None]).squeeze(-1)
+        best, choices = logits.max(dim=-1)
+        return choices, (best - total).exp()
+    # Below the maximum, so that a tiny temperature cannot overflow.
+    tempered = ((logits - logits.amax(dim=-1, keepdim=True)) / temperature).softmax(dim=-1)
+    choices = _draw(tempered, generators, lengths)
+    return choices, (logits.gather(-1, choices[..., None]).squeeze(-1) - total).exp()
 
 
 def remasking_scores(
-    probabilities: torch.Tensor, choices: torch.Tensor, remasking: str, generator: torch.Generator
+    logits: torch.Tensor,
+    confidences: torch.Tensor,
+    remasking: str,
+    generators: Sequence[torch.Generator],
+    lengths: Sequence[int],
 ) -> torch.Tensor:
-    """Scores the positions of a block: those with high scores are committed first, the others stay masked.
+    """Scores positions: those with high scores are committed first, the others stay masked.
 
     Args:
-        probabilities: Shape `(positions, candidates)`.
-        choices: Proposed candidates, `torch.long` of shape `(positions,)`.
+        logits: Float of shape `(rows, positions, candidates)`.
+        confidences: Probability of the token proposed at every position, shape `(rows, positions)`.
         remasking: `"low_confidence"` scores by the probability of the proposed token (LLaDA, TtT), `"margin"` by the
             gap between the two most likely candidates and `"entropy"` by negative entropy (both as in Dream 7B),
             `"random"` uniformly at random.
-        generator: Random generator on the device of `probabilities`, used only by `"random"`.
+        generators: Random generator of every row, used only by `"random"`.
+        lengths: Positions of every row; those after them are padding.
 
     Returns:
-        Float tensor of shape `(positions,)`.
+        Float tensor of shape `(rows, positions)`.
 
     Raises:
         ValueError: If `remasking` is none of these.
     """
     if remasking == "low_confidence":
-        return proposal_confidences(probabilities, choices)
+        return confidences
     if remasking == "random":
-        return torch.rand(choices.shape, device=choices.device, generator=generator)
+        scores = torch.zeros_like(confidences)
+        for own, generator, length in zip(scores, generators, lengths):
+            own[:length].uniform_(generator=generator)
+        return scores
     if remasking == "entropy":
         # `entr` is -p log p, and 0 at p = 0, where the product would be NaN.
-        return torch.special.entr(probabilities).sum(dim=-1).neg()
+        return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1).neg()
     if remasking == "margin":
         # With a single candidate there is no second one to subtract.
-        best = probabilities.topk(min(2, probabilities.shape[-1]), dim=-1).values
-        return best[:, 0] if best.shape[-1] == 1 else best[:, 0] - best[:, 1]
+        best = logits.softmax(dim=-1).topk(min(2, logits.shape[-1]), dim=-1).values
+        return best[..., 0] if best.shape[-1] == 1 else best[..., 0] - best[..., 1]
     raise ValueError(f"Unknown remasking '{remasking}': choose one of {', '.join(REMASKING_STRATEGIES)}.")
 
 
 def select_positions(
-    scores: Sequence[float],
-    confidences: Sequence[float],
-    masked: Sequence[int],
-    count: int,
+    scores: torch.Tensor,
+    confidences: torch.Tensor,
+    is_masked: torch.Tensor,
+    counts: torch.Tensor,
     threshold: float | None = None,
-) -> list[int]:
+) -> torch.Tensor:
     """Selects the positions to commit at this step.
 
     Args:
-        scores: Score of every position of the block; high ones are committed first, equal ones from left to right.
-        confidences: Probability of the token proposed at every position.
-        masked: Positions that are still masked, in ascending order.
-        count: Number of positions that the schedule commits at this step.
+        scores: Score of every position, shape `(rows, positions)`; high ones are committed first, equal ones from left
+            to right.
+        confidences: Probability of the token proposed at every position, of the same shape.
+        is_masked: Whether a position is still masked, of the same shape.
+        counts: Number of positions that the schedule commits in every row, `torch.long` of shape `(rows, 1)`.
         threshold: Positions whose confidence exceeds it are committed as well, if given.
 
     Returns:
-        The selected positions, best first.
+        Whether to commit each position, `torch.bool` of the same shape.
     """
-    # `sorted` is stable, so equal scores keep their order from left to right.
-    ranked = sorted(masked, key=lambda position: -scores[position])
-    selected = ranked[:count]
+    ranked = scores.masked_fill(~is_masked, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    # Positions in the order of their rank become the rank of each position.
+    ranks = torch.empty_like(ranked)
+    ranks.scatter_(-1, ranked, torch.arange(ranked.shape[-1], device=ranked.device).expand_as(ranked))
+    selected = ranks < counts
     # The threshold is a probability, so it is compared with confidences, whatever the scores are.
     if threshold is not None:
-        selected += [position for position in ranked[count:] if confidences[position] > threshold]
-    return selected
+        selected |= confidences > threshold
+    return selected & is_masked
+
+
+def _draw(probabilities: torch.Tensor, generators: Sequence[torch.Generator], lengths: Sequence[int]) -> torch.Tensor:
+    """Draws from distributions of shape `(rows, positions, candidates)`, each row with its own generator.
+
+    The largest of p / e, with e from an exponential distribution, falls on a candidate with its probability p.
+    """
+    noise = torch.ones_like(probabilities)
+    # A row draws as many numbers as it would alone, so that its stream does not depend on the padding.
+    for own, generator, length in zip(noise, generators, lengths):
+        own[:length].exponential_(generator=generator)
+    return (probabilities / noise).argmax(dim=-1)

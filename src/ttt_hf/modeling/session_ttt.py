@@ -1,0 +1,293 @@
+"""The decoding session: rows that come and go, in text or at any denoising step, served by the same forwards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from .cache_ttt import RaggedCache
+from .decoding_ttt import DecodingRow, FinishReason
+from .step_ttt import decode_step
+from .streamers_ttt import TtTStreamer
+
+
+if TYPE_CHECKING:
+    from .modeling_ttt import TtTForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class SessionEvent:
+    """What has happened to a row of a session.
+
+    Attributes:
+        slot: The row's slot.
+        kind: `"text"`, `"draft"`, `"block"` and `"span_end"` as in `StreamEvent`, and at last `"end"`.
+        token_ids: Ids of the event; empty for `"span_end"` and `"end"`.
+        complete: For `"span_end"` whether the span ended with an end marker.
+        finish_reason: For `"end"` why the row ended, see `TtTGenerateOutput`.
+    """
+
+    slot: int
+    kind: Literal["text", "draft", "block", "span_end", "end"]
+    token_ids: tuple[int, ...] = ()
+    complete: bool | None = None
+    finish_reason: FinishReason | None = None
+
+
+class EventStreamer(TtTStreamer):
+    """Turns what a row streams into events.
+
+    Args:
+        slot: The row's slot.
+        events: The list that the events are appended to.
+    """
+
+    def __init__(self, slot: int, events: list[SessionEvent]) -> None:
+        self.slot = slot
+        self.events = events
+
+    def put_text(self, token_ids: list[int]) -> None:
+        self.events.append(SessionEvent(self.slot, "text", tuple(token_ids)))
+
+    def put_draft(self, token_ids: list[int]) -> None:
+        self.events.append(SessionEvent(self.slot, "draft", tuple(token_ids)))
+
+    def put_block(self, token_ids: list[int]) -> None:
+        self.events.append(SessionEvent(self.slot, "block", tuple(token_ids)))
+
+    def end_span(self, complete: bool) -> None:
+        self.events.append(SessionEvent(self.slot, "span_end", complete=complete))
+
+
+class DecodingSession:
+    """Decodes rows that may be admitted, cancelled and continued at any time.
+
+    `generate()` admits all its rows and ticks until they have ended; a server admits rows while others run. What comes
+    of a row does not depend on when it was admitted, nor on the others.
+
+    The cache has a fixed number of slots. Rows that run are its first ones, so that a forward reads and writes views
+    of it. A row that has ended holds its slot until it is released.
+
+    Args:
+        model: The `TtTForConditionalGeneration`.
+        slots: Number of rows that can be held at the same time.
+        capacity: Number of positions of each slot: prompt and reply, with all earlier turns.
+
+    Example:
+        ```python
+        session = DecodingSession(model, slots=8, capacity=2048)
+        slot = session.admit(prompt, max_new_tokens=200)
+        while session.is_active:
+            session.tick()
+            for event in session.events():
+                print(event.slot, event.kind, event.token_ids)
+        print(session.row(slot).segments)
+        session.release(slot)
+        ```
+    """
+
+    def __init__(self, model: "TtTForConditionalGeneration", slots: int, capacity: int) -> None:
+        self.model = model
+        self.cache = RaggedCache(slots, capacity)
+        # The slot that each row of the cache belongs to, or None: first the running ones, then others in any order.
+        self._slots: list[int | None] = [None] * slots
+        self._num_active = 0
+        self._rows: dict[int, DecodingRow] = {}
+        self._keeps_cache: set[int] = set()
+        self._events: list[SessionEvent] = []
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a row is being decoded."""
+        return self._num_active > 0
+
+    @property
+    def num_free(self) -> int:
+        """Number of slots that are free."""
+        return self._slots.count(None)
+
+    # -- rows come and go ---------------------------------------------------------------------------------------------
+
+    def admit(
+        self,
+        prompt: Sequence[int] | torch.Tensor,
+        slot: int | None = None,
+        keep_cache: bool = False,
+        **generation: Any,
+    ) -> int:
+        """Admits a row; its decoding starts at the next tick.
+
+        Args:
+            prompt: Ids of the prompt, without padding: a list, or `torch.long` of shape `(length,)` or `(1, length)`.
+            slot: A slot whose row has ended and was not released, to go on with the row's cache: what the new prompt
+                begins with is not computed again, so that a turn of a dialogue costs its own tokens only.
+            keep_cache: Whether the slot keeps its cache when the row has ended, for the next turn.
+            **generation: Arguments of `generate()`, such as `max_new_tokens` and `seed`.
+
+        Returns:
+            The slot.
+
+        Raises:
+            ValueError: If no slot is free, the prompt does not fit into one, `slot` has not ended, or an argument
+                cannot be used.
+        """
+        ids = torch.as_tensor(prompt, dtype=torch.long).reshape(1, -1)
+        if slot is not None:
+            self._check_ended(slot)
+        number = self._free_slot() if slot is None else slot
+        # All of generate() but its loop: arguments are checked and completed as there.
+        make_rows = partial(
+            type(self.model).make_rows, streamer=EventStreamer(number, self._events), capacity=self.cache.capacity
+        )
+        # Offloaded weights are nowhere until they are needed.
+        device = self.model.device if self.model.device.type != "meta" else torch.device("cpu")
+        ids = ids.to(device)
+        (row,) = self.model.generate(ids, attention_mask=torch.ones_like(ids), custom_generate=make_rows, **generation)
+        if slot is None:
+            return self.add(row, keep_cache)
+        index = self._slots.index(slot)
+        config = self.model.config
+        self.cache.truncate(index, common_length(self._rows[slot].ids, row.ids, config.audio_token_start_id))
+        self._swap(index, self._num_active)
+        return self._start(slot, row, keep_cache)
+
+    def add(self, row: DecodingRow, keep_cache: bool = False) -> int:
+        """Admits a row that is prepared already; returns its slot.
+
+        Raises:
+            ValueError: If no slot is free.
+        """
+        slot = self._free_slot()
+        self._swap(self._slots.index(None), self._num_active)
+        return self._start(slot, row, keep_cache)
+
+    def cancel(self, slot: int) -> None:
+        """Ends a running row at once, with the reason `"interrupted"`, and frees its slot.
+
+        Raises:
+            ValueError: If the slot does not run.
+        """
+        if slot not in self._slots[: self._num_active]:
+            raise ValueError(f"Slot {slot} does not run: it runs from admit() to its event 'end'.")
+        self._rows[slot].stop("interrupted")
+        self._end(slot)
+        self.release(slot)
+
+    def release(self, slot: int) -> None:
+        """Frees a slot whose row has ended.
+
+        Raises:
+            ValueError: If the slot runs or is free.
+        """
+        self._check_ended(slot)
+        index = self._slots.index(slot)
+        self.cache.truncate(index, 0)
+        self._slots[index] = None
+        del self._rows[slot]
+
+    def row(self, slot: int) -> DecodingRow:
+        """The row of a slot, with its `ids`, `segments`, `num_forward_passes` and `finish_reason` so far.
+
+        Raises:
+            ValueError: If the slot is free.
+        """
+        if slot not in self._rows:
+            raise ValueError(f"Slot {slot} is free.")
+        return self._rows[slot]
+
+    def events(self) -> list[SessionEvent]:
+        """Returns what has happened since the last call, in order."""
+        # The list itself is shared with the rows' streamers.
+        events = self._events.copy()
+        self._events.clear()
+        return events
+
+    # -- one step of all rows -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def tick(self) -> None:
+        """Makes a text token or a denoising step of every running row (step 2 of `generate()`)."""
+        slots = [slot for slot in self._slots[: self._num_active] if slot is not None]
+        rows = [self._rows[slot] for slot in slots]
+        for first, last in self._forwards():
+            decode_step(self.model, rows[first:last], self.cache, first)
+        # 2.f Final keys are not computed again; without `use_cache` every forward starts at the first token
+        self.cache.commit([row.final_length if row.context.use_cache else 0 for row in rows])
+        # 2.g Rows that a criterion stops or that are finished leave the batch
+        for slot, row in zip(slots, rows):
+            row.check_criteria()
+            if row.is_finished:
+                self._end(slot)
+
+    def _forwards(self) -> list[tuple[int, int]]:
+        """Divides the running rows into forwards: rows that have just come apart from rows that run already.
+
+        Padded to the length of a prompt, a row in text would cost as much as the prompt.
+        """
+        is_new = [length == 0 for length in self.cache.lengths[: self._num_active]]
+        first = is_new.index(True) if True in is_new else 0
+        bounds = [0, first, self._num_active] if first > 0 and all(is_new[first:]) else [0, self._num_active]
+        return list(pairwise(bounds))
+
+    def _start(self, slot: int, row: DecodingRow, keep_cache: bool) -> int:
+        """Gives the first row of the cache that does not run to a slot."""
+        self._slots[self._num_active] = slot
+        self._rows[slot] = row
+        (self._keeps_cache.add if keep_cache else self._keeps_cache.discard)(slot)
+        self._num_active += 1
+        return slot
+
+    def _end(self, slot: int) -> None:
+        """Takes a row out of the running ones."""
+        index = self._slots.index(slot)
+        if slot not in self._keeps_cache:
+            self.cache.truncate(index, 0)
+        self._num_active -= 1
+        # The last running row fills the gap: no other row moves, and of this one only what it has committed.
+        self._swap(index, self._num_active)
+        self._events.append(SessionEvent(slot, "end", finish_reason=self._rows[slot].finish_reason))
+
+    def _swap(self, one: int, other: int) -> None:
+        """Swaps two rows of the cache; what is free is not copied."""
+        if one == other:
+            return
+        self.cache.swap(one, other)
+        self._slots[one], self._slots[other] = self._slots[other], self._slots[one]
+
+    def _free_slot(self) -> int:
+        free = next((slot for slot in range(len(self._slots)) if slot not in self._rows), None)
+        if free is None:
+            raise ValueError(f"All {len(self._slots)} slots are in use: release one first.")
+        return free
+
+    def _check_ended(self, slot: int) -> None:
+        if slot not in self._slots[self._num_active :]:
+            raise ValueError(f"Slot {slot} holds no row that has ended.")
+
+
+def common_length(old_ids: Sequence[int], new_ids: Sequence[int], audio_token_start_id: int) -> int:
+    """Number of leading ids whose keys are the same in two rows.
+
+    An audio token attends to its whole run, so that its keys are the same only if the run ends in both rows where they
+    are still equal.
+
+    Args:
+        old_ids: Ids of a row.
+        new_ids: Ids of the row that is to go on with its keys.
+        audio_token_start_id: First audio id.
+
+    Returns:
+        The number, smaller than that of the new ids: the last one's logits are needed.
+    """
+    longest = min(len(old_ids), len(new_ids) - 1)
+    length = next((index for index in range(longest) if old_ids[index] != new_ids[index]), longest)
+    ends_in_both = all(length < len(ids) and ids[length] < audio_token_start_id for ids in (old_ids, new_ids))
+    while length > 0 and not ends_in_both and new_ids[length - 1] >= audio_token_start_id:
+        length -= 1
+    return length
+
+
+__all__ = ["DecodingSession", "SessionEvent"]

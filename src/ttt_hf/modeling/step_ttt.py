@@ -1,0 +1,222 @@
+"""One decoding step of several rows: one forward, one sampler for all, one transfer of the chosen ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .cache_ttt import RaggedCache
+from .decoding_ttt import DecodingRow
+from .head_ttt import LogitSelection
+from .inputs_ttt import model_inputs
+from .samplers_ttt import NOT_FINITE, choose_tokens, propose_tokens, remasking_scores, select_positions
+
+
+if TYPE_CHECKING:
+    from .modeling_ttt import TtTForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows whose tokens are chosen together: all in text or all in a span, with the same settings.
+
+    Attributes:
+        is_span: Whether they are in a span.
+        rows: The rows.
+        indices: Their indices among the rows of the forward.
+    """
+
+    is_span: bool
+    rows: list[DecodingRow]
+    indices: list[int]
+
+    @property
+    def columns(self) -> slice:
+        """Columns of the logits among which the tokens are."""
+        context = self.rows[0].context
+        return context.span_columns if self.is_span else context.text_columns
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of positions of each row whose logits are needed, its last ones."""
+        return [max(1, len(row.canvas)) for row in self.rows]
+
+
+def decode_step(
+    model: "TtTForConditionalGeneration", rows: Sequence[DecodingRow], cache: RaggedCache, first: int = 0
+) -> None:
+    """Makes a text token or a denoising step of every row (steps 2.a to 2.e of `generate()`).
+
+    Args:
+        model: The `TtTForConditionalGeneration`, called as a whole, so that hooks on it and on its modules work.
+        rows: The rows.
+        cache: Holds their committed keys and values in consecutive rows.
+        first: The first of these.
+
+    Raises:
+        ValueError: If logits are not finite.
+    """
+    # 2.a Inputs: the rows' open parts
+    parts = [row.open_part(cache.lengths[index]) for index, row in enumerate(rows, first)]
+    groups = group_rows(rows)
+    # 2.b, 2.d One forward for all rows; logits where tokens are chosen, of the ids that are possible there
+    logits = run_model(model, parts, groups, cache, first)
+    chosen = []
+    for group, own in zip(groups, logits):
+        if not group.is_span:
+            # 2.e A text token
+            chosen.append(choose_text(group, own))
+            continue
+        # 2.c Unconditional forward of classifier-free guidance
+        if group.rows[0].context.settings.audio_cfg_scale > 0:
+            own = guide(model, group, own)
+        # 2.e A denoising step
+        chosen.append(denoise(group, own))
+    # The only transfer: until here nothing has waited for the device.
+    found = torch.cat([ids.flatten() for ids in chosen]).tolist()
+    if min(found) < 0:
+        raise ValueError(NOT_FINITE)
+    values = iter(found)
+    for group, ids in zip(groups, chosen):
+        for row in group.rows:
+            if group.is_span:
+                # Canvases are padded to the longest one of their group.
+                row.accept_canvas(list(islice(values, ids.shape[1]))[: len(row.canvas)])
+            else:
+                row.accept_token(next(values))
+
+
+def group_rows(rows: Sequence[DecodingRow]) -> list[RowGroup]:
+    """Groups the rows of a forward by what they choose, and how; in the usual case one group in text, one in spans."""
+    groups: dict[tuple[Any, ...], RowGroup] = {}
+    for index, row in enumerate(rows):
+        context, settings = row.context, row.context.settings
+        key: tuple[Any, ...] = (bool(row.canvas), tuple(context.eos_ids), settings.is_official)
+        if row.canvas:
+            key += (settings.audio_temperature, settings.audio_remasking, settings.audio_confidence_threshold)
+            key += (settings.audio_cfg_scale,)
+        else:
+            key += (context.do_sample, context.text_columns.stop)
+        group = groups.setdefault(key, RowGroup(bool(row.canvas), [], []))
+        group.rows.append(row)
+        group.indices.append(index)
+    return list(groups.values())
+
+
+def run_model(
+    model: "TtTForConditionalGeneration",
+    parts: Sequence[list[int]],
+    groups: Sequence[RowGroup],
+    cache: RaggedCache,
+    first: int = 0,
+) -> list[torch.Tensor]:
+    """Runs the model on open parts.
+
+    Args:
+        parts: Ids of every row, which follow its committed length.
+        groups: The rows, with the number of logits that each needs.
+        cache: Keys and values of the committed ids.
+        first: The row of the cache that the first part belongs to.
+
+    Returns:
+        For every group `torch.float32` logits of shape `(positions, columns)`, row after row.
+    """
+    device = groups[0].rows[0].context.excluded_columns.device
+    inputs = model_inputs(model, parts, cache, first, device)
+    width = max(map(len, parts))
+    selections = []
+    for group in groups:
+        ends = [index * width + len(parts[index]) for index in group.indices]
+        positions: slice | torch.Tensor
+        if len(ends) == 1:
+            positions = slice(ends[0] - group.counts[0], ends[0])
+        else:
+            kept = [position for end, count in zip(ends, group.counts) for position in range(end - count, end)]
+            positions = torch.tensor(kept, device=device)
+        selections.append(LogitSelection(positions, group.columns))
+    output = model(**inputs, past_key_values=cache, use_cache=True, logit_selections=selections)
+    return [logits.to(device=device, dtype=torch.float32) for logits in output.logits]
+
+
+def choose_text(group: RowGroup, logits: torch.Tensor) -> torch.Tensor:
+    """Chooses the next token of rows in text.
+
+    Args:
+        group: The rows.
+        logits: Those of their last ids, shape `(rows, columns)`; changed in place.
+
+    Returns:
+        Ids, `torch.long` of shape `(rows,)`.
+    """
+    context = group.rows[0].context
+    logits[:, context.text_size :] = -torch.inf
+    for own, row in zip(logits, group.rows):
+        if row.excludes_eos:
+            own[context.eos_ids] = -torch.inf
+    if any(row.processors for row in group.rows):
+        # Processors see the ids with the prompts' padding, as they would in transformers' own loop.
+        logits = torch.cat(
+            [
+                row.processors(row.padded_ids, logits[index : index + 1])
+                if row.processors
+                else logits[index : index + 1]
+                for index, row in enumerate(group.rows)
+            ]
+        )
+    return choose_tokens(logits, context.do_sample, [row.generator for row in group.rows])
+
+
+def denoise(group: RowGroup, logits: torch.Tensor) -> torch.Tensor:
+    """Makes a denoising step of rows in a span: proposes a token per position and commits the most confident ones.
+
+    Args:
+        group: The rows.
+        logits: Those of their canvases, shape `(positions, columns)`, row after row; changed in place.
+
+    Returns:
+        The new canvases, `torch.long` of shape `(rows, longest canvas)`; -1 where logits are not finite.
+    """
+    context, lengths = group.rows[0].context, group.counts
+    settings, generators = context.settings, [row.generator for row in group.rows]
+    # Only ids that a span may hold take part in the softmax: confidences are relative to them.
+    logits.index_fill_(-1, context.excluded_columns, -torch.inf)
+    length = max(lengths)
+    # (rows, positions, columns)
+    if min(lengths) == length:
+        logits = logits.view(len(lengths), length, -1)
+    else:
+        logits = nn.utils.rnn.pad_sequence(list(logits.split(lengths)), batch_first=True)
+    # Padding is not masked, so that it is never committed.
+    canvas = torch.tensor([row.canvas + [0] * (length - len(row.canvas)) for row in group.rows], device=logits.device)
+    counts = torch.tensor([[row.num_to_commit] for row in group.rows], device=logits.device)
+
+    choices, confidences = propose_tokens(logits, settings.audio_temperature, generators, lengths)
+    scores = remasking_scores(logits, confidences, settings.audio_remasking, generators, lengths)
+    is_masked = canvas == context.config.mask_token_id
+    # The schedule sets how many positions are committed, their scores which.
+    selected = select_positions(scores, confidences, is_masked, counts, settings.audio_confidence_threshold)
+    canvas = torch.where(selected, choices + context.span_columns.start, canvas)
+    return canvas.masked_fill(is_masked & confidences.isnan(), -1)
+
+
+def guide(model: "TtTForConditionalGeneration", group: RowGroup, logits: torch.Tensor) -> torch.Tensor:
+    """Classifier-free guidance: moves logits away from those of a forward in which all but the canvas is masked.
+
+    Args:
+        group: Rows in a span.
+        logits: Those of their canvases, shape `(positions, columns)`.
+
+    Returns:
+        The guided logits, of the same shape.
+    """
+    mask = model.config.mask_token_id
+    parts = [[mask] * len(row.ids) + row.canvas for row in group.rows]
+    # Mask tokens are audio: each input is a single bidirectional run, so no keys can be reused between steps.
+    cache = RaggedCache(len(parts), max(map(len, parts)))
+    (unconditional,) = run_model(model, parts, [RowGroup(True, group.rows, list(range(len(parts))))], cache)
+    # A scale of 0 would give the conditional logits; larger ones move away from the unconditional ones.
+    scale = group.rows[0].context.settings.audio_cfg_scale
+    return unconditional + (scale + 1) * (logits - unconditional)
