@@ -247,9 +247,10 @@ def test_quiet_leaves_stderr_empty_and_json_alone_on_stdout(command: str, folder
     json.loads(result.stdout)
 
 
-def test_training_shows_one_progress_bar(folder: Path, quick_shell: Shell) -> None:
+def test_training_shows_one_progress_bar(folder: Path, shell: Shell) -> None:
+    # Libraries are told in the environment, before they are imported, to show none.
     command = "ttt-hf train lora_asr train_data=recordings max_steps=1 audio_variants=0 output_dir=noted-adapter"
-    result = quick_shell(f"{command} --json", folder)
+    result = shell(f"{command} --json", folder)
     json.loads(result.stdout)
     lines = [line for line in result.stderr.replace("\r", "\n").splitlines() if line.strip()]
     assert all(line.startswith("ttt-hf: ") or "/1 [" in line for line in lines), lines
