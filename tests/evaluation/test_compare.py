@@ -130,9 +130,7 @@ def test_scores_of_different_versions_are_refused(tmp_path: Path) -> None:
     results = json.loads((second / "numbers" / "results.json").read_text())
     results["versions"]["scoring"]["whisper-normalizer"] = "0.0.1"
     (second / "numbers" / "results.json").write_text(json.dumps(results))
-    with pytest.raises(
-        ValueError, match=r"different versions \(whisper-normalizer \S+ and 0\.0\.1\): score both again"
-    ):
+    with pytest.raises(ValueError, match=r"different versions \(.*0\.0\.1.*\): score both again"):
         compare_runs(first, second)
     score_task(TaskFolder(second / "numbers"), load_task(tmp_path / "numbers.yaml"))
     assert compare_runs(first, second)

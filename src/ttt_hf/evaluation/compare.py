@@ -97,20 +97,14 @@ def check_comparable(
                 f"({one} and {other}): "
                 + ("score both alike with `ttt-hf eval score`." if "scorer" in key else "run one of them again.")
             )
-    # Both are part of how the score is measured, down to the revision of their weights.
-    versions = ours["versions"].get("scoring"), theirs["versions"].get("scoring")
-    if versions[0] != versions[1]:
-        # Another release of a normaliser can change scores; scoring again takes seconds.
-        one, other = (dict(version or {}) for version in versions)
-        changed = [
-            f"{name} {one.get(name)} and {other.get(name)}"
-            for name in {**one, **other}
-            if one.get(name) != other.get(name)
-        ]
+    # Another release of a normaliser can change scores; scoring again takes seconds.
+    one, other = (result["versions"].get("scoring") for result in (ours, theirs))
+    if one != other:
         raise ValueError(
             f"{first.path} and {second.path} cannot be compared, they were scored by different versions "
-            f"({', '.join(changed)}): score both again with `ttt-hf eval score`."
+            f"({one} and {other}): score both again with `ttt-hf eval score`."
         )
+    # Both are part of how the score is measured, down to the revision of their weights.
     for key in ("transcriber", "judge"):
         if ours[key] != theirs[key]:
             raise ValueError(

@@ -24,7 +24,6 @@ from .store import digest
 TASK_FILES = Path(__file__).with_name("task_files")
 PRESETS = Path(__file__).with_name("presets.yaml")
 
-OUTPUTS = ("text", "speech")
 COLUMNS = ("audio", "references", "id", "question", "seconds")
 # Key in the file -> field. `name` is the name of the task, so the Hub's name of a configuration is the key `config`.
 _SOURCE_KEYS = {("config" if field.name == "name" else field.name): field for field in fields(DatasetSource)}
@@ -245,23 +244,11 @@ def _check_document(document: Mapping[str, Any], file: Path) -> None:
     missing += [f"source.{key}" for key in ("path", "columns") if key not in source]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}: a task needs them.")
-    _check_choice(file, "prompt", document["prompt"], SYSTEM_PROMPTS)
-    _check_columns(file, source["columns"])
-
-
-def _check_keys(document: Mapping[str, Any], known: Iterable[str], file: Path, what: str) -> None:
-    known = list(known)
-    for key in document:
-        if key not in known:
-            raise ValueError(f"{file}: a {what} has no key {shorten(repr(key))} ({_hint(str(key), known)}).")
-
-
-def _check_choice(file: Path, key: str, value: Any, choices: Iterable[str]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{file}: {key} is one of {', '.join(choices)}, not {shorten(repr(value))}.")
-
-
-def _check_columns(file: Path, columns: Any) -> None:
+    if document["prompt"] not in list(SYSTEM_PROMPTS):
+        raise ValueError(
+            f"{file}: prompt is {shorten(repr(document['prompt']))} and not one of {', '.join(SYSTEM_PROMPTS)}."
+        )
+    columns = source["columns"]
     if not isinstance(columns, dict):
         raise ValueError(f"{file}: columns is a mapping of {', '.join(COLUMNS)} to the data's own names.")
     _check_keys(columns, COLUMNS, file, "mapping of columns")
@@ -269,9 +256,15 @@ def _check_columns(file: Path, columns: Any) -> None:
         raise ValueError(f"{file}: columns names neither audio nor question, so that nothing can be asked.")
     for key, value in columns.items():
         # Only references may come from several columns, such as the answers to one question.
-        several = key == "references" and isinstance(value, list) and all(isinstance(name, str) for name in value)
-        if not (isinstance(value, str) or several):
+        if key != "references" and not isinstance(value, str):
             raise ValueError(f"{file}: columns.{key} is the name of a column, not {shorten(repr(value))}.")
+
+
+def _check_keys(document: Mapping[str, Any], known: Iterable[str], file: Path, what: str) -> None:
+    known = list(known)
+    for key in document:
+        if key not in known:
+            raise ValueError(f"{file}: a {what} has no key {shorten(repr(key))} ({_hint(str(key), known)}).")
 
 
 def _presets() -> dict[str, list[str]]:

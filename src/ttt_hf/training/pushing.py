@@ -14,24 +14,10 @@ from ..uploads import upload_files
 # Weights or adapter, configurations, tokenizer and processor, the model's code, card with curves, results. Not among
 # them: checkpoints, logs, sample replies, and training_args.bin, which names paths of this machine.
 PUSHED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "adapter_config.json",
-    "config.json",
-    "generation_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "*_ttt.py",
-    "README.md",
-    "curves.png",
-    "all_results.json",
+    *("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json"),
+    *("processor_config.json", "preprocessor_config.json", "chat_template.jinja", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+    *("*_ttt.py", "README.md", "curves.png", "all_results.json"),
 )
 PUSHED_OF_CODEC = ("*.json", "*.safetensors")
 
