@@ -14,7 +14,7 @@ import pytest
 
 import ttt_hf
 from ttt_hf.cli import talk
-from ttt_hf.cli.errors import SIGNALS, UsageError, one_line
+from ttt_hf.cli.errors import SIGNALS, Interruptions, UsageError, one_line, report
 from ttt_hf.cli.main import build_parser
 
 
@@ -179,6 +179,19 @@ def test_an_interruption_waits_for_a_callback(run: Callable, monkeypatch: pytest
     monkeypatch.setattr(talk, "run", work)
     assert run("talk", "question.wav") == (143, "", "ttt-hf: interrupted by SIGTERM\n")
     assert finished == [True]
+
+
+def test_a_command_that_has_said_how_it_ended_is_not_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a busy machine the interruption was repeated between the message and the end: a traceback, another code."""
+    with Interruptions() as interruptions:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except KeyboardInterrupt as error:
+            code = report(error, interruptions, verbose=False)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert (code, capsys.readouterr().err) == (143, "ttt-hf: interrupted by SIGTERM\n")
 
 
 def test_a_cleanup_is_not_interrupted(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ class Interruptions:
     def __init__(self) -> None:
         self.received: int | None = None
         self._process = os.getpid()
+        self._is_over = False
         self._previous: dict[int, Any] = {}
         self._hook = sys.unraisablehook
 
@@ -54,12 +55,17 @@ class Interruptions:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.received and hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        self.end()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         if sys.unraisablehook == self._ignore:
             sys.unraisablehook = self._hook
+
+    def end(self) -> None:
+        """From now on nothing is interrupted: the command is over, and has only to say how it ended."""
+        self._is_over = True
+        if self.received and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _ignore(self, lost: Any) -> None:
         """Prints no traceback of an interruption in a finalizer, where Python ignores it: `_insist` repeats it."""
@@ -70,6 +76,8 @@ class Interruptions:
         if os.getpid() != self._process:  # a forked worker, which has nothing to clean up
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+            return
+        if self._is_ending(frame):
             return
         self.received = number
         # Schedulers repeat their signal, which must not interrupt the cleanup; a second Ctrl-C is meant to.
@@ -94,8 +102,13 @@ class Interruptions:
         while error is not None and not isinstance(error, KeyboardInterrupt):
             error = error.__context__
         # An interruption that is being handled, or whose cleanup is running, is not lost.
-        if error is None and not _is_in_callback(frame):
+        if error is None and not _is_in_callback(frame) and not self._is_ending(frame):
             raise KeyboardInterrupt(self.received)
+
+    def _is_ending(self, frame: Any) -> bool:
+        # Python may call a handler before the first line of a method.
+        ends = (Interruptions.end.__code__, Interruptions.__exit__.__code__)
+        return self._is_over or (frame is not None and frame.f_code in ends)
 
 
 def _is_in_callback(frame: Any) -> bool:
@@ -139,6 +152,7 @@ def report(error: BaseException, interruptions: Interruptions, verbose: bool) ->
     Returns:
         The exit code.
     """
+    interruptions.end()
     is_for_nobody = isinstance(error, BrokenPipeError) and _is_reader_gone()
     _drop_output()
     if is_for_nobody:
