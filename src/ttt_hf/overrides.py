@@ -78,7 +78,7 @@ def parse_yaml(text: str) -> Any:
         ValueError: If it is not such YAML; says why in a few words.
     """
     try:
-        value = yaml.load(text, PlainLoader)
+        value = yaml.load(text, Loader=PlainLoader)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except yaml.MarkedYAMLError as error:

@@ -260,7 +260,7 @@ def _declares_files(folder: Path) -> bool:
     # The header is the YAML between the first two lines of `---`.
     _, *parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
     try:
-        header = yaml.load(parts[0], PlainLoader) if len(parts) == 2 else None
+        header = yaml.load(parts[0], Loader=PlainLoader) if len(parts) == 2 else None
     except Exception:  # whatever it is, it declares nothing
         return False
     return (

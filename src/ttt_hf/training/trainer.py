@@ -127,7 +127,7 @@ class TtTTrainer(Trainer):
 
     Args:
         eval_collator: Collator of evaluations; by default `TtTDataCollator.for_evaluation`, whose noise is the same in
-            every training.
+            every training, or a `data_collator` of another class itself.
     """
 
     # compute_loss divides by the samples of the step; the Trainer must not divide by the number of batches again.
@@ -137,7 +137,9 @@ class TtTTrainer(Trainer):
         super().__init__(*args, **kwargs)
         check_adapters(self.model)
         collator: Any = self.data_collator  # type: ignore[has-type]
-        self.eval_collator = eval_collator or TtTDataCollator.for_evaluation(collator.config, collator.pad_token_id)
+        if eval_collator is None and isinstance(collator, TtTDataCollator):
+            eval_collator = TtTDataCollator.for_evaluation(collator.config, collator.pad_token_id)
+        self.eval_collator: Any = eval_collator or collator
         self._needs_logits = False
         self._loss_sum = 0.0  # over the steps since the last checkpoint
         self._means = {True: Means(), False: Means()}  # in training, in evaluation
