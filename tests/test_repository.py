@@ -103,6 +103,9 @@ def test_the_pull_request_template_names_what_is_there() -> None:
 # -- SECURITY.md ------------------------------------------------------------------------------------------------------
 
 
+SAFE_LOADERS = ("PlainLoader", "_PlainLoader")
+
+
 def faults_of(source: str) -> Iterator[str]:
     """What in a module contradicts "what is never executed"."""
     for node in ast.walk(ast.parse(source)):
@@ -116,7 +119,7 @@ def faults_of(source: str) -> Iterator[str]:
         is_forbidden = (
             name in FORBIDDEN_CALLS
             or (name == "torch.load" and arguments.get("weights_only") != "True")
-            or (name in ("yaml.load", "yaml.load_all") and arguments.get("Loader") not in ("PlainLoader", "_PlainLoader"))
+            or (name in ("yaml.load", "yaml.load_all") and arguments.get("Loader") not in SAFE_LOADERS)
             or name.startswith(("yaml.unsafe_", "yaml.full_"))
             # A flag of the caller is passed on under these names.
             or arguments.get("trust_remote_code", "False") not in ("False", "trust", "trust_remote_code")
