@@ -9,7 +9,7 @@ import pytest
 from both_readers import READERS, Reader
 
 from ttt_hf.data import load_source
-from ttt_hf.data.tables import list_problems, resolve_path
+from ttt_hf.data.tables import MAX_CELL, list_problems, read_table, resolve_path
 
 
 pytest.importorskip("datasets", reason="needs the extra train")
@@ -209,3 +209,10 @@ def test_streams_say_it_when_they_reach_the_row(table: Callable[..., Path]) -> N
     assert next(rows)["task"] == "asr"
     with pytest.raises(ValueError, match=r"data.csv, line 3: .*its text is empty"):
         next(rows)
+
+
+def test_a_header_too_long_for_csv(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes(b"a" * (MAX_CELL + 9))
+    with path.open("rb") as file, pytest.raises(ValueError, match=r"data.csv, line 1: .*field larger"):
+        list(read_table(path, file))

@@ -205,12 +205,12 @@ def _csv_rows(path: Path, lines: Iterator[str], folder: Path) -> Iterator[TableR
         head.append(line)
         if line.strip():
             break
-    delimiter = _delimiter(head[-1]) if head else ","
-    # Strict: a quote that is never closed would swallow all rows that follow it.
-    reader = csv.reader(chain(head, lines), delimiter=delimiter, strict=True)
     columns: list[str] = []
     first_line = 1
     try:
+        delimiter = _delimiter(head[-1]) if head else ","
+        # Strict: a quote that is never closed would swallow all rows that follow it.
+        reader = csv.reader(chain(head, lines), delimiter=delimiter, strict=True)
         for cells in reader:
             # A row has several lines where quotes hold line breaks: messages give the first.
             origin, first_line = f"{path}, line {first_line}", reader.line_num + 1

@@ -134,56 +134,51 @@ def _in_memory(content: io.BytesIO, name: str) -> io.BytesIO:
 
 
 def _open_path(path: str | os.PathLike[str], name: str, access: Access) -> BinaryIO:
-    is_input = path == STANDARD_INPUT
-    if is_input and access.pipes:
+    if path == STANDARD_INPUT and access.pipes:
         return _standard_input()
-    if is_input or not access.local_files:
+    if path == STANDARD_INPUT or not access.local_files:
         raise PermissionError(
             f"{name} is on this machine, which data and requests from elsewhere may not read: give the audio itself, "
             "or allow local files."
         )
     try:
         mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(f"{name} is a folder, not an audio file.")
-        if not stat.S_ISREG(mode) and not access.pipes:
-            raise ValueError(f"{name} is a pipe or a device: name a file.")
-        if stat.S_ISFIFO(mode):
-            return _read_fifo(path, name)
-        file = open(path, "rb")  # noqa: SIM115
+        is_read = stat.S_ISREG(mode) or (access.pipes and not stat.S_ISDIR(mode))
+        # An ordinary `open` of a named pipe waits for ever for a program that writes to it.
+        flags = os.O_NONBLOCK if stat.S_ISFIFO(mode) else 0
+        opener = lambda path, other: os.open(path, other | flags)  # noqa: E731
+        file = open(path, "rb", opener=opener) if is_read else None  # noqa: SIM115
+    except ValueError:
+        raise ValueError(f"{name} holds a character that no file name can have.") from None
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no audio file {name}.") from None
     except OSError as error:
-        # Our own carry a sentence; PermissionError and its like keep their type.
-        if error.strerror is None:
-            raise
         remedy = ": check its permissions" if isinstance(error, PermissionError) else ""
         raise type(error)(f"{name} may not be read ({error.strerror}){remedy}.") from None
-    except (UnicodeError, ValueError) as error:
-        if isinstance(error, UnicodeError) or "null" in str(error):
-            raise ValueError(f"{name} holds a character that no file name can have.") from None
-        raise
-    if stat.S_ISREG(mode):
-        if os.fstat(file.fileno()).st_size == 0:
-            file.close()
-            raise ValueError(f"{name} is empty (0 bytes).")
-        return file
-    with file:
-        return read_limited(file.read, name)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{name} is a folder, not an audio file.")
+    if file is None:
+        raise ValueError(f"{name} is a pipe or a device: name a file.")
+    if not stat.S_ISREG(mode):
+        with file:
+            return read_limited(_pipe_reader(file, name) if stat.S_ISFIFO(mode) else file.read, name)
+    if os.fstat(file.fileno()).st_size == 0:
+        file.close()
+        raise ValueError(f"{name} is empty (0 bytes).")
+    return file
 
 
-def _read_fifo(path: str | os.PathLike[str], name: str) -> BinaryIO:
-    """Takes in a named pipe; a plain `open` would wait for ever for a program that writes to it."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
-        deadline = time.monotonic() + PIPE_TIMEOUT
-        # At its end as long as nothing writes to it; None where something does, but has written nothing yet.
-        while (first := pipe.read(_CHUNK)) == b"":
-            if time.monotonic() > deadline:
-                raise ValueError(f"{name} is a pipe that nothing writes to: start the program that does first.")
-            time.sleep(0.01)
-        os.set_blocking(pipe.fileno(), True)
-        chunks = chain([first] if first else [], iter(partial(pipe.read, _CHUNK), b""))
-        return read_limited(lambda _: next(chunks, b""), name)
+def _pipe_reader(pipe: Any, name: str) -> Callable[[int], bytes]:
+    """Waits until a program writes to a pipe that does not block, and returns a function that reads what it writes."""
+    deadline = time.monotonic() + PIPE_TIMEOUT
+    # At its end as long as nothing writes to it; None where something does, but has written nothing yet.
+    while (first := pipe.raw.read(_CHUNK)) == b"":
+        if time.monotonic() > deadline:
+            raise ValueError(f"{name} is a pipe that nothing writes to: start the program that does first.")
+        time.sleep(0.01)
+    os.set_blocking(pipe.fileno(), True)
+    chunks = chain([first] if first else [], iter(partial(pipe.read, _CHUNK), b""))
+    return lambda _: next(chunks, b"")
 
 
 def _standard_input() -> BinaryIO:
