@@ -67,6 +67,11 @@ def test_the_documentation_is_up_to_date():
         ({"model": {"a": 1}, "seed": [1]}, "key seed has a wrong value: one value belongs here, not a list"),
         ({"lora_targets": ["q_proj", "--help"]}, "key lora_targets has a wrong value: '--help' in its list"),
         ({"lora_rank": "9" * 5000}, "key lora_rank has a wrong value"),
+        ({"warmup_steps": "1e999"}, "key warmup_steps has a wrong value: inf is no finite number"),
+        (
+            {"span_truncation": float("nan"), "seed": 3},
+            "key span_truncation has a wrong value: nan is no finite number",
+        ),
         ({"lr_scheduler_type": "sideways"}, "key lr_scheduler_type cannot be used here: "),
         ({"optim": "sideways", "seed": 3}, "key optim has a wrong value: invalid choice"),
         ({"load_best_model_at_end": True, "seed": 3}, "key load_best_model_at_end cannot be used here: "),

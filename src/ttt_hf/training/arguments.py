@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -289,7 +290,12 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 def _parse(words: Mapping[str, list[str]]) -> Recipe:
     # Without --help, which would print it and exit; and a name of the program, which help texts need.
     parser = _Parser(GROUPS, prog="recipe", add_help=False, allow_abbrev=False)
-    return Recipe(*parser.parse_args_into_dataclasses([word for key in words for word in words[key]]))
+    recipe = Recipe(*parser.parse_args_into_dataclasses([word for key in words for word in words[key]]))
+    for group in vars(recipe).values():
+        for key, value in vars(group).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"The key {key} has a wrong value: {value} is no finite number.")
+    return recipe
 
 
 def _is_parsed(words: Mapping[str, list[str]]) -> bool:
