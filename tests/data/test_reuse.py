@@ -210,6 +210,16 @@ def test_an_encoding_of_an_older_version_says_that_it_cannot_be_compared(tmp_pat
     assert_as_new(path, out)
 
 
+def test_a_shard_that_is_a_pipe_is_not_waited_for(tmp_path, table):
+    out = tmp_path / "out"
+    encode(table(table.rows), out)
+    shard = next(out.glob("shard-*"))
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(ValueError, match=f"{shard.name} is damaged: delete it, and run the same command again"):
+        encode(table(table.rows), out)
+
+
 def test_an_interruption_of_the_second_run_loses_nothing(tmp_path, table, count_reads, monkeypatch):
     rows, out = table.rows, tmp_path / "out"
     encode(table(rows), out)

@@ -305,3 +305,12 @@ def test_the_room_opens_without_the_packages_of_the_extra(path):
     names = {alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in statements if isinstance(node, ast.ImportFrom) and not node.level}
     assert {name.split(".")[0] for name in names}.isdisjoint({"datasets", "pyarrow", "peft", "yaml", "tqdm"})
+
+
+def test_a_mixture_that_would_repeat_its_rows_for_ever_is_refused(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "hello"}\n' * 3)
+    for first, second in ((0.5, 2**31), (1e308, 1e308)):
+        parts = [{"path": tmp_path / "a.jsonl", "ratio": first}, {"path": tmp_path / "b.jsonl", "ratio": second}]
+        with pytest.raises(ValueError, match="rows would come more than 1,000 times"):
+            load_source(parts, task="text")

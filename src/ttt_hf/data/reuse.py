@@ -197,6 +197,8 @@ def read_statistics(path: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait forever
+            raise ValueError("it is no file")
         return json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged: delete it, and run the same command again.") from error

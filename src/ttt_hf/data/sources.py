@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ DEFAULT_BROKEN_SHARE = 0.01
 # However small a data set is, a few broken rows do not stop its encoding, unless they are most of it.
 MIN_BROKEN = 5
 MAX_BROKEN_SHARE = 0.5
+# How often rows of a mixture may come on average: more is a slip in the ratios, and fills the memory.
+MAX_REPEATS = 1000
 # How far into a JSON file to look for what only the official data config has.
 _CONFIG_PROBE_BYTES = 65536
 ROW_COLUMNS = ("messages", "content", "task", "codec_fingerprint")
@@ -384,10 +387,20 @@ def mix_rows(sets: Sequence[Any], ratios: Sequence[float], seed: int = 0) -> Any
     Args:
         sets: Rows of each, as `usable_rows` gives them.
         ratios: Positive number of each.
+
+    Raises:
+        ValueError: If a row would come more than `MAX_REPEATS` times on average.
     """
     from datasets import interleave_datasets
 
     shares = [ratio / sum(ratios) for ratio in ratios]
+    if all(hasattr(rows, "__len__") for rows in sets):  # not streams
+        drawn = max(len(rows) / share if share else math.inf for rows, share in zip(sets, shares))
+        if drawn > MAX_REPEATS * sum(map(len, sets)):
+            raise ValueError(
+                f"With the ratios {', '.join(f'{ratio:g}' for ratio in ratios)}, rows would come more than "
+                f"{MAX_REPEATS:,} times until each has come once: choose ratios nearer to the numbers of rows."
+            )
     return interleave_datasets(sets, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
 
 
