@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -104,3 +105,12 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None
         write_json(path, {"value": float("nan")})
     assert json.loads(path.read_text()) == {"value": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "predictions.jsonl")
+    with (
+        pytest.raises(OSError, match=r"predictions\.jsonl is no file: delete it"),
+        JsonLinesFile(tmp_path / "predictions.jsonl"),
+    ):
+        pass

@@ -52,6 +52,9 @@ class JsonLinesFile:
         self.path = path if rank == 0 else path.with_name(f"{path.stem}.part-{rank}{path.suffix}")
 
     def __enter__(self) -> JsonLinesFile:
+        # A pipe would wait for a reader for ever.
+        if self.path.exists() and not self.path.is_file():
+            raise OSError(f"{self.path} is no file: delete it and run the same command again.")
         # Unbuffered: after a failed write, nothing is left in a buffer to be written again on closing.
         self._file = self.path.open("ab", buffering=0)
         try:
