@@ -153,10 +153,15 @@ def select_positions(
 def _draw(probabilities: torch.Tensor, generators: Sequence[torch.Generator], lengths: Sequence[int]) -> torch.Tensor:
     """Draws from distributions of shape `(rows, positions, candidates)`, each row with its own generator.
 
-    The largest of p / e, with e from an exponential distribution, falls on a candidate with its probability p.
+    One uniform number a position, looked up in the cumulative distribution: noise for every candidate would take as
+    long as the rest of the sampler.
     """
-    noise = torch.ones_like(probabilities)
+    cumulative = probabilities.cumsum(dim=-1)
+    shares = torch.zeros_like(cumulative[..., :1])
     # A row draws as many numbers as it would alone, so that its stream does not depend on the padding.
-    for own, generator, length in zip(noise, generators, lengths):
-        own[:length].exponential_(generator=generator)
-    return (probabilities / noise).argmax(dim=-1)
+    for own, generator, length in zip(shares, generators, lengths):
+        own[:length].uniform_(generator=generator)
+    # Strictly below the sum, which rounding could reach, so that a candidate of probability 0 is never found.
+    total = cumulative[..., -1:]
+    points = torch.minimum(shares * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, points, right=True).squeeze(-1).clamp(max=probabilities.shape[-1] - 1)
