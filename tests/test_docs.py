@@ -129,7 +129,12 @@ def test_page_on_data(tmp_path: Path) -> None:
 
 def test_page_on_audio(tmp_path: Path) -> None:
     shutil.copy(QUESTION, tmp_path)
-    run_page(AUDIO, tmp_path)
+    try:
+        run_page(AUDIO, tmp_path)
+    except ImportError as error:
+        if "librosa" not in str(error):
+            raise
+        pytest.skip("this version of transformers wants librosa for the pipeline any-to-any")
 
 
 def test_page_on_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def any_to_any() -> Pipeline:
-    return pipeline("any-to-any", model=embedded_checkpoint())
+    try:
+        return pipeline("any-to-any", model=embedded_checkpoint())
+    except ImportError as error:
+        if "librosa" not in str(error):
+            raise
+        pytest.skip("this version of transformers wants librosa for the pipeline any-to-any")
 
 
 QUESTION = [{"role": "user", "content": [{"type": "audio", "path": str(ROOT / "examples" / "question.wav")}]}]

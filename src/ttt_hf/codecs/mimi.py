@@ -56,7 +56,9 @@ class MimiCodec(RowwiseCodec, MimiModel):
         dilation = config.dilation_growth_rate ** (config.num_residual_layers - 1)
         reach = (config.residual_kernel_size - 1) * dilation + 1
         frames += (config.kernel_size - 1) + (config.last_kernel_size - 1) + units * reach
-        return -(-frames // config.latent_stride) + 1
+        # Frames of the Transformer and the convolutions per code; transformers 5.20 has no `config.latent_stride`.
+        stride = int(config.encodec_frame_rate / config.frame_rate)
+        return -(-frames // stride) + 1
 
     @property
     def look_ahead(self) -> int:
