@@ -10,15 +10,13 @@ import re
 import resource
 import shutil
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from ttt_hf.cli.main import main
+from tests.forked import become_command
 
 from .mutations import Damage
 
@@ -127,32 +125,19 @@ def _start(module: ModuleType, kind: str, case: int, seed: int, base: Path, fold
 
 def _run(module: ModuleType, damage: Damage, base: Path, folder: Path) -> None:
     """The child: makes the case, runs the command and exits with its code."""
-    code = EXIT_OF_THE_FUZZER
-    try:
-        os.setsid()
+
+    def arguments() -> list[str]:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY, MEMORY))
-        log = os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT, 0o600)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(log, 2)
         faulthandler.register(signal.SIGUSR1, file=2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", errors="backslashreplace")
         work = folder / "work"
         work.mkdir()
         os.chdir(work)
         command = module.make(damage, base, work)
         (folder / "command").write_text(" ".join(map(repr, command)), errors="backslashreplace")
-        try:
-            code = main(command)
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        return command
+
+    become_command(arguments, folder / "stderr", EXIT_OF_THE_FUZZER)
 
 
 def _watch(process: _Running, seconds: float) -> Outcome | None:

@@ -8,16 +8,14 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hub_server import Hub
-from ttt_hf.cli.main import main
+from tests.forked import become_command
 
 from .commands import Command, Result
 
@@ -129,25 +127,11 @@ def is_refused(code: int, stderr: str, expected: Result, found: Result) -> bool:
 def _start(command: Command, base: Path, folder: Path) -> int:
     """Starts the command in a process that has already imported what it needs."""
     pid = os.fork()
-    if pid:
-        return pid
-    code = 99
-    try:
-        os.setsid()
+    if pid == 0:
+        log = _log(folder)
         os.chdir(folder)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(os.open(_log(folder), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        code = main(command.arguments(base))
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 99
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        become_command(lambda: command.arguments(base), log, 99)
+    return pid
 
 
 def _wait(pid: int, folder: Path) -> tuple[int, str]:

@@ -34,7 +34,7 @@ class Interruptions:
 
     Signals that the caller handles or ignores, as `nohup` does, are left alone.
 
-    Args:
+    Attributes:
         received: Number of the last signal; `None` before.
     """
 

@@ -11,7 +11,7 @@ import torch
 from .cache_ttt import RaggedCache
 from .decoding_ttt import DecodingRow, FinishReason
 from .step_ttt import decode_step
-from .streamers_ttt import TtTStreamer
+from .streamers_ttt import EventStreamer, StreamEvent
 
 
 if TYPE_CHECKING:
@@ -35,31 +35,6 @@ class SessionEvent:
     token_ids: tuple[int, ...] = ()
     complete: bool | None = None
     finish_reason: FinishReason | None = None
-
-
-class EventStreamer(TtTStreamer):
-    """Turns what a row streams into events.
-
-    Args:
-        slot: The row's slot.
-        events: The list that the events are appended to.
-    """
-
-    def __init__(self, slot: int, events: list[SessionEvent]) -> None:
-        self.slot = slot
-        self.events = events
-
-    def put_text(self, token_ids: list[int]) -> None:
-        self.events.append(SessionEvent(self.slot, "text", tuple(token_ids)))
-
-    def put_draft(self, token_ids: list[int]) -> None:
-        self.events.append(SessionEvent(self.slot, "draft", tuple(token_ids)))
-
-    def put_block(self, token_ids: list[int]) -> None:
-        self.events.append(SessionEvent(self.slot, "block", tuple(token_ids)))
-
-    def end_span(self, complete: bool) -> None:
-        self.events.append(SessionEvent(self.slot, "span_end", complete=complete))
 
 
 class DecodingSession:
@@ -140,7 +115,9 @@ class DecodingSession:
         number = self._free_slot() if slot is None else slot
         # All of generate() but its loop: arguments are checked and completed as there.
         make_rows = partial(
-            type(self.model).make_rows, streamer=EventStreamer(number, self._events), capacity=self.cache.capacity
+            type(self.model).make_rows,
+            streamer=EventStreamer(partial(self._receive, number)),
+            capacity=self.cache.capacity,
         )
         # Offloaded weights are nowhere until they are needed.
         device = self.model.device if self.model.device.type != "meta" else torch.device("cpu")
@@ -200,9 +177,7 @@ class DecodingSession:
 
     def events(self) -> list[SessionEvent]:
         """Returns what has happened since the last call, in order."""
-        # The list itself is shared with the rows' streamers.
-        events = self._events.copy()
-        self._events.clear()
+        events, self._events = self._events, []
         return events
 
     # -- one step of all rows -----------------------------------------------------------------------------------------
@@ -231,6 +206,9 @@ class DecodingSession:
         first = is_new.index(True) if True in is_new else 0
         bounds = [0, first, self._num_active] if first > 0 and all(is_new[first:]) else [0, self._num_active]
         return list(pairwise(bounds))
+
+    def _receive(self, slot: int, event: StreamEvent) -> None:
+        self._events.append(SessionEvent(slot, event.kind, event.token_ids, event.complete))
 
     def _start(self, slot: int, row: DecodingRow, keep_cache: bool) -> int:
         """Gives the first row of the cache that does not run to a slot."""

@@ -1,7 +1,7 @@
 """Streaming: typed events of a running generation, an iterator over them, and a criterion that interrupts it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import Queue
 from typing import Any, Literal
@@ -95,7 +95,7 @@ class TextOnlyStreamer(RawStreamer):
 
 @dataclass(frozen=True)
 class StreamEvent:
-    """One event of a `TtTIteratorStreamer`.
+    """One event of a generation.
 
     Attributes:
         kind: `"text"`, `"draft"`, `"block"` or `"span_end"`, see the methods of `TtTStreamer`.
@@ -108,7 +108,30 @@ class StreamEvent:
     complete: bool | None = None
 
 
-class TtTIteratorStreamer(TtTStreamer):
+class EventStreamer(TtTStreamer):
+    """Makes an event of each call.
+
+    Args:
+        receive: Is given the events.
+    """
+
+    def __init__(self, receive: Callable[[StreamEvent], None]) -> None:
+        self._receive = receive
+
+    def put_text(self, token_ids: list[int]) -> None:
+        self._receive(StreamEvent("text", tuple(token_ids)))
+
+    def put_draft(self, token_ids: list[int]) -> None:
+        self._receive(StreamEvent("draft", tuple(token_ids)))
+
+    def put_block(self, token_ids: list[int]) -> None:
+        self._receive(StreamEvent("block", tuple(token_ids)))
+
+    def end_span(self, complete: bool) -> None:
+        self._receive(StreamEvent("span_end", complete=complete))
+
+
+class TtTIteratorStreamer(EventStreamer):
     """A streamer that is iterated over in one thread while `generate()` runs in another.
 
     Args:
@@ -136,19 +159,11 @@ class TtTIteratorStreamer(TtTStreamer):
         self.timeout = timeout
         # Unbounded: a slow reader does not hold up the generation. `None` ends the iteration, an error is raised.
         self._queue: Queue[StreamEvent | BaseException | None] = Queue()
-
-    def put_text(self, token_ids: list[int]) -> None:
-        self._queue.put(StreamEvent("text", tuple(token_ids)))
+        super().__init__(self._queue.put)
 
     def put_draft(self, token_ids: list[int]) -> None:
         if self.drafts:
-            self._queue.put(StreamEvent("draft", tuple(token_ids)))
-
-    def put_block(self, token_ids: list[int]) -> None:
-        self._queue.put(StreamEvent("block", tuple(token_ids)))
-
-    def end_span(self, complete: bool) -> None:
-        self._queue.put(StreamEvent("span_end", complete=complete))
+            super().put_draft(token_ids)
 
     def end(self) -> None:
         self._queue.put(None)

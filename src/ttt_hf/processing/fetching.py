@@ -145,8 +145,7 @@ def _open_path(path: str | os.PathLike[str], name: str, access: Access) -> Binar
         mode = os.stat(path).st_mode
         is_read = stat.S_ISREG(mode) or (access.pipes and not stat.S_ISDIR(mode))
         # An ordinary `open` of a named pipe waits for ever for a program that writes to it.
-        flags = os.O_NONBLOCK if stat.S_ISFIFO(mode) else 0
-        opener = lambda path, other: os.open(path, other | flags)  # noqa: E731
+        opener = _open_at_once if stat.S_ISFIFO(mode) else None
         file = open(path, "rb", opener=opener) if is_read else None  # noqa: SIM115
     except ValueError:
         raise ValueError(f"{name} holds a character that no file name can have.") from None
@@ -166,6 +165,10 @@ def _open_path(path: str | os.PathLike[str], name: str, access: Access) -> Binar
         file.close()
         raise ValueError(f"{name} is empty (0 bytes).")
     return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _pipe_reader(pipe: Any, name: str) -> Callable[[int], bytes]:

@@ -26,17 +26,8 @@ RUNS_FILE = "training_runs.json"
 # count, those of a later transformers included: a difference that does not matter is refused rather than missed.
 INDIFFERENT_KEYS = (
     *("output_dir", "resume", "resume_from_checkpoint", "license", "language", "push_to_hub", "hub_*", "speak_*"),
-    *(
-        "log_*",
-        "logging_*",
-        "report_to",
-        "run_name",
-        "project",
-        "trackio_*",
-        "disable_tqdm",
-        "save_total_limit",
-        "do_*",
-    ),
+    *("log_*", "logging_*", "report_to", "run_name", "project", "trackio_*", "disable_tqdm", "save_total_limit"),
+    "do_*",
     *("attn_implementation", "gradient_checkpointing*", "activation_checkpointing*", "torch_compile*", "use_cpu"),
     *("ddp_*", "fsdp*", "local_rank", "max_broken", "encoding_workers", "dataloader_num_workers", "dataloader_p*"),
     "per_device_eval_batch_size",
