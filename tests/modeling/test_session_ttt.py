@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from ttt_hf.modeling import AudioSegment, DecodingSession, TtTForConditionalGeneration
-from ttt_hf.modeling.session_ttt import common_length
+from ttt_hf.modeling.session_ttt import common_length, prepare_row
+from ttt_hf.modeling.streamers_ttt import EventStreamer
 
 
 # The small models' ids, see tiny_config.
@@ -197,3 +199,54 @@ def test_hooks_on_the_model_see_every_forward(tiny_model: Models) -> None:
     out = model.generate(torch.tensor([[5, 6, BEGINS[0]]]), return_dict_in_generate=True, **TINY)
     handle.remove()
     assert len(calls) == int(out.num_forward_passes[0])
+
+
+class Fails:
+    """A logits processor or a stopping criterion with a fault of its own."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any) -> torch.Tensor:
+        raise KeyError("of the caller")
+
+
+FAILURES: dict[str, tuple[dict[str, Any], type[Exception]]] = {
+    "processor": ({"logits_processor": LogitsProcessorList([Fails()])}, KeyError),
+    "criterion": ({"stopping_criteria": StoppingCriteriaList([Fails()])}, KeyError),
+    "logits": ({}, ValueError),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_row_that_fails_ends_with_its_error_and_leaves_the_others_alone(failure: str, tiny_model: Models) -> None:
+    model = tiny_model("qwen2")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[60] = torch.nan  # an id that no reply holds
+    settings, kind = FAILURES[failure]
+    # Its keys and values are not finite either, and the next row takes its place in the cache.
+    bad = [7, 60, 8, 9, 10, 11, 12, 13, 14] if failure == "logits" else [7, 8]
+    prompts = [[5, 9, 12], bad, [5, 6, BEGINS[0]], [21, 22]]
+    session = DecodingSession(model, slots=3, capacity=64)
+    slots = [session.admit(prompts[0], **TINY), session.admit(bad, **TINY, **settings)]
+    slots.append(session.admit(prompts[2], **TINY))
+    session.tick()
+    (end,) = [event for event in session.events() if event.kind == "end"]
+    assert (end.slot, end.finish_reason) == (slots[1], "error")
+    assert isinstance(end.error, kind)
+    session.release(slots[1])
+    slots[1] = session.admit(prompts[3], **TINY)
+    finish(session)
+    for index, prompt in ((0, prompts[0]), (2, prompts[2]), (1, prompts[3])):
+        assert session.row(slots[index]).error is None
+        assert session.row(slots[index]).ids == alone(model, prompt, **TINY)
+    with pytest.raises(kind):
+        alone(model, bad, **TINY, **settings)
+
+
+def test_a_row_is_prepared_apart_from_its_session(tiny_model: Models) -> None:
+    model = tiny_model("qwen2")
+    session, events = DecodingSession(model, slots=1, capacity=64), []
+    row = prepare_row(model, [5, 9, BEGINS[0]], 64, EventStreamer(events.append), **TINY)
+    slot = session.add(row)
+    finish(session)
+    assert session.row(slot).ids == alone(model, [5, 9, BEGINS[0]], **TINY)
+    assert {event.kind for event in events} >= {"draft", "block"}
+    assert [event.kind for event in session.events()] == ["end"]

@@ -210,6 +210,14 @@ class RaggedCache(Cache):
         """Forgets what a row has committed from a length on."""
         self.table.lengths[row] = min(self.lengths[row], length)
 
+    def erase(self, row: int) -> None:
+        """Forgets a row and zeroes its keys and values, which need not be finite."""
+        self.table.lengths[row] = 0
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys[row].zero_()
+                layer.values[row].zero_()
+
     def swap(self, one: int, other: int) -> None:
         """Swaps what two rows have committed; what is not committed is not copied."""
         lengths = self.table.lengths

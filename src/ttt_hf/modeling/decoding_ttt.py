@@ -20,8 +20,8 @@ from .settings_ttt import AudioGenerationSettings
 from .streamers_ttt import TtTStreamer
 
 
-# Why a row ended, see `TtTGenerateOutput`.
-FinishReason = Literal["stop", "length", "interrupted"]
+# Why a row ended, see `TtTGenerateOutput`; "error" only in a session, `generate()` raises the error.
+FinishReason = Literal["stop", "length", "interrupted", "error"]
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,7 @@ class DecodingRow:
         segments: Finished segments.
         is_finished: Whether decoding of this row has ended.
         finish_reason: Why it has, see `TtTGenerateOutput`.
+        error: What made the row fail, if anything has.
     """
 
     def __init__(
@@ -185,6 +186,7 @@ class DecodingRow:
         self.segments: list[TextSegment | AudioSegment] = []
         self.is_finished = False
         self.finish_reason: FinishReason = "stop"
+        self.error: Exception | None = None
         self._num_pads = context.width - len(prompt)
         self._padded_ids: torch.Tensor | None = None
         if processors or criteria:
@@ -255,6 +257,11 @@ class DecodingRow:
         self.canvas = []
         self.is_finished = True
         self.finish_reason = reason
+
+    def fail(self, error: Exception) -> None:
+        """Ends the row with an error of its own, such as one that a logits processor raises."""
+        self.error = error
+        self.stop("error")
 
     def check_criteria(self) -> None:
         """Ends the row if one of its stopping criteria says so (step 2.g of `generate()`)."""

@@ -138,6 +138,10 @@ class TtTGenerationMixin(GenerationArgumentsMixin):
         with self._optimize_model_for_decode():
             while session.is_active:
                 session.tick()
+                # There is nobody else to take a reply.
+                for event in session.events():
+                    if event.error is not None:
+                        raise event.error
         if streamer is not None:
             streamer.end()
         # 3. Right-pad the rows

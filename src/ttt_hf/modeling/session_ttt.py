@@ -11,7 +11,7 @@ import torch
 from .cache_ttt import RaggedCache
 from .decoding_ttt import DecodingRow, FinishReason
 from .step_ttt import decode_step
-from .streamers_ttt import EventStreamer, StreamEvent
+from .streamers_ttt import EventStreamer, StreamEvent, TtTStreamer
 
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class SessionEvent:
         kind: `"text"`, `"draft"`, `"block"` and `"span_end"` as in `StreamEvent`, and at last `"end"`.
         token_ids: Ids of the event; empty for `"span_end"` and `"end"`.
         complete: For `"span_end"` whether the span ended with an end marker.
-        finish_reason: For `"end"` why the row ended, see `TtTGenerateOutput`.
+        finish_reason: For `"end"` why the row ended, see `TtTGenerateOutput`; `"error"` if it failed.
+        error: For `"end"` what made it fail, if anything has.
     """
 
     slot: int
@@ -35,6 +36,7 @@ class SessionEvent:
     token_ids: tuple[int, ...] = ()
     complete: bool | None = None
     finish_reason: FinishReason | None = None
+    error: Exception | None = None
 
 
 class DecodingSession:
@@ -42,6 +44,9 @@ class DecodingSession:
 
     `generate()` admits all its rows and ticks until they have ended; a server admits rows while others run. What comes
     of a row does not depend on when it was admitted, nor on the others.
+
+    A row that fails (its logits are not finite, or its logits processors or stopping criteria raise an error) ends with
+    the error in its last event, and leaves the others alone.
 
     The cache has a fixed number of slots. Rows that run are its first ones, so that a forward reads and writes views
     of it. A row that has ended holds its slot until it is released.
@@ -109,20 +114,12 @@ class DecodingSession:
             ValueError: If no slot is free, the prompt does not fit into one, `slot` has not ended, or an argument
                 cannot be used.
         """
-        ids = torch.as_tensor(prompt, dtype=torch.long).reshape(1, -1)
         if slot is not None:
             self._check_ended(slot)
         number = self._free_slot() if slot is None else slot
-        # All of generate() but its loop: arguments are checked and completed as there.
-        make_rows = partial(
-            type(self.model).make_rows,
-            streamer=EventStreamer(partial(self._receive, number)),
-            capacity=self.cache.capacity,
+        row = prepare_row(
+            self.model, prompt, self.cache.capacity, EventStreamer(partial(self._receive, number)), **generation
         )
-        # Offloaded weights are nowhere until they are needed.
-        device = self.model.device if self.model.device.type != "meta" else torch.device("cpu")
-        ids = ids.to(device)
-        (row,) = self.model.generate(ids, attention_mask=torch.ones_like(ids), custom_generate=make_rows, **generation)
         if slot is None:
             return self.add(row, keep_cache)
         index = self._slots.index(slot)
@@ -132,7 +129,9 @@ class DecodingSession:
         return self._start(slot, row, keep_cache)
 
     def add(self, row: DecodingRow, keep_cache: bool = False) -> int:
-        """Admits a row that is prepared already; returns its slot.
+        """Admits a row of `prepare_row` whose capacity is that of the slots; returns its slot.
+
+        Of its events only `"end"` is the session's, the others are those of its streamer.
 
         Raises:
             ValueError: If no slot is free.
@@ -193,7 +192,10 @@ class DecodingSession:
         self.cache.commit([row.final_length if row.context.use_cache else 0 for row in rows])
         # 2.g Rows that a criterion stops or that are finished leave the batch
         for slot, row in zip(slots, rows):
-            row.check_criteria()
+            try:
+                row.check_criteria()
+            except Exception as error:
+                row.fail(error)
             if row.is_finished:
                 self._end(slot)
 
@@ -220,13 +222,16 @@ class DecodingSession:
 
     def _end(self, slot: int) -> None:
         """Takes a row out of the running ones."""
-        index = self._slots.index(slot)
+        index, row = self._slots.index(slot), self._rows[slot]
+        if row.error is not None:
+            # Zero times a masked value that is not finite is not zero: the next row in this place would fail, too.
+            self.cache.erase(index)
         if slot not in self._keeps_cache:
             self.cache.truncate(index, 0)
         self._num_active -= 1
         # The last running row fills the gap: no other row moves, and of this one only what it has committed.
         self._swap(index, self._num_active)
-        self._events.append(SessionEvent(slot, "end", finish_reason=self._rows[slot].finish_reason))
+        self._events.append(SessionEvent(slot, "end", finish_reason=row.finish_reason, error=row.error))
 
     def _swap(self, one: int, other: int) -> None:
         """Swaps two rows of the cache; what is free is not copied."""
@@ -244,6 +249,38 @@ class DecodingSession:
     def _check_ended(self, slot: int) -> None:
         if slot not in self._slots[self._num_active :]:
             raise ValueError(f"Slot {slot} holds no row that has ended.")
+
+
+def prepare_row(
+    model: "TtTForConditionalGeneration",
+    prompt: Sequence[int] | torch.Tensor,
+    capacity: int,
+    streamer: TtTStreamer,
+    **generation: Any,
+) -> DecodingRow:
+    """Prepares a row: all of `generate()` but its loop, so that arguments are checked and completed as there.
+
+    It may run in another thread than the session.
+
+    Args:
+        model: The `TtTForConditionalGeneration`.
+        prompt: Ids of the prompt, without padding: a list, or `torch.long` of shape `(length,)` or `(1, length)`.
+        capacity: Number of positions that prompt and reply may have together.
+        streamer: Receives the row's events.
+        **generation: Arguments of `generate()`.
+
+    Returns:
+        The row, for `DecodingSession.add`.
+
+    Raises:
+        ValueError: If the prompt leaves no room for a reply, or an argument cannot be used.
+    """
+    # Offloaded weights are nowhere until they are needed.
+    device = model.device if model.device.type != "meta" else torch.device("cpu")
+    ids = torch.as_tensor(prompt, dtype=torch.long).reshape(1, -1).to(device)
+    make_rows = partial(type(model).make_rows, streamer=streamer, capacity=capacity)
+    (row,) = model.generate(ids, attention_mask=torch.ones_like(ids), custom_generate=make_rows, **generation)
+    return row
 
 
 def common_length(old_ids: Sequence[int], new_ids: Sequence[int], audio_token_start_id: int) -> int:
@@ -268,4 +305,4 @@ def common_length(old_ids: Sequence[int], new_ids: Sequence[int], audio_token_st
     return length
 
 
-__all__ = ["DecodingSession", "SessionEvent"]
+__all__ = ["DecodingSession", "SessionEvent", "prepare_row"]

@@ -56,8 +56,7 @@ def decode_step(
         cache: Holds their committed keys and values in consecutive rows.
         first: The first of these.
 
-    Raises:
-        ValueError: If logits are not finite.
+    A row whose logits are not finite, or whose logits processors raise an error, fails; the others go on.
     """
     # 2.a Inputs: the rows' open parts
     parts = [row.open_part(cache.lengths[index]) for index, row in enumerate(rows, first)]
@@ -77,16 +76,17 @@ def decode_step(
         chosen.append(denoise(group, own))
     # The only transfer: until here nothing has waited for the device.
     found = torch.cat([ids.flatten() for ids in chosen]).tolist()
-    if min(found) < 0:
-        raise ValueError(NOT_FINITE)
     values = iter(found)
     for group, ids in zip(groups, chosen):
         for row in group.rows:
-            if group.is_span:
-                # Canvases are padded to the longest one of their group.
-                row.accept_canvas(list(islice(values, ids.shape[1]))[: len(row.canvas)])
+            # Canvases are padded to the longest one of their group.
+            own = list(islice(values, ids.shape[1] if group.is_span else 1))
+            if row.error is not None or min(own) < 0:
+                row.fail(row.error or ValueError(NOT_FINITE))
+            elif group.is_span:
+                row.accept_canvas(own[: len(row.canvas)])
             else:
-                row.accept_token(next(values))
+                row.accept_token(own[0])
 
 
 def group_rows(rows: Sequence[DecodingRow]) -> list[RowGroup]:
@@ -158,15 +158,20 @@ def choose_text(group: RowGroup, logits: torch.Tensor) -> torch.Tensor:
             own[context.eos_ids] = -torch.inf
     if any(row.processors for row in group.rows):
         # Processors see the ids with the prompts' padding, as they would in transformers' own loop.
-        logits = torch.cat(
-            [
-                row.processors(row.padded_ids, logits[index : index + 1])
-                if row.processors
-                else logits[index : index + 1]
-                for index, row in enumerate(group.rows)
-            ]
-        )
+        logits = torch.cat([process(row, logits[index : index + 1]) for index, row in enumerate(group.rows)])
     return choose_tokens(logits, context.do_sample, [row.generator for row in group.rows])
+
+
+def process(row: DecodingRow, logits: torch.Tensor) -> torch.Tensor:
+    """Applies the logits processors of a row to its logits `(1, columns)`; an error of theirs is noted in the row."""
+    if not row.processors:
+        return logits
+    try:
+        return row.processors(row.padded_ids, logits)
+    # Of any kind, as callers bring their own processors.
+    except Exception as error:
+        row.error = error
+        return logits
 
 
 def denoise(group: RowGroup, logits: torch.Tensor) -> torch.Tensor:
