@@ -54,9 +54,35 @@ def model_inputs(
 
     # Everything per position has the shape (rows, width); the slot of a token is its index in the row.
     slots = cache.reserve(counts, device, first)
-    width, key_length = slots.shape[1], cache.key_length
-    is_token = slots < cache.capacity
-    input_ids = torch.tensor([part + [0] * (width - len(part)) for part in parts], device=device)
+    input_ids = torch.tensor([part + [0] * (slots.shape[1] - len(part)) for part in parts], device=device)
+    ends = torch.tensor([length + count for length, count in zip(lengths, counts)], device=device)
+    return masked_inputs(config, input_ids, slots, ends, cache.capacity, cache.key_length, dtype)
+
+
+def masked_inputs(
+    config: PreTrainedConfig,
+    input_ids: torch.Tensor,
+    slots: torch.Tensor,
+    ends: torch.Tensor,
+    capacity: int,
+    key_length: int,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Inputs of rows that differ in their lengths.
+
+    Args:
+        config: The model's `TtTConfig`.
+        input_ids: The open parts, `torch.long` of shape `(rows, width)`, padded on the right with any ids.
+        slots: Index of every token in its row, and `capacity` for padding, `torch.long` of the same shape.
+        ends: Length of every row with its open part, `torch.long` of shape `(rows,)`.
+        capacity: Number of slots of the cache.
+        key_length: Number of slots that attention reads.
+        dtype: Of the hidden states, used by eager attention only.
+
+    Returns:
+        Arguments of the model.
+    """
+    is_token = slots < capacity
     # An open part starts where its run (or block) starts, so its ids alone determine the groups.
     block_ids = audio_block_ids(input_ids, config.audio_token_start_id, config.attention_block_length, is_token)
     # Padding sees the first token: some kernels return NaN for queries that see nothing.
@@ -64,15 +90,13 @@ def model_inputs(
     queries = AttentionQueries(torch.zeros_like(slots), horizon, block_ids)
 
     # Slots after a row's end hold keys of earlier forwards or nothing; no query may see them.
-    index = torch.arange(key_length, device=device)
-    ends = torch.tensor([length + count for length, count in zip(lengths, counts)], device=device)
+    index = torch.arange(key_length, device=slots.device)
     order = torch.where(index < ends[:, None], index, NO_ORDER)
     # Committed keys need no block id, as every query sees them by order. The last column takes the padding and is cut
     # off.
-    key_blocks = torch.full((len(parts), key_length + 1), -1, device=device)
+    key_blocks = torch.full((len(slots), key_length + 1), -1, device=slots.device)
     key_blocks.scatter_(1, slots.clamp(max=key_length), block_ids)
-    keys = AttentionKeys(order, key_blocks[:, :key_length])
-    mask = build_attention_mask(config, queries, keys, dtype=dtype)
+    mask = build_attention_mask(config, queries, AttentionKeys(order, key_blocks[:, :key_length]), dtype=dtype)
     # The index of each token in its row; 0 for padding.
     return {"input_ids": input_ids, "position_ids": horizon - 1, "attention_mask": mask}
 
@@ -88,4 +112,4 @@ def _sees_everything(part: list[int], length: int, config: PreTrainedConfig) -> 
     return len(part) == 1 or (is_one_block and min(part) >= config.audio_token_start_id)
 
 
-__all__ = ["model_inputs"]
+__all__ = ["masked_inputs", "model_inputs"]

@@ -10,7 +10,7 @@ import torch
 
 from .cache_ttt import RaggedCache
 from .decoding_ttt import DecodingRow, FinishReason
-from .step_ttt import decode_step
+from .step_ttt import finish_step, start_step
 from .streamers_ttt import EventStreamer, StreamEvent, TtTStreamer
 
 
@@ -45,8 +45,8 @@ class DecodingSession:
     `generate()` admits all its rows and ticks until they have ended; a server admits rows while others run. What comes
     of a row does not depend on when it was admitted, nor on the others.
 
-    A row that fails (its logits are not finite, or its logits processors or stopping criteria raise an error) ends with
-    the error in its last event, and leaves the others alone.
+    A row that fails (its logits are not finite, or its logits processors or stopping criteria raise an error) ends
+    with the error in its last event, and leaves the others alone.
 
     The cache has a fixed number of slots. Rows that run are its first ones, so that a forward reads and writes views
     of it. A row that has ended holds its slot until it is released.
@@ -186,8 +186,12 @@ class DecodingSession:
         """Makes a text token or a denoising step of every running row (step 2 of `generate()`)."""
         slots = [slot for slot in self._slots[: self._num_active] if slot is not None]
         rows = [self._rows[slot] for slot in slots]
-        for first, last in self._forwards():
-            decode_step(self.model, rows[first:last], self.cache, first)
+        choices = [
+            choice
+            for first, last in self._forwards()
+            for choice in start_step(self.model, rows[first:last], self.cache, first)
+        ]
+        finish_step(choices)
         # 2.f Final keys are not computed again; without `use_cache` every forward starts at the first token
         self.cache.commit([row.final_length if row.context.use_cache else 0 for row in rows])
         # 2.g Rows that a criterion stops or that are finished leave the batch

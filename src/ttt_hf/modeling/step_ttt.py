@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -45,10 +45,23 @@ class RowGroup:
         return [max(1, len(row.canvas)) for row in self.rows]
 
 
-def decode_step(
+class Choice(NamedTuple):
+    """Ids that a forward has chosen and that are still on the device.
+
+    Attributes:
+        rows: A row for each row of `ids`; `None` where they are not used.
+        ids: `torch.long` of shape `(rows, positions)`: the next token of rows in text, the new canvas of rows in a
+            span, padded on the right; negative where logits are not finite.
+    """
+
+    rows: Sequence[DecodingRow | None]
+    ids: torch.Tensor
+
+
+def start_step(
     model: "TtTForConditionalGeneration", rows: Sequence[DecodingRow], cache: RaggedCache, first: int = 0
-) -> None:
-    """Makes a text token or a denoising step of every row (steps 2.a to 2.e of `generate()`).
+) -> list[Choice]:
+    """Chooses a text token or makes a denoising step of every row (steps 2.a to 2.e of `generate()`), on the device.
 
     Args:
         model: The `TtTForConditionalGeneration`, called as a whole, so that hooks on it and on its modules work.
@@ -56,37 +69,57 @@ def decode_step(
         cache: Holds their committed keys and values in consecutive rows.
         first: The first of these.
 
-    A row whose logits are not finite, or whose logits processors raise an error, fails; the others go on.
+    Returns:
+        What was chosen, for `finish_step`.
     """
     # 2.a Inputs: the rows' open parts
     parts = [row.open_part(cache.lengths[index]) for index, row in enumerate(rows, first)]
     groups = group_rows(rows)
     # 2.b, 2.d One forward for all rows; logits where tokens are chosen, of the ids that are possible there
     logits = run_model(model, parts, groups, cache, first)
-    chosen = []
-    for group, own in zip(groups, logits):
-        if not group.is_span:
-            # 2.e A text token
-            chosen.append(choose_text(group, own))
-            continue
-        # 2.c Unconditional forward of classifier-free guidance
-        if group.rows[0].context.settings.audio_cfg_scale > 0:
-            own = guide(model, group, own)
-        # 2.e A denoising step
-        chosen.append(denoise(group, own))
+    return [choose(model, group, own) for group, own in zip(groups, logits)]
+
+
+def finish_step(choices: Sequence[Choice]) -> None:
+    """Fetches what was chosen, and advances the rows.
+
+    A row whose logits are not finite, or whose logits processors raise an error, fails; the others go on.
+
+    Args:
+        choices: Those of all forwards of the step.
+    """
     # The only transfer: until here nothing has waited for the device.
-    found = torch.cat([ids.flatten() for ids in chosen]).tolist()
-    values = iter(found)
-    for group, ids in zip(groups, chosen):
-        for row in group.rows:
-            # Canvases are padded to the longest one of their group.
-            own = list(islice(values, ids.shape[1] if group.is_span else 1))
-            if row.error is not None or min(own) < 0:
-                row.fail(row.error or ValueError(NOT_FINITE))
-            elif group.is_span:
-                row.accept_canvas(own[: len(row.canvas)])
-            else:
-                row.accept_token(own[0])
+    values = iter(torch.cat([choice.ids.flatten() for choice in choices]).tolist())
+    found = [(row, list(islice(values, choice.ids.shape[1]))) for choice in choices for row in choice.rows]
+    for row, ids in found:
+        if row is None:
+            continue
+        # Canvases are padded to the longest one of their forward.
+        ids = ids[: max(1, len(row.canvas))]
+        if row.error is not None or min(ids) < 0:
+            row.fail(row.error or ValueError(NOT_FINITE))
+        elif row.canvas:
+            row.accept_canvas(ids)
+        else:
+            row.accept_token(ids[0])
+
+
+def choose(model: "TtTForConditionalGeneration", group: RowGroup, logits: torch.Tensor) -> Choice:
+    """Chooses the tokens of a group of rows (step 2.e of `generate()`).
+
+    Args:
+        group: The rows.
+        logits: `torch.float32` of shape `(positions, columns)`, row after row; changed in place.
+
+    Returns:
+        What was chosen.
+    """
+    if not group.is_span:
+        return Choice(group.rows, choose_text(group, logits)[:, None])
+    # 2.c Unconditional forward of classifier-free guidance
+    if group.rows[0].context.settings.audio_cfg_scale > 0:
+        logits = guide(model, group, logits)
+    return Choice(group.rows, denoise(group, logits))
 
 
 def group_rows(rows: Sequence[DecodingRow]) -> list[RowGroup]:
