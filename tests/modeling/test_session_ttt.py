@@ -8,7 +8,7 @@ import torch
 from accelerate import cpu_offload, dispatch_model
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
-from ttt_hf.modeling import AudioSegment, DecodingSession, TtTForConditionalGeneration
+from ttt_hf.modeling import AudioSegment, DecodingSession, TtTForConditionalGeneration, cache_ttt
 from ttt_hf.modeling.session_ttt import common_length, prepare_row
 from ttt_hf.modeling.streamers_ttt import EventStreamer
 
@@ -51,11 +51,16 @@ def finish(session: DecodingSession) -> None:
         session.tick()
 
 
+@pytest.mark.parametrize("capacity", [64, None])
 @pytest.mark.parametrize("attention", ["span", "block_causal"])
-def test_rows_that_join_while_others_run_are_the_rows_alone(attention: str, tiny_model: Models) -> None:
+def test_rows_that_join_while_others_run_are_the_rows_alone(
+    attention: str, capacity: int | None, tiny_model: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So small that the cache grows several times where it has no capacity.
+    monkeypatch.setattr(cache_ttt, "CAPACITY_MULTIPLE", 8)
     model = tiny_model("qwen2", audio_attention=attention)
     requests = random_requests(32)
-    session = DecodingSession(model, slots=5, capacity=64)
+    session = DecodingSession(model, slots=5, capacity=capacity)
     waiting, found, together = list(enumerate(requests)), {}, 0
     running: dict[int, int] = {}
     while waiting or session.is_active:
@@ -250,3 +255,11 @@ def test_a_row_is_prepared_apart_from_its_session(tiny_model: Models) -> None:
     assert session.row(slot).ids == alone(model, [5, 9, BEGINS[0]], **TINY)
     assert {event.kind for event in events} >= {"draft", "block"}
     assert [event.kind for event in session.events()] == ["end"]
+
+
+def test_a_row_that_does_not_fit_is_refused(tiny_model: Models) -> None:
+    model = tiny_model("qwen2")
+    session = DecodingSession(model, slots=1, capacity=20)
+    with pytest.raises(ValueError, match="needs 43 positions, and the slots of this session have 20"):
+        session.add(prepare_row(model, [5, 9, 12], **TINY))
+    assert session.num_free == 1

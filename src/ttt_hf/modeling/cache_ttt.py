@@ -22,6 +22,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 # The keys passed to attention are cut to the longest row's length, rounded up to this multiple: few different shapes,
 # little waste.
 KEY_LENGTH_MULTIPLE = 64
+# Slots are added in multiples of this number.
+CAPACITY_MULTIPLE = 256
 
 
 def cache_argument(backbone: nn.Module) -> str:
@@ -209,6 +211,19 @@ class RaggedCache(Cache):
     def truncate(self, row: int, length: int) -> None:
         """Forgets what a row has committed from a length on."""
         self.table.lengths[row] = min(self.lengths[row], length)
+
+    def grow(self, capacity: int) -> None:
+        """Gives every row at least so many slots; what is committed is copied."""
+        # In large steps, as each copies everything.
+        capacity = -(-capacity // CAPACITY_MULTIPLE) * CAPACITY_MULTIPLE
+        added = capacity - self.capacity
+        if added <= 0:
+            return
+        self.table.capacity = capacity
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys = nn.functional.pad(layer.keys, (0, 0, 0, added))
+                layer.values = nn.functional.pad(layer.values, (0, 0, 0, added))
 
     def erase(self, row: int) -> None:
         """Forgets a row and zeroes its keys and values, which need not be finite."""

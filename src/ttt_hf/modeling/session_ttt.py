@@ -54,7 +54,8 @@ class DecodingSession:
     Args:
         model: The `TtTForConditionalGeneration`.
         slots: Number of rows that can be held at the same time.
-        capacity: Number of positions of each slot: prompt and reply, with all earlier turns.
+        capacity: Number of positions of each slot: prompt and reply, with all earlier turns. By default the cache
+            grows, and is copied, when a longer row is admitted.
 
     Example:
         ```python
@@ -69,9 +70,10 @@ class DecodingSession:
         ```
     """
 
-    def __init__(self, model: "TtTForConditionalGeneration", slots: int, capacity: int) -> None:
+    def __init__(self, model: "TtTForConditionalGeneration", slots: int, capacity: int | None = None) -> None:
         self.model = model
-        self.cache = RaggedCache(slots, capacity)
+        self.capacity = capacity
+        self.cache = RaggedCache(slots, capacity or 0)
         # The slot that each row of the cache belongs to, or None: first the running ones, then others in any order.
         self._slots: list[int | None] = [None] * slots
         self._num_active = 0
@@ -117,9 +119,8 @@ class DecodingSession:
         if slot is not None:
             self._check_ended(slot)
         number = self._free_slot() if slot is None else slot
-        row = prepare_row(
-            self.model, prompt, self.cache.capacity, EventStreamer(partial(self._receive, number)), **generation
-        )
+        streamer = EventStreamer(partial(self._receive, number))
+        row = prepare_row(self.model, prompt, self.capacity, streamer, **generation)
         if slot is None:
             return self.add(row, keep_cache)
         index = self._slots.index(slot)
@@ -129,12 +130,12 @@ class DecodingSession:
         return self._start(slot, row, keep_cache)
 
     def add(self, row: DecodingRow, keep_cache: bool = False) -> int:
-        """Admits a row of `prepare_row` whose capacity is that of the slots; returns its slot.
+        """Admits a row of `prepare_row`; returns its slot.
 
         Of its events only `"end"` is the session's, the others are those of its streamer.
 
         Raises:
-            ValueError: If no slot is free.
+            ValueError: If no slot is free, or the row needs more positions than a slot has.
         """
         slot = self._free_slot()
         self._swap(self._slots.index(None), self._num_active)
@@ -218,6 +219,12 @@ class DecodingSession:
 
     def _start(self, slot: int, row: DecodingRow, keep_cache: bool) -> int:
         """Gives the first row of the cache that does not run to a slot."""
+        if self.capacity is None:
+            self.cache.grow(row.capacity)
+        elif row.capacity > self.capacity:
+            raise ValueError(
+                f"The row needs {row.capacity} positions, and the slots of this session have {self.capacity}."
+            )
         self._slots[self._num_active] = slot
         self._rows[slot] = row
         (self._keeps_cache.add if keep_cache else self._keeps_cache.discard)(slot)
@@ -258,8 +265,8 @@ class DecodingSession:
 def prepare_row(
     model: "TtTForConditionalGeneration",
     prompt: Sequence[int] | torch.Tensor,
-    capacity: int,
-    streamer: TtTStreamer,
+    capacity: int | None = None,
+    streamer: TtTStreamer | None = None,
     **generation: Any,
 ) -> DecodingRow:
     """Prepares a row: all of `generate()` but its loop, so that arguments are checked and completed as there.
@@ -269,12 +276,12 @@ def prepare_row(
     Args:
         model: The `TtTForConditionalGeneration`.
         prompt: Ids of the prompt, without padding: a list, or `torch.long` of shape `(length,)` or `(1, length)`.
-        capacity: Number of positions that prompt and reply may have together.
+        capacity: Number of positions that prompt and reply may have together, if that is limited.
         streamer: Receives the row's events.
         **generation: Arguments of `generate()`.
 
     Returns:
-        The row, for `DecodingSession.add`.
+        The row, for `DecodingSession.add`; it needs `row.capacity` positions.
 
     Raises:
         ValueError: If the prompt leaves no room for a reply, or an argument cannot be used.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -27,10 +28,15 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[tuple[list[Sample], Task]] = []
 
-    def respond(self, samples: list[Sample], task: Task) -> list[Response]:
-        self.batches.append((list(samples), task))
-        replies = [Response(text=f"{0 if one.audio is None else len(one.audio)} {one.question}") for one in samples]
-        return [Response("", finish_reason="error", error="x") if "fail" in one.text else one for one in replies]
+    def respond_each(
+        self, samples: Iterable[tuple[int, Sample]], task: Task, batch_size: int
+    ) -> Iterator[tuple[int, Response]]:
+        asked = dict(samples)
+        self.batches.append((list(asked.values()), task))
+        # In another order than they were asked.
+        for number, one in reversed(asked.items()):
+            text = f"{0 if one.audio is None else len(one.audio)} {one.question}"
+            yield number, Response("", finish_reason="error", error="x") if "fail" in text else Response(text)
 
 
 @dataclass
@@ -58,7 +64,7 @@ def samples(count: int) -> np.ndarray:
     return np.linspace(-0.5, 0.5, count, dtype=np.float32)
 
 
-def test_recordings_of_every_kind_are_asked_in_batches_by_length() -> None:
+def test_recordings_of_every_kind_are_asked_the_longest_first() -> None:
     documents = [
         {"array": samples(300), "sampling_rate": 16000},
         Decoder(np.stack([samples(100), samples(100)]), 8000),
@@ -67,8 +73,8 @@ def test_recordings_of_every_kind_are_asked_in_batches_by_length() -> None:
     model = Recorder()
     answers = lmms.answer_requests(model, *requests(documents), prompt="asr", instruct=False, batch_size=2)
     assert answers == ["300", "100", "200"]
-    assert [[len(one.audio) for one in batch] for batch, _ in model.batches] == [[100, 200], [300]]
-    assert model.batches[0][0][0].sampling_rate == 8000
+    assert [[len(one.audio) for one in batch] for batch, _ in model.batches] == [[300, 200, 100]]
+    assert model.batches[0][0][2].sampling_rate == 8000
     task = model.batches[0][1]
     assert (task.prompt, task.output, task.instruction) == ("asr", "text", "")
     assert task.generation == {"max_new_tokens": 20, "do_sample": False}

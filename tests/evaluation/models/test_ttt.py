@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from ttt_hf.evaluation.concepts import Response, Sample, Task
 from ttt_hf.evaluation.models import load_model
 from ttt_hf.evaluation.models.failing import answer_in_halves, failed_response
 from ttt_hf.evaluation.models.ttt import TtTModel
+from ttt_hf.modeling import session_ttt
+from ttt_hf.modeling.step_ttt import start_step
 
 
 # Enough for a reply with speech, in a few steps.
@@ -107,21 +109,69 @@ def test_the_task_chooses_the_prompt_and_may_add_an_instruction(model: TtTModel)
         model.respond(question, make_task("sing"))
 
 
-def test_what_does_not_fit_into_memory_is_answered_in_smaller_batches(
+def fail_with_several_rows(error: Exception, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Makes forwards of more than one row fail; returns the numbers of rows that were tried."""
+    sizes = []
+
+    def on_a_small_device(model: object, rows: list, *arguments: object) -> list:
+        sizes.append(len(rows))
+        if len(rows) > 1:
+            raise error
+        return start_step(model, rows, *arguments)
+
+    monkeypatch.setattr(session_ttt, "start_step", on_a_small_device)
+    return sizes
+
+
+def test_what_does_not_fit_into_memory_is_answered_in_fewer_slots(
     model: TtTModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = [written(word, f"What is {word}?") for word in ("a carrot", "two plus three", "a dog")]
     task = make_task("text")
     expected = [content(reply) for reply in model.respond(samples, task)]
-    generate = model.model.generate
-
-    def generate_on_a_small_device(**inputs: object) -> object:
-        if len(inputs["input_ids"]) > 1:
-            raise torch.OutOfMemoryError("out of memory")
-        return generate(**inputs)
-
-    monkeypatch.setattr(model.model, "generate", generate_on_a_small_device)
+    sizes = fail_with_several_rows(torch.OutOfMemoryError("out of memory"), monkeypatch)
     assert [content(reply) for reply in model.respond(samples, task)] == expected
+    assert sizes[0] == 3 and set(sizes[1:]) == {1}
+
+
+def test_a_forward_that_fails_is_repeated_row_by_row(model: TtTModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [written(word, f"What is {word}?") for word in ("a carrot", "two plus three", "a dog")]
+    task = make_task("text")
+    expected = [content(reply) for reply in model.respond(samples, task)]
+    bad = model._prompt(samples[1], task)
+
+    def on_one_prompt(model: object, rows: list, *arguments: object) -> list:
+        if any(row.ids[: len(bad)] == bad for row in rows):
+            raise RuntimeError("cannot")
+        return start_step(model, rows, *arguments)
+
+    monkeypatch.setattr(session_ttt, "start_step", on_one_prompt)
+    replies = model.respond(samples, task)
+    assert [reply.error for reply in replies] == [None, "cannot", None]
+    assert [content(replies[index]) for index in (0, 2)] == [expected[0], expected[2]]
+
+
+def test_a_sample_joins_when_a_reply_has_ended(model: TtTModel) -> None:
+    written_ones = [written(word, f"What is {word}?") for word in ("a carrot", "two plus three")]
+    samples = [spoken("whole"), written_ones[0], spoken("half", 1.0), written_ones[1], spoken("most", 1.6)]
+    task, taken, ended = make_task("chat", "speech"), [], []
+
+    def questions() -> Iterator[tuple[int, Sample]]:
+        for number, sample in enumerate(samples):
+            taken.append((number, len(ended)))
+            yield number, sample
+
+    replies = {}
+    for number, reply in model.respond_each(questions(), task, 2):
+        ended.append(number)
+        replies[number] = reply
+    # Two at once, and one for each that has ended: nobody waits for a whole batch.
+    assert [number for number, _ in taken] == list(range(5))
+    assert all(number - has_ended < 2 for number, has_ended in taken)
+    assert any(has_ended % 2 for _, has_ended in taken)
+    assert [content(replies[number]) for number in range(5)] == [
+        content(model.respond([one], task)[0]) for one in samples
+    ]
 
 
 def test_halving_finds_the_one_that_fails_and_keeps_the_order() -> None:

@@ -10,12 +10,16 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...names import EMBEDDED_NAME
-from ..concepts import DatasetSource, Response, Sample, SpeechModel, Task
+from ..concepts import DatasetSource, Response, Sample, Task
+
+
+if TYPE_CHECKING:
+    from .ttt import TtTModel
 
 
 logger = logging.getLogger(__name__)
@@ -51,12 +55,12 @@ def _make_class() -> type:
         """TtT behind lmms-eval's interface, in one process.
 
         Args:
-            pretrained: Name of the model, as of `load_model`.
+            pretrained: Name of the model, as of `load_ttt`.
             prompt: Name of the system prompt.
             instruct: Whether the task's instruction follows the audio.
             batch_size: Samples generated together.
             max_batch_size: Ignored; lmms-eval passes it to every model.
-            **settings: Further settings of `load_model`.
+            **settings: Further settings of `load_ttt`.
         """
 
         is_simple = True
@@ -71,9 +75,9 @@ def _make_class() -> type:
             **settings: Any,
         ) -> None:
             super().__init__()
-            from . import load_model
+            from .ttt import load_ttt
 
-            self.speech_model = load_model(pretrained, **settings)
+            self.speech_model = load_ttt(pretrained, **settings)
             self.prompt = prompt
             self.instruct = instruct
             self.batch_size = int(batch_size)
@@ -99,7 +103,7 @@ def _make_class() -> type:
 
 
 def answer_requests(
-    model: SpeechModel,
+    model: TtTModel,
     requests: Sequence[tuple[Any, ...]],
     task_dict: Mapping[str, Any],
     prompt: str,
@@ -114,7 +118,7 @@ def answer_requests(
         task_dict: Documents by task and split.
         prompt: Name of the system prompt.
         instruct: Whether the context follows the audio.
-        batch_size: Samples answered together, of similar length.
+        batch_size: Samples answered together.
 
     Returns:
         The texts, in order; "" for those that failed.
@@ -130,16 +134,14 @@ def answer_requests(
         # Only requests with the same settings can be in one batch.
         groups.setdefault(repr(task), []).append((number, sample, task))
     for group in groups.values():
-        # 2. Answer in batches of similar length, to save padding.
-        group.sort(key=lambda entry: 0 if entry[1].audio is None else len(entry[1].audio))
-        for start in range(0, len(group), batch_size):
-            batch = group[start : start + batch_size]
-            replies = model.respond([sample for _, sample, _ in batch], batch[0][2])
-            for (number, sample, _), reply in zip(batch, replies):
-                if reply.error:
-                    logger.warning("%s has no answer: %s", sample.id, reply.error)
-                # 3. Back to the order of the requests, cut at the task's endings as lmms-eval expects.
-                answers[number] = _cut(reply.text, requests[number][1].get("until"))
+        # 2. The longest first, as the cache is made for them.
+        group.sort(key=lambda entry: 0 if entry[1].audio is None else -len(entry[1].audio))
+        samples = {number: sample for number, sample, _ in group}
+        for number, reply in model.respond_each(samples.items(), group[0][2], batch_size):
+            if reply.error:
+                logger.warning("%s has no answer: %s", samples[number].id, reply.error)
+            # 3. Back to the order of the requests, cut at the task's endings as lmms-eval expects.
+            answers[number] = _cut(reply.text, requests[number][1].get("until"))
     return answers
 
 

@@ -7,8 +7,8 @@ padding is masked, so that every batch size gives the same predictions.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,25 +23,19 @@ from ...loading import (
     load_checkpoint,
     read_json,
 )
+from ...modeling import TextSegment, TtTGenerateOutput
+from ...modeling.decoding_ttt import DecodingRow
 from ...modeling.seeds_ttt import derive_seed
 from ...names import ADAPTER_CONFIG_FILE, CODEC_FOLDER
 from ...processing import SYSTEM_PROMPTS
 from ..concepts import Response, Sample, Task
 from ..identity import identify, identify_loaded
-from .failing import SAMPLE_ERRORS, answer_in_halves, failed_response
+from .continuous import ContinuousBatch, Request
+from .failing import SAMPLE_ERRORS, failed_response
 
 
 # For checkpoints whose generation_config.json sets no limit; transformers' default of 20 would cut every reply.
 DEFAULT_MAX_NEW_TOKENS = 2048
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    """The prompt of one sample, the sample's id, and the seconds it took to encode it."""
-
-    ids: list[int]
-    sample_id: str
-    seconds: float
 
 
 class TtTModel:
@@ -104,16 +98,26 @@ class TtTModel:
         }
 
     def respond(self, samples: Sequence[Sample], task: Task) -> list[Response]:
-        """Answers a batch.
+        """Answers a batch, see `respond_each`; returns one response per sample, in order."""
+        responses = dict(
+            self.respond_each(((index, sample) for index, sample in enumerate(samples)), task, len(samples))
+        )
+        return [responses[index] for index in range(len(samples))]
+
+    def respond_each(
+        self, samples: Iterable[tuple[int, Sample]], task: Task, batch_size: int
+    ) -> Iterator[tuple[int, Response]]:
+        """Answers samples with continuous batching: when a reply has ended, the next sample takes its place.
 
         Args:
-            samples: Recordings or written questions, of any lengths.
+            samples: Recordings or written questions of any lengths, each with a number; the longest should come first.
             task: `prompt` selects the system prompt, `output` whether speech is decoded, and `generation` overrides
                 the checkpoint's settings.
+            batch_size: Samples that are answered together.
 
-        Returns:
-            One response per sample, in order. Samples that cannot be answered (silence, too long, out of memory) have
-            `finish_reason="error"` and do not affect the others.
+        Yields:
+            The number of each sample and its response, in the order in which they end. Samples that cannot be answered
+            (silence, too long, out of memory) have `finish_reason="error"` and do not affect the others.
 
         Raises:
             ValueError: If the model cannot do the task at all.
@@ -122,25 +126,35 @@ class TtTModel:
         settings = {**self._defaults, **task.generation, **self.generation}
         self._check_task(task)
         self._try_settings(settings)
-        # 2. Prompts are made one by one, so that a recording that cannot be encoded fails alone.
-        failed: dict[int, Response] = {}
-        prompts: dict[int, _Prompt] = {}
-        for index, sample in enumerate(samples):
+        # 2. Prompts are made one by one when their turn comes; a recording that cannot be encoded fails alone.
+        failed: list[tuple[int, Response]] = []
+        requests = self._requests(samples, task, settings, failed)
+        # 3. Decode. Adapters are inside of the modules, so that the model in a wrapper of PEFT has them, too.
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        for request, row in ContinuousBatch(model, requests, batch_size).replies():
+            yield request.key, self._response(request, row, speaks=task.output == "speech")
+            yield from failed
+            failed.clear()
+        yield from failed
+
+    def _requests(
+        self,
+        samples: Iterable[tuple[int, Sample]],
+        task: Task,
+        settings: Mapping[str, Any],
+        failed: list[tuple[int, Response]],
+    ) -> Iterator[Request[int]]:
+        """Makes the prompts; responses of samples that have none are appended to `failed`."""
+        for number, sample in samples:
             started = time.perf_counter()
             try:
-                prompts[index] = self._prompt(sample, task)
+                ids = self._prompt(sample, task)
             # Tokenizers raise errors of no particular type.
             except Exception as error:
-                failed[index] = failed_response(error, time.perf_counter() - started)
-        # 3. Generate and decode together; halves only where that fails.
-        speaks = task.output == "speech"
-        responses = answer_in_halves(list(prompts.values()), lambda batch: self._generate(batch, settings, speaks))
-        # 4. Each sample's own seconds on top, and everything back at its position in the batch.
-        answered = {
-            index: replace(response, seconds=response.seconds + prompt.seconds)
-            for (index, prompt), response in zip(prompts.items(), responses, strict=True)
-        }
-        return [answered.get(index) or failed[index] for index in range(len(samples))]
+                failed.append((number, failed_response(error, time.perf_counter() - started)))
+                continue
+            generation = {**settings, "seed": derive_seed(settings["seed"], str(sample.id))}
+            yield Request(number, ids, generation, time.perf_counter() - started)
 
     def _check_task(self, task: Task) -> None:
         if task.prompt not in SYSTEM_PROMPTS:
@@ -163,9 +177,8 @@ class TtTModel:
             self.model.generate(**prompt.to(self.model.device), return_dict_in_generate=True, **once)
             self._tested.append(settings)
 
-    def _prompt(self, sample: Sample, task: Task) -> _Prompt:
+    def _prompt(self, sample: Sample, task: Task) -> list[int]:
         """Makes the prompt of one sample; raises some error if it cannot."""
-        started = time.perf_counter()
         content: list[dict[str, Any]]
         if sample.audio is not None:
             content = [{"type": "audio", "audio": sample.audio, "sampling_rate": sample.sampling_rate}]
@@ -175,7 +188,6 @@ class TtTModel:
             raise ValueError("The sample has neither audio nor a question.")
         if task.instruction:
             content.append({"type": "text", "text": task.instruction})
-        # Ids only, without padding: batches are made of the prompts that could be made.
         inputs = self.processor.apply_chat_template(
             [{"role": "user", "content": content}],
             task=task.prompt,
@@ -187,64 +199,30 @@ class TtTModel:
         limit = self.model.config.get_text_config().max_position_embeddings
         if len(ids) >= limit:
             raise ValueError(f"The question has {len(ids)} tokens, and the model reads less than {limit}.")
-        return _Prompt(ids, str(sample.id), time.perf_counter() - started)
+        return ids
 
-    def _generate(self, prompts: Sequence[_Prompt], settings: Mapping[str, Any], speaks: bool) -> list[Response]:
+    def _response(self, request: Request[int], row: DecodingRow | Exception, speaks: bool) -> Response:
         started = time.perf_counter()
-        # (rows, longest prompt). The padding is for the batch only: `sequences` come back without it.
-        inputs = self.processor.tokenizer.pad(
-            {"input_ids": [prompt.ids for prompt in prompts]}, padding_side="left", return_tensors="pt"
-        )
-        seeds = [derive_seed(settings["seed"], prompt.sample_id) for prompt in prompts]
-        output = self.model.generate(
-            **inputs.to(self.model.device), return_dict_in_generate=True, **{**settings, "seed": seeds}
-        )
-        sequences = output.sequences.tolist()
-        if not speaks:  # without audio segments, `decode_reply` decodes no speech
-            output.segments = [[piece for piece in row if hasattr(piece, "token_ids")] for row in output.segments]
-        # Before decoding, whose time is known for each row.
-        seconds = (time.perf_counter() - started) / len(prompts)
-        return [
-            self._decode(output, row, self._new_ids(sequences[row], len(prompt.ids)), seconds)
-            for row, prompt in enumerate(prompts)
-        ]
-
-    def _new_ids(self, sequence: list[int], prompt_length: int) -> list[int]:
-        """The generated ids of a row: with the end of sequence, without padding."""
-        new = sequence[prompt_length:]
-        ends = [index for index, token in enumerate(new) if token in self._eos_ids]
-        # All after the first end of sequence is padding, because other rows were still generating.
-        if ends:
-            return new[: ends[0] + 1]
-        # A row that was cut at a limit has padding without an end of sequence.
-        length = len(new)
-        while length and new[length - 1] == self.model.generation_config.pad_token_id:
-            length -= 1
-        return new[:length]
-
-    @property
-    def _eos_ids(self) -> list[int]:
-        ids = self.model.generation_config.eos_token_id
-        # transformers allows one id or a list of them.
-        return ids if isinstance(ids, list) else [ids]
-
-    def _decode(self, output: Any, row: int, new_ids: list[int], seconds: float) -> Response:
-        started = time.perf_counter()
+        if isinstance(row, Exception):
+            return failed_response(row, request.seconds)
+        # Without audio segments, `decode_reply` decodes no speech.
+        segments = [piece for piece in row.segments if speaks or isinstance(piece, TextSegment)]
+        output = TtTGenerateOutput(segments=[segments], finish_reason=[row.finish_reason])
         try:
-            # Row by row: codes that cannot be decoded fail their own sample only.
-            decoded = self.processor.decode_reply(output, row)
+            decoded = self.processor.decode_reply(output)
+        # Codes that cannot be decoded fail their own sample only.
         except SAMPLE_ERRORS as error:
-            return failed_response(error, seconds + time.perf_counter() - started)
+            return failed_response(error, request.seconds + time.perf_counter() - started)
         spans = [segment["codes"].tolist() for segment in decoded.segments if segment["type"] == "audio"]
         return Response(
             text=decoded.text,
             audio=np.asarray(decoded.audio, dtype=np.float32) if len(decoded.audio) else None,
             sampling_rate=decoded.sampling_rate or Response.sampling_rate,
             codes=tuple(code for codes in spans for code in codes),
-            finish_reason=output.finish_reason[row],
-            tokens=len(new_ids),
-            forward_passes=int(output.num_forward_passes[row]),
-            seconds=seconds + time.perf_counter() - started,
+            finish_reason=row.finish_reason,
+            tokens=len(row.ids) - len(request.ids),
+            forward_passes=row.num_forward_passes,
+            seconds=request.seconds + time.perf_counter() - started,
         )
 
 

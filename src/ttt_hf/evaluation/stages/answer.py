@@ -1,14 +1,15 @@
-"""The first stage: a model answers the samples of a task, in batches of similar length, and each reply is recorded.
+"""The first stage: a model answers the samples of a task, the longest first, and each reply is recorded when it ends.
 
-An interrupted run continues where it stopped. The batches are the same in every run, whatever has been answered before
-and however many processes share them, so that the replies are, too.
+An interrupted run continues where it stopped. A reply depends on its own sample only, whatever runs beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -87,18 +88,14 @@ def _answer_missing(
     known = latest_lines(folder.predictions, settings["fingerprint"])
     answered = {key for key, reply in known.items() if reply["finish_reason"] != "error"}
     processes.wait()
-    # Batches are shared out before answered ones are dropped: they are the same ones in every run.
-    mine = processes.shard(batches_by_length(samples, settings["batch_size"]))
-    todo = [batch for batch in mine if any(samples.ids[index] not in answered for index in batch)]
-    # 4. Answer. Lines are written batch by batch: an interruption loses the current batch only.
+    # Batches are shared out before answered ones are dropped: every process has the same samples in every run.
+    mine = [index for batch in processes.shard(batches_by_length(samples, settings["batch_size"])) for index in batch]
+    todo = [index for index in mine if samples.ids[index] not in answered]
+    # 4. Answer. Each reply is written when it ends: an interruption loses only what is being answered.
     with JsonLinesFile(folder.predictions, processes.rank) as file:
-        for batch in processes.progress(todo, task.name, "batch"):
-            wanted = [samples[index] for index in batch if samples.ids[index] not in answered]
-            responses = answer_batch(task, model, wanted)
-            file.append(
-                record_reply(folder, settings["fingerprint"], sample, response)
-                for (sample, _), response in zip(wanted, responses, strict=True)
-            )
+        replies = answer_samples(task, model, (samples[index] for index in todo), settings["batch_size"])
+        for sample, response in processes.progress(replies, task.name, "sample", total=len(todo)):
+            file.append([record_reply(folder, settings["fingerprint"], sample, response)])
     # 5. Merge the parts after all have closed them. Nobody goes on to read the replies before that is done.
     processes.wait()
     if processes.is_first:
@@ -138,21 +135,46 @@ def batches_by_length(samples: Samples, batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def answer_batch(task: Task, model: SpeechModel, samples: Sequence[tuple[Sample, str | None]]) -> list[Response]:
-    """Has a model answer a batch. The model does not get samples whose recordings cannot be read: they fail.
+def answer_samples(
+    task: Task, model: SpeechModel, samples: Iterable[tuple[Sample, str | None]], batch_size: int
+) -> Iterator[tuple[Sample, Response]]:
+    """Has a model answer samples. The model does not get those whose recordings cannot be read: they fail.
 
     Args:
-        samples: Samples, and why their recordings cannot be read, if so.
+        samples: Samples, and why their recordings cannot be read, if so; the longest first.
+        batch_size: Samples that the model gets together.
 
-    Returns:
-        One response per sample, in order.
+    Yields:
+        Each sample with its response, in any order.
     """
-    # Readable samples go to the model together. The others are put back at their positions afterwards.
-    readable = [sample for sample, error in samples if error is None]
-    responses = iter(model.respond(readable, task) if readable else [])
-    return [
-        next(responses) if error is None else Response("", finish_reason="error", error=error) for _, error in samples
-    ]
+    unreadable: list[tuple[Sample, Response]] = []
+    # Samples are read when the model takes them, and forgotten when they are answered.
+    taken: dict[int, Sample] = {}
+
+    def readable() -> Iterator[tuple[int, Sample]]:
+        for number, (sample, error) in enumerate(samples):
+            if error is None:
+                taken[number] = sample
+                yield number, sample
+            else:
+                unreadable.append((sample, Response("", finish_reason="error", error=error)))
+
+    respond_each = getattr(model, "respond_each", None) or partial(_respond_in_batches, model)
+    for number, response in respond_each(readable(), task, batch_size):
+        yield taken.pop(number), response
+        yield from unreadable
+        unreadable.clear()
+    yield from unreadable
+
+
+def _respond_in_batches(
+    model: SpeechModel, samples: Iterable[tuple[int, Sample]], task: Task, batch_size: int
+) -> Iterator[tuple[int, Response]]:
+    """Answers samples batch by batch, for models that can take no sample while others run."""
+    source = iter(samples)
+    while batch := list(islice(source, batch_size)):
+        numbers, questions = zip(*batch)
+        yield from zip(numbers, model.respond(questions, task), strict=True)
 
 
 def record_reply(folder: TaskFolder, fingerprint: str, sample: Sample, response: Response) -> JsonLine:
