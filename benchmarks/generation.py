@@ -121,13 +121,17 @@ def measure(scenario: Scenario, repeat: int, batch_sizes: list[int], speeds: dic
     """
     model, device = scenario.model, scenario.model.device
     expected, alone, plain_forwards = [], [], 0
-    ours(scenario, scenario.prompts[:1])  # warms up
     times: dict[str, list[Duration]] = defaultdict(list)
     together: dict[int, list[list[int]]] = {}
+    own, plain = StateRecorder(scenario), StateRecorder(scenario)
+    with own:
+        ours(scenario, scenario.prompts[:1])  # warms up
     # In turn, so that other load on the machine affects both. A long context takes the plain way minutes.
     for index in range(repeat):
         if index == 0 or not scenario.decoding_only:
-            duration, answers = run(scenario, partial(plain_run, scenario))
+            # Keeping the states takes next to no time; only those of the first run are used.
+            with plain:
+                duration, answers = run(scenario, partial(plain_run, scenario))
             times["plain"].append(duration)
             expected, counts = map(list, zip(*answers))
             plain_forwards = sum(counts)
@@ -163,7 +167,7 @@ def measure(scenario: Scenario, repeat: int, batch_sizes: list[int], speeds: dic
         "seconds": {name: asdict(duration) for name, duration in seconds.items()},
         "tokens_per_second": rates,
         "times_plain": rates["ours"] / rates["plain"],
-        **compare_states(scenario),
+        **compare_states(model, own.states, plain.states),
         "forwards": forward_times(scenario, speeds),
     }
 
@@ -201,19 +205,21 @@ def plain_run(scenario: Scenario, prompt: list[int], streamer: FirstTokenClock) 
     return plain.generate(prompt), plain.num_forward_passes
 
 
-def compare_states(scenario: Scenario) -> dict[str, float]:
+# Embeddings and hidden states of the positions that tokens are chosen from, at a forward.
+States = tuple[torch.Tensor, torch.Tensor]
+
+
+def compare_states(model: TtTForConditionalGeneration, own: list[States], plain: list[States]) -> dict[str, float]:
     """Compares the logits of both implementations, forward by forward, where tokens are chosen.
+
+    Args:
+        own: States of the forwards of `generate` for the first prompt.
+        plain: Those of the plain way, which may go on with other prompts.
 
     Returns:
         `logit_difference`, the largest one, and `smallest_margin`, that between the two most likely tokens of a
         position: equal ids show that the logits are equal if the margin is small.
     """
-    model, prompt = scenario.model, scenario.prompts[0]
-    with StateRecorder(scenario) as recorder:
-        ours(scenario, [prompt])
-        own = recorder.take()
-        Plain(model, scenario.settings, end_of_reply(model)).generate(prompt)
-        plain = recorder.take()
     difference, margin = 0.0, float("inf")
     with torch.inference_mode():
         for (my_inputs, mine), (their_inputs, theirs) in zip(own, plain):
@@ -232,7 +238,7 @@ class StateRecorder:
 
     def __init__(self, scenario: Scenario) -> None:
         self.model, self.block_length = scenario.model, scenario.settings.block_length
-        self.states: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.states: list[States] = []
 
     def __enter__(self) -> StateRecorder:
         self.handle = self.model.model.register_forward_hook(self._keep, with_kwargs=True)
@@ -240,11 +246,6 @@ class StateRecorder:
 
     def __exit__(self, *_: object) -> None:
         self.handle.remove()
-
-    def take(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Returns the embeddings and states of these positions, a pair a forward, and forgets them."""
-        states, self.states = self.states, []
-        return states
 
     def _keep(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         mask_embedding = self.model.get_input_embeddings().weight[self.model.config.mask_token_id]
