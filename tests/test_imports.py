@@ -27,7 +27,7 @@ EXTRAS_OF_ROOM = {
     "loading": {"train"},
     "processing": {"audio"},
     "training": {"train", "eval"},
-    "serving": {"demo"},
+    "serving": {"demo", "serve"},
 }
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import torch
 
 from ..codecs import output_sampling_rate
 from ..modeling.streamers_ttt import TtTStreamer
-from ..processing.processing_ttt import REPLACEMENT_CHARACTER, TtTProcessor
+from ..processing.processing_ttt import TtTProcessor
+from ..processing.reply_streams import ReplyStream
 from .audio_output import wav_writer
 from .quiet import note
 
@@ -32,54 +32,35 @@ class AnswerStreamer(TtTStreamer):
     """
 
     def __init__(self, processor: TtTProcessor, files: ExitStack, path: Path | None, output: TextIO | None) -> None:
-        # Checked before the model generates for minutes.
-        if processor.codec is not None and not hasattr(processor.codec, "decode_stream"):
-            raise ValueError(f"{type(processor.codec).__name__} cannot decode piece by piece: leave out --stream.")
-        self.processor = processor
+        # Before the model generates for minutes: not every codec can decode piece by piece.
+        self.stream = ReplyStream(processor)
         self.files = files
         self.path = path
         self.output = output
         self.start = time.perf_counter()
+        self._rate = output_sampling_rate(processor.codec.config) if processor.codec is not None else 0
         self._write: Callable[[np.ndarray], None] | None = None
-        self._decoder = processor.codec.decode_stream() if processor.codec is not None else None
         self._has_audio = False
-        self._text_ids: list[int] = []
-        self._printed = 0
 
     def put_text(self, token_ids: list[int]) -> None:
         """Prints the text that is new."""
-        self._text_ids += token_ids
-        self._print_text(is_last=False)
+        self._print_text(self.stream.text(token_ids))
 
     def put_block(self, token_ids: list[int]) -> None:
         """Decodes the codes of a finished block."""
-        if self._decoder is not None:
-            first = self.processor.token_ids.audio_code_offset
-            codes = torch.tensor(token_ids, dtype=torch.long) - first
-            # The last block of a span also holds the end marker, which is no code.
-            codes = codes[(codes >= 0) & (codes < self.processor.token_ids.audio_vocab_size)]
-            self._write_audio(self._decoder.push(codes))
+        self._write_audio(self.stream.speech(self.stream.codes(token_ids)))
 
     def end(self) -> None:
         """Prints and writes the rest."""
-        self._print_text(is_last=True)
+        text, samples = self.stream.finish()
+        self._print_text(f"{text}\n")
+        self._write_audio(samples)
+
+    def _print_text(self, text: str) -> None:
         if self.output is not None:
-            print(file=self.output, flush=True)
-        if self._decoder is not None:
-            self._write_audio(self._decoder.finish())
+            print(text, end="", file=self.output, flush=True)
 
-    def _print_text(self, is_last: bool) -> None:
-        if self.output is None:
-            return
-        # All ids again: what a token decodes to can depend on the ones before it.
-        text = self.processor.tokenizer.decode(self._text_ids, skip_special_tokens=True)
-        if not is_last:
-            # The bytes of a character may be spread over several tokens: wait for the last one.
-            text = text.rstrip(REPLACEMENT_CHARACTER)
-        print(text[self._printed :], end="", file=self.output, flush=True)
-        self._printed = max(self._printed, len(text))
-
-    def _write_audio(self, samples: torch.Tensor) -> None:
+    def _write_audio(self, samples: np.ndarray) -> None:
         # A codec that looks ahead holds samples back until later codes arrive.
         if len(samples) == 0:
             return
@@ -89,6 +70,5 @@ class AnswerStreamer(TtTStreamer):
         if self.path is not None:
             # Opened with the first samples, so that an answer without speech leaves no file.
             if self._write is None:
-                rate = output_sampling_rate(self.processor.codec.config)
-                self._write = self.files.enter_context(wav_writer(self.path, rate))
-            self._write(samples.float().cpu().numpy())
+                self._write = self.files.enter_context(wav_writer(self.path, self._rate))
+            self._write(samples)

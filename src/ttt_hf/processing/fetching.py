@@ -32,17 +32,21 @@ class Access:
         private_addresses: Addresses of this machine and of its own network, also by way of a redirect or of a public
             name that leads there. Without them no proxy is used, since it would look up names by itself.
         pipes: Pipes, devices and `-` (standard input), which may take as long as whatever writes to them.
+        addresses: Addresses on any network at all; `data:` addresses hold the audio itself, and are always read.
     """
 
     local_files: bool = True
     private_addresses: bool = True
     pipes: bool = True
+    addresses: bool = True
 
 
-# For a source that the user typed, one in a table of the user's, and one that came with a request or a download.
+# For a source that the user typed, one in a table of the user's, and one that came with a request or a download; a
+# server fetches nothing unless it is told to.
 USER = Access()
 TABLE = Access(pipes=False)
 STRANGER = Access(local_files=False, private_addresses=False, pipes=False)
+CONTENT = Access(local_files=False, private_addresses=False, pipes=False, addresses=False)
 
 STANDARD_INPUT = "-"
 USER_AGENT = "ttt-hf"
@@ -108,6 +112,8 @@ def open_source(source: str | os.PathLike[str], access: Access = USER) -> Binary
         # Errors about bytes that cannot be encoded carry the whole source.
         reason = "a character cannot be part of it" if isinstance(error, UnicodeError) else error
         raise ValueError(f"{name} is not an address that can be read: {reason}.") from None
+    if not access.addresses:
+        raise PermissionError(f"{name} is not fetched, as addresses are not allowed here: give the audio itself.")
     return _download(address, name, access)
 
 

@@ -1,0 +1,21 @@
+"""Models that the tests of serving share."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ttt_hf import embedded_checkpoint
+from ttt_hf.loading import load_checkpoint
+
+
+@pytest.fixture(scope="session")
+def embedded() -> tuple[Any, Any]:
+    """The embedded model and its processor. Shared: do not change them."""
+    return load_checkpoint(Path(embedded_checkpoint()))
+
+
+@pytest.fixture
+def fixed(checkpoint: Path) -> tuple[Any, Any]:
+    """A model that always says "Hi", 26 codes and ".", and its processor."""
+    return load_checkpoint(checkpoint)
