@@ -43,8 +43,8 @@ class Recorder(TtTStreamer):
     def put_text(self, token_ids: list[int]) -> None:
         self.events.append(("text", token_ids))
 
-    def put_draft(self, token_ids: list[int]) -> None:
-        self.events.append(("draft", token_ids))
+    def put_draft(self, token_ids: list[int], confidences: list[float]) -> None:
+        self.events.append(("draft", token_ids, confidences))
 
     def put_block(self, token_ids: list[int]) -> None:
         self.events.append(("block", token_ids))
@@ -101,13 +101,12 @@ def test_events_tell_text_drafts_blocks_and_span_ends_in_order(
             if drafts:
                 assert all(new == old for old, new in zip(drafts[-1], rest[0]) if old != MASK)
                 assert rest[0].count(MASK) < drafts[-1].count(MASK)
-            assert MASK in rest[0]
+            assert len(rest[1]) == len(rest[0]) and all(0 < confidence <= 1 for confidence in rest[1])
             drafts.append(rest[0])
         elif kind == "block":
             assert MASK not in rest[0]
-            assert len(drafts) == min(3, len(drafts[-1]) if drafts else 1) - 1
-            if drafts:
-                assert all(old in (new, MASK) for old, new in zip(drafts[-1], rest[0][:-1]))
+            assert len(drafts) == min(3, len(drafts[-1]))
+            assert drafts[-1][: len(rest[0]) - 1] == rest[0][:-1]
             drafts = []
             if not told or not isinstance(told[-1], dict) or "complete" in told[-1]:
                 told.append({"codes": []})
@@ -181,7 +180,7 @@ def test_events_can_be_iterated_over_while_another_thread_generates(
 def test_iteration_ends_with_the_error_of_the_generating_thread() -> None:
     streamer = TtTIteratorStreamer(timeout=0.01)
     streamer.put_text([3])
-    streamer.put_draft([MASK])
+    streamer.put_draft([MASK], [0.5])
     streamer.fail(RuntimeError("out of memory"))
     events = iter(streamer)
     assert [next(events).kind, next(events).kind] == ["text", "draft"]
@@ -199,8 +198,8 @@ class InterruptAtDraft(Recorder):
         self.interrupt = interrupt
         self.draft = draft
 
-    def put_draft(self, token_ids: list[int]) -> None:
-        super().put_draft(token_ids)
+    def put_draft(self, token_ids: list[int], confidences: list[float]) -> None:
+        super().put_draft(token_ids, confidences)
         if [event[0] for event in self.events].count("draft") == self.draft:
             thread = threading.Thread(target=self.interrupt.event.set)
             thread.start()
@@ -211,12 +210,12 @@ def test_an_interruption_drops_the_unfinished_block(
     model: TtTForConditionalGeneration, reply: TtTGenerateOutput
 ) -> None:
     interrupt = InterruptCriteria()
-    # Two drafts a block: the first draft of the second block.
-    streamer = InterruptAtDraft(interrupt, draft=3)
+    # Three drafts a block: the first draft of the second block.
+    streamer = InterruptAtDraft(interrupt, draft=4)
     criteria = StoppingCriteriaList([interrupt])
     out = model.generate(PROMPT, streamer=streamer, stopping_criteria=criteria, **KEYS)
     kinds = [event[0] for event in streamer.events if event[0] != "text"]
-    assert kinds == ["draft", "draft", "block", "draft", "span_end", "end"]
+    assert kinds == ["draft", "draft", "draft", "block", "draft", "span_end", "end"]
     assert streamer.events[-2] == ("span_end", False)
 
     ids = out.sequences[0].tolist()

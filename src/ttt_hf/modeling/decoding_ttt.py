@@ -320,8 +320,9 @@ class DecodingRow:
         self.canvas = [self.context.config.mask_token_id] * length
         self._schedule = transfer_schedule(length, steps)
 
-    def accept_canvas(self, canvas: list[int]) -> None:
-        """Takes the canvas after a denoising step (step 2.e of `generate()`)."""
+    def accept_canvas(self, canvas: list[int], confidences: list[float]) -> None:
+        """Takes the canvas after a denoising step, and the confidence of every position (step 2.e of `generate()`)."""
+        self.streamer.put_draft(list(canvas), confidences)
         self.canvas = canvas
         self._schedule.pop(0)
         # The official code runs all steps, even when no masked position is left.
@@ -329,8 +330,6 @@ class DecodingRow:
         # What follows an end marker is dropped, so that it need not be denoised.
         if not self._schedule or (not is_official and mask not in canvas[: self._end_of_span(canvas)]):
             self._finish_block()
-        else:
-            self.streamer.put_draft(list(canvas))
 
     def _finish_block(self) -> None:
         """Moves the canvas to the ids, up to the first end marker, then ends the span or starts its next block."""

@@ -29,6 +29,7 @@ class SessionEvent:
         complete: For `"span_end"` whether the span ended with an end marker.
         finish_reason: For `"end"` why the row ended, see `TtTGenerateOutput`; `"error"` if it failed.
         error: For `"end"` what made it fail, if anything has.
+        confidences: For `"draft"` the probability of the token proposed at every position.
     """
 
     slot: int
@@ -37,6 +38,7 @@ class SessionEvent:
     complete: bool | None = None
     finish_reason: FinishReason | None = None
     error: Exception | None = None
+    confidences: tuple[float, ...] = ()
 
 
 class DecodingSession:
@@ -215,7 +217,9 @@ class DecodingSession:
         return list(pairwise(bounds))
 
     def _receive(self, slot: int, event: StreamEvent) -> None:
-        self._events.append(SessionEvent(slot, event.kind, event.token_ids, event.complete))
+        self._events.append(
+            SessionEvent(slot, event.kind, event.token_ids, event.complete, confidences=event.confidences)
+        )
 
     def _start(self, slot: int, row: DecodingRow, keep_cache: bool) -> int:
         """Gives the first row of the cache that does not run to a slot."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .modeling_ttt import TtTForConditionalGeneration
 
 
+MILLION = 1_000_000
+
+
 @dataclass(frozen=True)
 class RowGroup:
     """Rows whose tokens are chosen together: all in text or all in a span, with the same settings.
@@ -52,10 +55,13 @@ class Choice(NamedTuple):
         rows: A row for each row of `ids`; `None` where they are not used.
         ids: `torch.long` of shape `(rows, positions)`: the next token of rows in text, the new canvas of rows in a
             span, padded on the right; negative where logits are not finite.
+        confidences: In spans the probability of the token proposed at every position, in millionths, `torch.long` of
+            the shape of `ids`.
     """
 
     rows: Sequence[DecodingRow | None]
     ids: torch.Tensor
+    confidences: torch.Tensor | None = None
 
 
 def start_step(
@@ -88,20 +94,24 @@ def finish_step(choices: Sequence[Choice]) -> None:
     Args:
         choices: Those of all forwards of the step.
     """
-    # The only transfer: until here nothing has waited for the device.
-    values = iter(torch.cat([choice.ids.flatten() for choice in choices]).tolist())
-    found = [(row, list(islice(values, choice.ids.shape[1]))) for choice in choices for row in choice.rows]
-    for row, ids in found:
-        if row is None:
-            continue
-        # Canvases are padded to the longest one of their forward.
-        ids = ids[: max(1, len(row.canvas))]
-        if row.error is not None or min(ids) < 0:
-            row.fail(row.error or ValueError(NOT_FINITE))
-        elif row.canvas:
-            row.accept_canvas(ids)
-        else:
-            row.accept_token(ids[0])
+    # The only transfer: until here nothing has waited for the device. Confidences are integers to go with the ids.
+    parts = [tensor for choice in choices for tensor in (choice.ids, choice.confidences) if tensor is not None]
+    values = iter(torch.cat([part.flatten() for part in parts]).tolist())
+    for choice in choices:
+        width = choice.ids.shape[1]
+        found = [list(islice(values, width)) for _ in choice.rows]
+        millionths = [list(islice(values, width)) for _ in choice.rows if choice.confidences is not None]
+        for index, row in enumerate(choice.rows):
+            if row is None:
+                continue
+            # Canvases are padded to the longest one of their forward.
+            ids = found[index][: max(1, len(row.canvas))]
+            if row.error is not None or min(ids) < 0:
+                row.fail(row.error or ValueError(NOT_FINITE))
+            elif row.canvas:
+                row.accept_canvas(ids, [value / MILLION for value in millionths[index][: len(ids)]])
+            else:
+                row.accept_token(ids[0])
 
 
 def choose(model: "TtTForConditionalGeneration", group: RowGroup, logits: torch.Tensor) -> Choice:
@@ -119,7 +129,7 @@ def choose(model: "TtTForConditionalGeneration", group: RowGroup, logits: torch.
     # 2.c Unconditional forward of classifier-free guidance
     if group.rows[0].context.settings.audio_cfg_scale > 0:
         logits = guide(model, group, logits)
-    return Choice(group.rows, denoise(group, logits))
+    return Choice(group.rows, *denoise(group, logits))
 
 
 def group_rows(rows: Sequence[DecodingRow]) -> list[RowGroup]:
@@ -207,7 +217,7 @@ def process(row: DecodingRow, logits: torch.Tensor) -> torch.Tensor:
         return logits
 
 
-def denoise(group: RowGroup, logits: torch.Tensor) -> torch.Tensor:
+def denoise(group: RowGroup, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Makes a denoising step of rows in a span: proposes a token per position and commits the most confident ones.
 
     Args:
@@ -215,7 +225,8 @@ def denoise(group: RowGroup, logits: torch.Tensor) -> torch.Tensor:
         logits: Those of their canvases, shape `(positions, columns)`, row after row; changed in place.
 
     Returns:
-        The new canvases, `torch.long` of shape `(rows, longest canvas)`; -1 where logits are not finite.
+        The new canvases, `torch.long` of shape `(rows, longest canvas)`, -1 where logits are not finite; and the
+        confidences of a `Choice`.
     """
     context, lengths = group.rows[0].context, group.counts
     settings, generators = context.settings, [row.generator for row in group.rows]
@@ -237,7 +248,8 @@ def denoise(group: RowGroup, logits: torch.Tensor) -> torch.Tensor:
     # The schedule sets how many positions are committed, their scores which.
     selected = select_positions(scores, confidences, is_masked, counts, settings.audio_confidence_threshold)
     canvas = torch.where(selected, choices + context.span_columns.start, canvas)
-    return canvas.masked_fill(is_masked & confidences.isnan(), -1)
+    canvas = canvas.masked_fill(is_masked & confidences.isnan(), -1)
+    return canvas, (confidences.nan_to_num() * MILLION).long()
 
 
 def guide(model: "TtTForConditionalGeneration", group: RowGroup, logits: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,8 @@ from transformers.generation.streamers import BaseStreamer, TextStreamer
 class TtTStreamer(BaseStreamer):
     """Base class of streamers with separate events for text, draft audio and committed audio; its methods do nothing.
 
-    Events come in this order, repeatedly: `put_text` for text; for a span, `put_draft` after each denoising step but a
-    block's last, `put_block` for each finished block, `end_span` after the last block. `end` comes once, at the end of
+    Events come in this order, repeatedly: `put_text` for text; for a span, `put_draft` after each denoising step,
+    `put_block` for each finished block, `end_span` after the last block. `end` comes once, at the end of
     the generation. A streamer follows a single row.
     """
 
@@ -33,11 +33,12 @@ class TtTStreamer(BaseStreamer):
             token_ids: Ids below the first audio id.
         """
 
-    def put_draft(self, token_ids: list[int]) -> None:
+    def put_draft(self, token_ids: list[int], confidences: list[float]) -> None:
         """Receives the block being denoised, to be replaced by the next draft or block.
 
         Args:
             token_ids: One id per position, that of the mask token where nothing is committed yet.
+            confidences: Per position the probability of the token that this denoising step has proposed there.
         """
 
     def put_block(self, token_ids: list[int]) -> None:
@@ -101,11 +102,13 @@ class StreamEvent:
         kind: `"text"`, `"draft"`, `"block"` or `"span_end"`, see the methods of `TtTStreamer`.
         token_ids: Ids of the event; empty for `"span_end"`.
         complete: For `"span_end"` whether the span ended with an end marker, otherwise `None`.
+        confidences: For `"draft"` the probability of the token proposed at every position.
     """
 
     kind: Literal["text", "draft", "block", "span_end"]
     token_ids: tuple[int, ...] = ()
     complete: bool | None = None
+    confidences: tuple[float, ...] = ()
 
 
 class EventStreamer(TtTStreamer):
@@ -121,8 +124,8 @@ class EventStreamer(TtTStreamer):
     def put_text(self, token_ids: list[int]) -> None:
         self._receive(StreamEvent("text", tuple(token_ids)))
 
-    def put_draft(self, token_ids: list[int]) -> None:
-        self._receive(StreamEvent("draft", tuple(token_ids)))
+    def put_draft(self, token_ids: list[int], confidences: list[float]) -> None:
+        self._receive(StreamEvent("draft", tuple(token_ids), confidences=tuple(confidences)))
 
     def put_block(self, token_ids: list[int]) -> None:
         self._receive(StreamEvent("block", tuple(token_ids)))
@@ -161,9 +164,9 @@ class TtTIteratorStreamer(EventStreamer):
         self._queue: Queue[StreamEvent | BaseException | None] = Queue()
         super().__init__(self._queue.put)
 
-    def put_draft(self, token_ids: list[int]) -> None:
+    def put_draft(self, token_ids: list[int], confidences: list[float]) -> None:
         if self.drafts:
-            super().put_draft(token_ids)
+            super().put_draft(token_ids, confidences)
 
     def end(self) -> None:
         self._queue.put(None)
