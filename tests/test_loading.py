@@ -106,12 +106,6 @@ def test_settings_of_the_model(checkpoint):
         load_model_and_processor(str(checkpoint), device="cpu", dtype="int8")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_few_bits_need_a_gpu(checkpoint):
-    with pytest.raises(ValueError, match="Weights in 8 bits need a CUDA device"):
-        load_model_and_processor(str(checkpoint), bits=8)
-
-
 # -- adapters ---------------------------------------------------------------------------------------------------------
 
 

@@ -108,6 +108,13 @@ def test_streaming_with_json_prints_json_alone(run: Callable, checkpoint: Path, 
     assert_whole_reply(reply)
 
 
+def test_weights_in_8_bits(run: Callable) -> None:
+    result = run("talk", "--text", "What is two plus three?", "--task", "text", "--bits", "8", "--dtype", "float32")
+    assert (result.code, result.out, result.err) == (0, "Two plus three is five.\n", "")
+    result = run("talk", "--text", "What is two plus three?", "--task", "text", "--bits", "8", "--dtype", "bfloat16")
+    assert_one_error(result, "weights in 8 bits are multiplied in float32")
+
+
 @pytest.fixture
 def generate_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Arguments of the calls of `generate`, but for those of the loader, which checks the checkpoint's settings."""

@@ -133,9 +133,16 @@ def state_hash(module: torch.nn.Module) -> str:
     Returns:
         64 hexadecimal digits.
     """
+    import torch
+
     from ..data.encoding import hash_tensors
 
     for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(
+                f"The weight {name} is packed for this processor, so that the model cannot be identified: give its "
+                "name and bits=8 instead."
+            )
         if tensor.is_meta:
             raise ValueError(
                 f"The weight {name} is offloaded, so that the model cannot be identified: give its name instead, or "

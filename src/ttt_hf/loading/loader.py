@@ -90,7 +90,7 @@ def load_checkpoint(
             the checkpoint's elsewhere.
         device_map: Spreads the model over devices, instead of `device`, see `PreTrainedModel.from_pretrained`:
             `"auto"` fills GPUs, then the CPU's memory.
-        bits: 8 or 4, to quantise the weights (bitsandbytes on a GPU).
+        bits: 8 or 4, to quantise the weights, see `quantization_config`; 4 need a GPU.
         attn_implementation: `"sdpa"`, `"eager"` or `"flex_attention"`; transformers' choice by default.
         audio_attention: `"span"` or `"block_causal"`; as in the checkpoint by default.
         audio_block_length: Positions per denoising block, in training and generation; as in the checkpoint by default.
@@ -101,7 +101,7 @@ def load_checkpoint(
     Raises:
         ImportError: If bitsandbytes or PEFT is needed and not installed.
         ValueError: If the checkpoint has missing, unexpected or misshapen tensors, if model, tokenizer, codec and
-            adapter do not fit together, or if `bits` are given where there is no CUDA device.
+            adapter do not fit together, or if the device cannot multiply weights in so few `bits`.
     """
     from transformers import AutoConfig
 
@@ -140,6 +140,11 @@ def load_checkpoint(
     # Only now, since merging replaces the generation config.
     if audio_block_length is not None:
         model.generation_config.audio_block_length = audio_block_length
+    if bits is not None and "quantization_config" not in settings:
+        from .int8_weights import quantize
+
+        # Last: adapters are merged into numbers, which are checked as such.
+        quantize(model)
     if processor.codec is not None:
         check_codec(model.config, processor.codec)
         check_finite(processor.codec, codec or base)
@@ -161,45 +166,58 @@ def _model_arguments(
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = _torch_dtype(dtype) or (torch.float32 if device == "cpu" else "auto")
-    # bitsandbytes computes in a data type that has to be named, which "auto" is not.
-    compute_dtype = torch.bfloat16 if isinstance(dtype, str) else dtype
     settings: dict[str, Any] = {"dtype": dtype}
     if device_map is not None or device != "cpu":
         settings["device_map"] = device_map or {"": device}
     if bits is not None:
-        settings["quantization_config"] = quantization_config(bits, compute_dtype)
+        quantization = quantization_config(bits, None if isinstance(dtype, str) else dtype, device)
+        on_gpu = quantization.quant_method == "bitsandbytes"
+        # A CPU's weights are loaded as they are, and quantised by load_checkpoint.
+        settings |= {"quantization_config": quantization} if on_gpu else {"dtype": torch.float32}
     if attn_implementation is not None:
         settings["attn_implementation"] = attn_implementation
     return settings
 
 
-def quantization_config(bits: int, compute_dtype: torch.dtype) -> Any:
+def quantization_config(bits: int, compute_dtype: torch.dtype | None = None, device: str | None = None) -> Any:
     """Builds transformers' configuration for quantised weights.
 
     Args:
-        bits: 8 (LLM.int8) or 4 (NF4, Dettmers et al., "QLoRA", 2023).
-        compute_dtype: Data type in which 4-bit weights are multiplied.
+        bits: 8 (on a GPU LLM.int8 of bitsandbytes, on a CPU `DynamicInt8Config`) or, on a GPU, 4 (NF4, Dettmers et
+            al., "QLoRA", 2023).
+        compute_dtype: Data type in which 4-bit weights are multiplied, bfloat16 by default; on a CPU float32.
+        device: Device of the model; the GPU if there is one, else the CPU.
 
     Returns:
         For `from_pretrained(quantization_config=...)`.
 
     Raises:
-        ImportError: If bitsandbytes is not installed.
-        ValueError: If there is no CUDA device, or the number of bits is another.
+        ImportError: If bitsandbytes is needed and not installed, or PyTorch has no kernels for integers.
+        ValueError: If the device or the data type is not one for this number of bits, or the number is another.
     """
     import torch
 
     if bits not in (4, 8):
         raise ValueError(f"Weights can be held in 8 or 4 bits, not in {bits}.")
-    if not torch.cuda.is_available():
-        raise ValueError(f"Weights in {bits} bits need a CUDA device, and there is none: load them in bfloat16.")
+    has_gpu = torch.cuda.is_available()
+    if bits == 4 and not has_gpu:
+        raise ValueError("Weights in 4 bits need a CUDA device, and there is none: hold them in 8 bits.")
+    if bits == 8 and (device == "cpu" or not has_gpu):
+        if compute_dtype not in (None, torch.float32):
+            raise ValueError("On a CPU, weights in 8 bits are multiplied in float32: leave out the data type.")
+        from .int8_weights import DynamicInt8Config, check_kernels
+
+        check_kernels()
+        return DynamicInt8Config()
     if find_spec("bitsandbytes") is None:
         raise ImportError(f"Weights in {bits} bits need bitsandbytes: pip install bitsandbytes.")
     from transformers import BitsAndBytesConfig
 
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype or torch.bfloat16
+    )
 
 
 def _torch_dtype(dtype: torch.dtype | str | None) -> Any:

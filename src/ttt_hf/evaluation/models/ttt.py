@@ -1,11 +1,13 @@
 """TtT models under evaluation: spoken or written questions to text, and to speech for tasks with spoken replies.
 
 A reply depends on its own sample only: recordings are encoded one by one, each row is generated with its own seed, and
-padding is masked, so that every batch size gives the same predictions.
+padding is masked, so that every batch size gives the same predictions. (On a CPU, layers in 8 bits share one scale
+among the rows of a batch, so that a few replies differ.)
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +24,8 @@ from ...loading import (
     is_adapter,
     load_checkpoint,
     read_json,
+    read_shapes,
+    weight_files,
 )
 from ...modeling import TextSegment, TtTGenerateOutput
 from ...modeling.decoding_ttt import DecodingRow
@@ -256,6 +260,7 @@ def load_ttt(
     codec: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    bits: int | None = None,
     **generation: Any,
 ) -> TtTModel:
     """Loads a TtT model for evaluation.
@@ -264,7 +269,7 @@ def load_ttt(
         name: Folder or Hub id of a model or adapter, or `"ttt-tiny"`.
         revision: Branch, tag or commit on the Hub.
         codec: Folder or Hub id of a codec, for checkpoints that come without one.
-        device, dtype: As of `loading.load_checkpoint`.
+        device, dtype, bits: As of `loading.load_checkpoint`.
         **generation: Keyword arguments of `generate`.
     """
     try:
@@ -272,7 +277,7 @@ def load_ttt(
     except OtherModelError as error:
         raise ValueError(f"{error} Speech recognisers of transformers are named hf-asr:{name}.") from error
     codec_folder = find_codec(base_folder(folder), codec)
-    model, processor = load_checkpoint(folder, codec_folder, device, dtype)
+    model, processor = load_checkpoint(folder, codec_folder, device, dtype, bits=bits)
     # An adapter is identified together with its base model, on which its replies depend as much.
     own_codec = base_folder(folder) / CODEC_FOLDER
     base = None
@@ -286,6 +291,11 @@ def load_ttt(
             # One that comes with the model has the model's revision.
             **(asdict(identify(codec_folder, codec)) if codec_folder not in (None, own_codec) else {}),
         },
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        # Of the files: quantised layers have none that PyTorch counts.
+        "parameters": sum(
+            math.prod(shape) for file in weight_files(base_folder(folder)) for shape in read_shapes(file).values()
+        ),
+        # Named only where it differs, so that records of other runs keep their fingerprint.
+        **({} if bits is None else {"bits": bits}),
     }
     return TtTModel(model, processor, identity, generation)
