@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .replies import REPLACEMENT_CHARACTER
+from ..codecs import output_sampling_rate
+from .replies import REPLACEMENT_CHARACTER, Reply, reply_segments
 from .tokenization import tokenizer_errors
 
 
@@ -31,8 +32,10 @@ class ReplyStream:
         codec = processor.codec if speech else None
         if codec is not None and not hasattr(codec, "decode_stream"):
             raise ValueError(f"{type(codec).__name__} cannot decode piece by piece: decode the whole reply instead.")
+        self._processor = processor
         self._tokenizer = processor.tokenizer
         self._ids = processor.token_ids
+        self._samples: list[np.ndarray] = []
         self._decoder = codec.decode_stream() if codec is not None else None
         self._text_ids: list[int] = []
         self._written = 0
@@ -54,14 +57,35 @@ class ReplyStream:
         """
         if self._decoder is None:
             return np.zeros(0, dtype=np.float32)
-        return self._decoder.push(torch.tensor(codes, dtype=torch.long)).float().cpu().numpy()
+        return self._keep(self._decoder.push(torch.tensor(codes, dtype=torch.long)))
 
     def finish(self) -> tuple[str, np.ndarray]:
         """Returns the rest of both."""
         text = self._new_text(is_last=True)
         if self._decoder is None:
             return text, np.zeros(0, dtype=np.float32)
-        return text, self._decoder.finish().float().cpu().numpy()
+        return text, self._keep(self._decoder.finish())
+
+    def reply(self, segments: Sequence[Any], finish_reason: str | None) -> Reply:
+        """The whole reply, with the speech that has been decoded.
+
+        Args:
+            segments: Text and audio segments of the decoded row.
+            finish_reason: Why it ended.
+        """
+        codec = self._processor.codec
+        items = reply_segments(segments, self._tokenizer, codec.config.frame_rate if codec is not None else None)
+        return Reply(
+            text="".join(item.get("text", "") for item in items).strip(),
+            audio=np.concatenate(self._samples) if self._samples else np.zeros(0, dtype=np.float32),
+            sampling_rate=output_sampling_rate(codec.config) if codec is not None else 0,
+            segments=items,
+            finish_reason=finish_reason,
+        )
+
+    def _keep(self, samples: torch.Tensor) -> np.ndarray:
+        self._samples.append(samples.float().cpu().numpy())
+        return self._samples[-1]
 
     def _new_text(self, is_last: bool) -> str:
         # All ids again: what a token decodes to can depend on the ones before it.

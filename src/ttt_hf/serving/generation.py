@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..codecs import output_sampling_rate
 from ..modeling.decoding_ttt import DecodingRow
 from ..modeling.streamers_ttt import StreamEvent
-from ..processing.replies import Reply, reply_segments
 from ..processing.reply_streams import ReplyStream
 from .events import Audio, Codes, Draft, End, Event, Text
 from .monitor import Monitor
@@ -50,10 +48,9 @@ class Generation(AsyncIterator[Event]):
         self.submitted = time.monotonic()
         self.row: DecodingRow | None = None
         self.is_over = False
-        self._processor = processor
         self._monitor = monitor
         self._stream = ReplyStream(processor, speech)
-        self._samples: list[np.ndarray] = []
+        self._has_audio = False
         self._prompt_ids: tuple[int, ...] = ()
         self._lock = threading.Lock()
         self._is_read = False
@@ -126,22 +123,14 @@ class Generation(AsyncIterator[Event]):
             yield from self._audio(self._stream.speech(codes))
 
     def _end(self) -> Iterator[Event]:
-        row, processor = self.row, self._processor
+        row = self.row
         if row is None:
             return
         text, samples = self._stream.finish()
         if text:
             yield Text(text)
         yield from self._audio(samples)
-        codec = processor.codec
-        segments = reply_segments(row.segments, processor.tokenizer, codec.config.frame_rate if codec else None)
-        reply = Reply(
-            text="".join(segment.get("text", "") for segment in segments).strip(),
-            audio=np.concatenate(self._samples) if self._samples else np.zeros(0, dtype=np.float32),
-            sampling_rate=output_sampling_rate(codec.config) if codec is not None else 0,
-            segments=segments,
-            finish_reason=row.finish_reason,
-        )
+        reply = self._stream.reply(row.segments, row.finish_reason)
         end = End(reply, self._prompt_ids, tuple(row.ids[len(self._prompt_ids) :]), row.num_forward_passes)
         if self._finish():
             self._monitor.ended(end, time.monotonic() - self.submitted)
@@ -151,9 +140,9 @@ class Generation(AsyncIterator[Event]):
         # A codec that looks ahead holds samples back until later codes arrive.
         if not len(samples):
             return
-        if not self._samples:
+        if not self._has_audio:
+            self._has_audio = True
             self._monitor.first_audio(time.monotonic() - self.submitted)
-        self._samples.append(samples)
         yield Audio(samples)
 
     def _finish(self) -> bool:
