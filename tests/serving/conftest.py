@@ -1,9 +1,12 @@
 """Models that the tests of serving share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
+from local_server import LocalServer
 
 from ttt_hf import embedded_checkpoint
 from ttt_hf.loading import load_checkpoint
@@ -19,3 +22,16 @@ def embedded() -> tuple[Any, Any]:
 def fixed(checkpoint: Path) -> tuple[Any, Any]:
     """A model that always says "Hi", 26 codes and ".", and its processor."""
     return load_checkpoint(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def server(embedded: tuple[Any, Any]) -> Iterator[LocalServer]:
+    """A server of the embedded model, at a real socket."""
+    with LocalServer(embedded) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: LocalServer) -> openai.OpenAI:
+    """OpenAI's own client of it."""
+    return server.client()

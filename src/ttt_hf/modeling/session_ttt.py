@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
 from .cache_ttt import RaggedCache
 from .decoding_ttt import DecodingRow, FinishReason
@@ -293,6 +294,10 @@ def prepare_row(
     # Offloaded weights are nowhere until they are needed.
     device = model.device if model.device.type != "meta" else torch.device("cpu")
     ids = torch.as_tensor(prompt, dtype=torch.long).reshape(1, -1).to(device)
+    if generation.get("stop_strings") and generation.get("tokenizer") is not None:
+        # With a function in the place of its loop, `generate()` loses the tokenizer that they need.
+        stop = StopStringCriteria(generation.pop("tokenizer"), generation.pop("stop_strings"))
+        generation["stopping_criteria"] = StoppingCriteriaList([*generation.get("stopping_criteria", ()), stop])
     make_rows = partial(type(model).make_rows, streamer=streamer, capacity=capacity)
     (row,) = model.generate(ids, attention_mask=torch.ones_like(ids), custom_generate=make_rows, **generation)
     return row

@@ -1,12 +1,12 @@
 """Serving: one model that answers many requests at the same time.
 
-`Engine` is for Python; `app.py` and its siblings are the API server, which needs the extra `serve`.
+`Engine` is for Python; `api/` is the API server, which needs the extra `serve`.
 """
 
 from .engine import Engine
 from .events import Audio, Codes, Draft, End, Event, Text
 from .generation import Generation
-from .limits import EngineClosedError, Limits, OverloadedError
+from .limits import EngineClosedError, Limits, OverloadedError, QueueFullError
 from .monitor import Monitor
 
 
@@ -22,5 +22,6 @@ __all__ = [
     "Limits",
     "Monitor",
     "OverloadedError",
+    "QueueFullError",
     "Text",
 ]

@@ -27,7 +27,7 @@ from ..modeling.session_ttt import DecodingSession, prepare_row
 from ..modeling.streamers_ttt import EventStreamer, StreamEvent
 from ..processing.fetching import CONTENT, Access
 from .generation import Generation
-from .limits import EngineClosedError, Limits, OverloadedError
+from .limits import EngineClosedError, Limits, OverloadedError, QueueFullError
 from .monitor import Monitor
 from .prompts import encode_prompt
 
@@ -151,7 +151,7 @@ class Engine:
             The request, to be iterated over. Errors of what it asks for are raised there.
 
         Raises:
-            OverloadedError: If as many requests wait as may.
+            QueueFullError: If as many requests wait as may.
             EngineClosedError: If the engine is shutting down.
         """
         request = Generation(self.processor, speech, drafts, self.monitor)
@@ -159,7 +159,7 @@ class Engine:
             if not self.is_open:
                 raise EngineClosedError("The server is shutting down.")
             if len(self._waiting) >= self.limits.queue:
-                raise OverloadedError(f"{len(self._waiting)} requests are waiting already.", self._retry_after())
+                raise QueueFullError(f"{len(self._waiting)} requests are waiting already.", self._retry_after())
             self._waiting.append(request)
             self.monitor.waiting(len(self._waiting))
             self._reader.submit(self._read, request, messages, task, access, generation)

@@ -48,5 +48,9 @@ class OverloadedError(RuntimeError):
         self.retry_after = retry_after
 
 
+class QueueFullError(OverloadedError):
+    """As many requests wait as may."""
+
+
 class EngineClosedError(RuntimeError):
     """The engine is shutting down and takes no more requests."""

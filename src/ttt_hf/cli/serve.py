@@ -1,0 +1,141 @@
+"""`ttt-hf serve`: a model behind OpenAI's API, for clients that speak it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..loading import DTYPES
+from ..names import EMBEDDED_ALIAS
+from .errors import UsageError
+from .quiet import note
+
+
+if TYPE_CHECKING:
+    from ..serving import Engine
+
+KEY_VARIABLE = "TTT_HF_API_KEY"
+EXAMPLES = f"""examples:
+  ttt-hf serve embedded --port 8000
+  curl http://127.0.0.1:8000/v1/audio/speech -H 'Content-Type: application/json' \\
+    -d '{{"model": "embedded", "input": "Good morning.", "voice": "default"}}' --output speech.mp3
+
+environment:
+  {KEY_VARIABLE}  the key that clients must send; needed for any other address than this machine's own
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "serve",
+        help="answer requests in OpenAI's API",
+        description="Serves a model to clients of OpenAI's API: chat with speech, speech, transcription, realtime.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", default=EMBEDDED_ALIAS, help="folder or Hub id (default: %(default)s)"
+    )
+    parser.add_argument("--name", help="name of the model in requests (default: its Hub id, or its folder's name)")
+    parser.add_argument("--codec", metavar="ID", help="folder, Hub id or short name of a codec to use instead")
+    parser.add_argument("--dtype", choices=DTYPES, help="data type of the weights (default: float32 on a CPU)")
+    for name, kind, default, unit, text in (
+        ("--host", str, "127.0.0.1", "ADDRESS", "address to listen at"),
+        ("--port", int, 8000, "N", "port, 0 for a free one"),
+        ("--slots", int, 16, "N", "requests decoded together"),
+        ("--queue", int, 64, "N", "requests that may wait for a slot, more are refused"),
+        ("--wait", float, 60.0, "SECONDS", "how long a request waits for a slot"),
+        ("--max-new-tokens", int, 2048, "N", "longest reply, text and audio tokens"),
+        ("--max-audio-seconds", float, 300.0, "SECONDS", "longest recording"),
+        ("--max-body-mib", int, 32, "N", "largest request"),
+    ):
+        parser.add_argument(name, type=kind, default=default, metavar=unit, help=f"{text} (default: %(default)s)")
+    parser.add_argument("--allow-urls", action="store_true", help="fetch audio that requests name by public addresses")
+    parser.add_argument(
+        "--origin", action="append", default=[], metavar="URL", help="web pages of this origin may ask, too"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serves until it is interrupted; what runs then is finished."""
+    key = os.environ.get(KEY_VARIABLE) or None
+    try:
+        from ..serving.api.app import create_app
+        from ..serving.api.guard import Rules
+        from ..serving.api.metrics import Metrics
+        from ..serving.api.server import is_loopback, listen, make_server
+        from ..serving.api.service import Service
+    except ImportError as error:
+        raise ImportError(f"ttt-hf serve needs the package {error.name}: pip install 'ttt-hf[serve]'.") from None
+    if not is_loopback(args.host) and key is None:
+        raise UsageError(
+            f"--host {args.host} can be reached from other machines: set {KEY_VARIABLE} to a key that clients send."
+        )
+    if args.max_body_mib < 1:
+        raise UsageError(f"--max-body-mib must be at least 1, not {args.max_body_mib}.")
+    rules = Rules(key, tuple(args.origin), args.max_body_mib << 20)
+    limits = _limits(args)
+    # Before the model is loaded, as the port may be taken.
+    with listen(args.host, args.port) as listener:
+        metrics = Metrics()
+        engine = _start_engine(args, limits, metrics)
+        name = args.name or _model_name(args.model)
+        service = Service(engine, name, metrics, access=_access(args.allow_urls))
+        server = make_server(create_app(service, rules))
+        host, port = listener.getsockname()[:2]
+        note(f"{name} answers at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            # The server has finished what ran, which is how it is meant to end.
+            if not server.should_exit:
+                raise
+
+
+def _limits(args: argparse.Namespace) -> Any:
+    from ..serving import Limits
+
+    try:
+        return Limits(
+            slots=args.slots,
+            queue=args.queue,
+            wait_seconds=args.wait,
+            new_tokens=args.max_new_tokens,
+            audio_seconds=args.max_audio_seconds,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _access(urls: bool) -> Any:
+    from ..processing.fetching import CONTENT, STRANGER
+
+    return STRANGER if urls else CONTENT
+
+
+def _model_name(model: str) -> str:
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else model
+
+
+def _start_engine(args: argparse.Namespace, limits: Any, monitor: Any) -> Engine:
+    from ..loading import base_folder, find_checkpoint, find_codec
+    from ..serving import Engine
+    from .quiet import load_quietly, silence
+
+    with silence():
+        folder = find_checkpoint(args.model)
+        codec = find_codec(base_folder(folder), args.codec)
+        engine = Engine(*load_quietly(folder, codec=codec, dtype=args.dtype), limits, monitor)
+
+        async def warm_up() -> None:
+            await engine.submit([{"role": "user", "content": "Hello."}], max_new_tokens=32, seed=0).reply()
+
+        # Memory is allocated and kernels are chosen by the first request, which is not to be a client's.
+        asyncio.run(warm_up())
+    return engine
