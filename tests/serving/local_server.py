@@ -9,7 +9,7 @@ import openai
 from ttt_hf.serving import Engine, Limits
 from ttt_hf.serving.api.app import create_app
 from ttt_hf.serving.api.guard import Rules
-from ttt_hf.serving.api.metrics import Metrics
+from ttt_hf.serving.api.prometheus_metrics import Metrics
 from ttt_hf.serving.api.server import listen, make_server
 from ttt_hf.serving.api.service import Service
 

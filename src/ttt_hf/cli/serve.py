@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         from ..serving.api.app import create_app
         from ..serving.api.guard import Rules
-        from ..serving.api.metrics import Metrics
+        from ..serving.api.prometheus_metrics import Metrics
         from ..serving.api.server import is_loopback, listen, make_server
         from ..serving.api.service import Service
     except ImportError as error:

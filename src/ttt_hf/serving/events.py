@@ -25,13 +25,15 @@ class Text:
 
 @dataclass(frozen=True)
 class Draft:
-    """The block being denoised, to be replaced by the next `Draft` or `Codes`.
+    """The block being denoised, after each denoising step; to be replaced by the next `Draft` or `Codes`.
 
     Attributes:
         token_ids: One id a position, `config.mask_token_id` where nothing is committed yet.
+        confidences: Per position the probability of the token that this step has proposed there.
     """
 
     token_ids: tuple[int, ...]
+    confidences: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class Generation(AsyncIterator[Event]):
         if event.kind == "text":
             yield Text(self._stream.text(event.token_ids), event.token_ids)
         elif event.kind == "draft":
-            yield Draft(event.token_ids)
+            yield Draft(event.token_ids, event.confidences)
         elif event.kind == "block" and self.speech:
             codes = self._stream.codes(event.token_ids)
             yield Codes(tuple(codes))

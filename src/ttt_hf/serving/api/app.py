@@ -12,8 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from . import audio, chat
-from .errors import ApiError, handle_api_error, handle_status, handle_validation_error
+from . import audio_endpoints, chat
+from .api_errors import ApiError, handle_api_error, handle_status, handle_validation_error
 from .guard import Guard, Rules
 from .schemas import ChatRequest, SpeechRequest
 from .service import Service
@@ -55,11 +55,11 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/audio/speech", response_model=None)
     async def speak(body: SpeechRequest, request: Request) -> Response:
-        return await audio.speak(service, body, request)
+        return await audio_endpoints.speak(service, body, request)
 
     @app.post("/v1/audio/transcriptions", response_model=None)
     async def transcribe(request: Request) -> Response:
-        return await audio.transcribe(service, request)
+        return await audio_endpoints.transcribe(service, request)
 
     @app.get("/v1/models", response_model=None)
     async def models() -> dict[str, Any]:

@@ -14,9 +14,9 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from ..events import Audio, End, Event, Text
+from .api_errors import ApiError
 from .audio_formats import AudioEncoder, encode_audio
-from .conversations import StopFilter, stop_strings, to_conversation
-from .errors import ApiError
+from .openai_messages import StopFilter, stop_strings, to_conversation
 from .schemas import AudioOptions, ChatRequest
 from .service import Service, chain, first_event, whole_reply
 

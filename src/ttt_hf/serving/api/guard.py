@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from .errors import ApiError
+from .api_errors import ApiError
 
 
 Scope: TypeAlias = MutableMapping[str, Any]

@@ -16,8 +16,8 @@ from ..engine import Engine
 from ..events import End, Event
 from ..generation import Generation
 from ..limits import EngineClosedError
-from .errors import ApiError, as_api_error
-from .metrics import Metrics
+from .api_errors import ApiError, as_api_error
+from .prometheus_metrics import Metrics
 
 
 Result = TypeVar("Result")

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from ...processing.audio import audio_seconds
 from ..events import Audio, End, Event, Text
+from .api_errors import ApiError
 from .audio_formats import FORMATS, AudioEncoder
-from .errors import ApiError
 from .schemas import SpeechRequest, TranscriptionForm
 from .service import Service, chain, first_event, followed, whole_reply
 
