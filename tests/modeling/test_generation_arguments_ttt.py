@@ -112,7 +112,7 @@ def test_defaults_follow_the_model(tiny_model: Models) -> None:
         ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha=0.6 is not supported"),
         ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens=3 is not supported"),
         ({"guidance_scale": 1.5}, "guidance_scale=1.5 is not supported"),
-        ({"cache_implementation": "static"}, "cache_implementation='static' is not supported"),
+        ({"cache_implementation": "offloaded"}, "cache_implementation='offloaded' is not supported"),
         ({"output_scores": True}, "output_scores=True is not supported"),
         ({"output_attentions": True}, "output_attentions=True is not supported"),
         ({"past_key_values": ()}, "not (past_key_values|cache)"),

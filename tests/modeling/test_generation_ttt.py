@@ -430,6 +430,18 @@ def test_an_opener_as_last_token_leaves_an_empty_incomplete_span(tiny_model: Mod
         assert described(out.segments[0]) == [([], False)]
 
 
+def test_an_end_marker_may_end_the_reply(tiny_model: Models) -> None:
+    model = tiny_model("qwen2")
+    kwargs = {**TINY, "audio_max_span_length": 6}
+    free = alone(model, [5, 6, 36], **kwargs)
+    ids = free.sequences[0].tolist()
+    end = next(index for index, token in enumerate(ids) if token in ENDS)
+    assert end < len(ids) - 1
+    out = alone(model, [5, 6, 36], eos_token_id=[0, *ENDS], **kwargs)
+    assert out.sequences[0].tolist() == ids[: end + 1]
+    assert described(out.segments[0]) == described(free.segments[0])[:1]
+
+
 def test_shrunk_blocks_take_no_empty_steps(tiny_model: Models) -> None:
     out = alone(tiny_model("qwen2"), [5, 36], **{**TINY, "max_new_tokens": 2, "audio_steps_per_block": 30})
     assert out.num_forward_passes.tolist() == [2]

@@ -12,7 +12,12 @@ from transformers.utils import logging
 
 from .configuration_ttt import TtTConfig
 from .official_ttt import added_token_ids, is_official, paper_generation_config
-from .settings_ttt import AUDIO_GENERATION_KEYS, UNSUPPORTED_GENERATION_KEYS, AudioGenerationSettings
+from .settings_ttt import (
+    AUDIO_GENERATION_KEYS,
+    UNSUPPORTED_GENERATION_KEYS,
+    AudioGenerationSettings,
+    check_cache_implementation,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -79,6 +84,7 @@ class GenerationArgumentsMixin(GenerationMixin):
                     f"{name}={value!r} is not supported: TtT decodes one hypothesis per row, greedily or by sampling, "
                     "with its own cache; leave it unset."
                 )
+        check_cache_implementation(generation_config.cache_implementation)
         if generation_config.eos_token_id is None:
             raise ValueError("generate() needs an eos_token_id: set it in the generation config or pass it.")
         if not self.config.begin_audio_token_ids:

@@ -354,6 +354,10 @@ class DecodingRow:
 
         if is_complete:
             self._close_span(complete=True)
+        # An end marker may be one of the ids that end a reply.
+        if block[-1] in context.eos_ids:
+            self.stop(self.finish_reason)
+            return
         # In the official code a span that reaches its limit without an end marker goes on, after a test of the length.
         is_limit_tested = is_complete or is_full or not settings.is_official
         if is_limit_tested and len(self.ids) >= self.length_limit:

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 from transformers.generation.logits_process import LogitsProcessorList
-from transformers.generation.stopping_criteria import MaxLengthCriteria, StoppingCriteriaList
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer, TextStreamer
 from transformers.utils import ModelOutput
 
 from .arguments_ttt import GenerationArgumentsMixin, split_rows
+from .compiled_ttt import static_capacity
 from .decoding_ttt import AudioSegment, DecodingContext, DecodingRow, FinishReason, TextSegment
 from .seeds_ttt import row_generators
 from .session_ttt import DecodingSession
@@ -131,7 +132,14 @@ class TtTGenerationMixin(GenerationArgumentsMixin):
             input_ids, logits_processor, stopping_criteria, generation_config, streamer=streamer, **model_kwargs
         )
         # 1.b A slot for each, large enough for the longest
-        session = DecodingSession(self, slots=len(rows), capacity=max(row.capacity for row in rows))
+        session = DecodingSession(
+            self,
+            slots=len(rows),
+            capacity=generation_capacity(rows, generation_config),
+            cache_implementation=generation_config.cache_implementation,
+            compile_config=generation_config.compile_config,
+            disable_compile=generation_config.disable_compile,
+        )
         for row in rows:
             session.add(row)
         # 2. Until all rows have ended
@@ -142,6 +150,7 @@ class TtTGenerationMixin(GenerationArgumentsMixin):
                 for event in session.events():
                     if event.error is not None:
                         raise event.error
+        session.close()
         if streamer is not None:
             streamer.end()
         # 3. Right-pad the rows
@@ -181,8 +190,10 @@ class TtTGenerationMixin(GenerationArgumentsMixin):
         elif not isinstance(streamer, TtTStreamer):
             streamer = RawStreamer(streamer)
         generators = row_generators(settings.seed, len(input_ids), context.do_sample or settings.draws_audio, device)
-        # The rows enforce their lengths themselves: a criterion would count padding.
-        criteria = StoppingCriteriaList(item for item in stopping_criteria if not isinstance(item, MaxLengthCriteria))
+        # The rows enforce their lengths themselves: a criterion would count padding. They see the ids that end them,
+        # too: a criterion would wait for the device.
+        own = (MaxLengthCriteria, EosTokenCriteria)
+        criteria = StoppingCriteriaList(item for item in stopping_criteria if not isinstance(item, own))
 
         # Per row: prompt, limit, processors, random generator
         max_length = min(item.max_length for item in stopping_criteria if isinstance(item, MaxLengthCriteria))
@@ -225,6 +236,14 @@ class TtTGenerationMixin(GenerationArgumentsMixin):
             num_forward_passes=torch.tensor([row.num_forward_passes for row in rows], device=device),
             finish_reason=[row.finish_reason for row in rows],
         )
+
+
+def generation_capacity(rows: list[DecodingRow], generation_config: GenerationConfig) -> int:
+    """Number of positions that each slot needs; with a static cache one of a few sizes, so that calls share memory."""
+    capacity = max(row.capacity for row in rows)
+    if generation_config.cache_implementation != "static":
+        return capacity
+    return static_capacity(max(capacity, getattr(generation_config, "max_cache_len", None) or 0))
 
 
 __all__ = ["TtTGenerateOutput", "TtTGenerationMixin"]

@@ -7,11 +7,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from transformers import CompileConfig
 from transformers.generation.stopping_criteria import StoppingCriteriaList, StopStringCriteria
 
 from .cache_ttt import RaggedCache
+from .compiled_ttt import StaticDecoder, keep_cache
 from .decoding_ttt import DecodingRow, FinishReason
-from .step_ttt import finish_step, start_step
+from .settings_ttt import check_cache_implementation
+from .step_ttt import Choice, finish_step, start_step
 from .streamers_ttt import EventStreamer, StreamEvent, TtTStreamer
 
 
@@ -59,6 +62,12 @@ class DecodingSession:
         slots: Number of rows that can be held at the same time.
         capacity: Number of positions of each slot: prompt and reply, with all earlier turns. By default the cache
             grows, and is copied, when a longer row is admitted.
+        cache_implementation: `"static"` for forwards of fixed shapes, which are compiled on a GPU.
+        compile_config: For `torch.compile`, with `cache_implementation="static"`; as in transformers' `generate()`.
+        disable_compile: Whether fixed shapes are not compiled.
+
+    Raises:
+        ValueError: If `cache_implementation` is neither `None` nor `"static"`, or static without a capacity.
 
     Example:
         ```python
@@ -73,10 +82,25 @@ class DecodingSession:
         ```
     """
 
-    def __init__(self, model: "TtTForConditionalGeneration", slots: int, capacity: int | None = None) -> None:
+    def __init__(
+        self,
+        model: "TtTForConditionalGeneration",
+        slots: int,
+        capacity: int | None = None,
+        cache_implementation: str | None = None,
+        compile_config: CompileConfig | None = None,
+        disable_compile: bool | None = None,
+    ) -> None:
+        check_cache_implementation(cache_implementation)
         self.model = model
         self.capacity = capacity
         self.cache = RaggedCache(slots, capacity or 0)
+        self._static: StaticDecoder | None = None
+        if cache_implementation == "static":
+            if capacity is None:
+                raise ValueError("A session with cache_implementation='static' cannot grow: give it a capacity.")
+            self._static = StaticDecoder(model, slots, capacity, compile_config, bool(disable_compile))
+            self.cache = self._static.cache
         # The slot that each row of the cache belongs to, or None: first the running ones, then others in any order.
         self._slots: list[int | None] = [None] * slots
         self._num_active = 0
@@ -183,6 +207,11 @@ class DecodingSession:
         events, self._events = self._events, []
         return events
 
+    def close(self) -> None:
+        """Ends the session. Memory of fixed shapes is kept for the model's next session of the same size."""
+        if self._static is not None:
+            keep_cache(self.model, self._static.cache)
+
     # -- one step of all rows -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -190,12 +219,7 @@ class DecodingSession:
         """Makes a text token or a denoising step of every running row (step 2 of `generate()`)."""
         slots = [slot for slot in self._slots[: self._num_active] if slot is not None]
         rows = [self._rows[slot] for slot in slots]
-        choices = [
-            choice
-            for first, last in self._forwards()
-            for choice in start_step(self.model, rows[first:last], self.cache, first)
-        ]
-        finish_step(choices)
+        finish_step(self._static.start_step(rows) if self._static else self._start_step(rows))
         # 2.f Final keys are not computed again; without `use_cache` every forward starts at the first token
         self.cache.commit([row.final_length if row.context.use_cache else 0 for row in rows])
         # 2.g Rows that a criterion stops or that are finished leave the batch
@@ -206,6 +230,13 @@ class DecodingSession:
                 row.fail(error)
             if row.is_finished:
                 self._end(slot)
+
+    def _start_step(self, rows: Sequence[DecodingRow]) -> list[Choice]:
+        """Starts the forwards of the running rows."""
+        choices = []
+        for first, last in self._forwards():
+            choices += start_step(self.model, rows[first:last], self.cache, first)
+        return choices
 
     def _forwards(self) -> list[tuple[int, int]]:
         """Divides the running rows into forwards: rows that have just come apart from rows that run already.
@@ -291,6 +322,9 @@ def prepare_row(
     Raises:
         ValueError: If the prompt leaves no room for a reply, or an argument cannot be used.
     """
+    for name in ("cache_implementation", "compile_config", "disable_compile"):
+        if generation.get(name) is not None:
+            raise ValueError(f"{name} is the same for all rows of a session: give it to DecodingSession.")
     # Offloaded weights are nowhere until they are needed.
     device = model.device if model.device.type != "meta" else torch.device("cpu")
     ids = torch.as_tensor(prompt, dtype=torch.long).reshape(1, -1).to(device)

@@ -27,7 +27,6 @@ UNSUPPORTED_GENERATION_KEYS: dict[str, tuple[Any, ...]] = {
     "dola_layers": (None,),
     "guidance_scale": (None, 1),
     "token_healing": (None, False),
-    "cache_implementation": (None,),
     "output_scores": (None, False),
     "output_logits": (None, False),
     "output_attentions": (None, False),
@@ -131,6 +130,19 @@ class AudioGenerationSettings:
 AUDIO_GENERATION_KEYS = tuple(setting.name for setting in fields(AudioGenerationSettings))
 
 
+def check_cache_implementation(value: str | None) -> None:
+    """Checks transformers' key `cache_implementation`.
+
+    Raises:
+        ValueError: If it is neither `None` nor `"static"`.
+    """
+    if value not in (None, "static"):
+        raise ValueError(
+            f"cache_implementation={value!r} is not supported: TtT decodes with its own cache; leave it unset, or set "
+            "'static' for fixed shapes, which are compiled on a GPU."
+        )
+
+
 def _check_integer(name: str, value: Any, lowest: int = 0) -> None:
     # `bool` is a subclass of `int`, but True is no number of steps.
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
@@ -144,4 +156,4 @@ def _check_number(name: str, value: Any, highest: float = math.inf) -> None:
         raise ValueError(f"{name} must be a number {limits}, got {value!r}.")
 
 
-__all__ = ["AUDIO_GENERATION_KEYS", "AudioGenerationSettings"]
+__all__ = ["AUDIO_GENERATION_KEYS", "AudioGenerationSettings", "check_cache_implementation"]

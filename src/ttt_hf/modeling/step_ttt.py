@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .cache_ttt import RaggedCache
-from .decoding_ttt import DecodingRow
+from .decoding_ttt import DecodingContext, DecodingRow
 from .head_ttt import LogitSelection
 from .inputs_ttt import model_inputs
 from .samplers_ttt import NOT_FINITE, choose_tokens, propose_tokens, remasking_scores, select_positions
@@ -229,9 +229,6 @@ def denoise(group: RowGroup, logits: torch.Tensor) -> tuple[torch.Tensor, torch.
         confidences of a `Choice`.
     """
     context, lengths = group.rows[0].context, group.counts
-    settings, generators = context.settings, [row.generator for row in group.rows]
-    # Only ids that a span may hold take part in the softmax: confidences are relative to them.
-    logits.index_fill_(-1, context.excluded_columns, -torch.inf)
     length = max(lengths)
     # (rows, positions, columns)
     if min(lengths) == length:
@@ -241,7 +238,33 @@ def denoise(group: RowGroup, logits: torch.Tensor) -> tuple[torch.Tensor, torch.
     # Padding is not masked, so that it is never committed.
     canvas = torch.tensor([row.canvas + [0] * (length - len(row.canvas)) for row in group.rows], device=logits.device)
     counts = torch.tensor([[row.num_to_commit] for row in group.rows], device=logits.device)
+    return commit_tokens(context, logits, canvas, counts, [row.generator for row in group.rows], lengths)
 
+
+def commit_tokens(
+    context: DecodingContext,
+    logits: torch.Tensor,
+    canvas: torch.Tensor,
+    counts: torch.Tensor,
+    generators: Sequence[torch.Generator] = (),
+    lengths: Sequence[int] = (),
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A denoising step as tensors.
+
+    Args:
+        context: Settings of the rows.
+        logits: Those of the canvases, shape `(rows, positions, columns)`; changed in place.
+        canvas: The canvases, `torch.long` of shape `(rows, positions)`.
+        counts: Number of positions that the schedule commits in each row, `torch.long` of shape `(rows, 1)`.
+        generators: Random generator of every row, if the settings draw numbers.
+        lengths: Positions of every row, if numbers are drawn.
+
+    Returns:
+        The new canvases, -1 where logits are not finite, and the confidences of a `Choice`.
+    """
+    settings = context.settings
+    # Only ids that a span may hold take part in the softmax: confidences are relative to them.
+    logits.index_fill_(-1, context.excluded_columns, -torch.inf)
     choices, confidences = propose_tokens(logits, settings.audio_temperature, generators, lengths)
     scores = remasking_scores(logits, confidences, settings.audio_remasking, generators, lengths)
     is_masked = canvas == context.config.mask_token_id
