@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,3 +219,30 @@ def test_output_below_a_file_cannot_be_written(
 ) -> None:
     result = run("encode", recordings, "--out", recordings / "0.wav" / "out", "--model", checkpoint, "--task", "asr")
     assert_one_error(result, "cannot be written")
+
+
+@pytest.mark.slow  # six processes that import everything
+def test_processes_of_a_launcher_share_a_folder(recordings: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    alone = [sys.executable, "-m", "ttt_hf.cli"]
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launched = [*together, "-m", "ttt_hf.cli"]
+
+    def encode(command: list[str], name: str) -> tuple[str, str]:
+        words = ["encode", str(recordings), "--task", "asr", "--out", str(tmp_path / name), "--shard-size", "1"]
+        result = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout.replace(name, "OUT"), result.stderr
+
+    def content(name: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+    assert encode(launched, "shared")[0] == encode(alone, "single")[0]
+    assert content("shared") == content("single")
+    assert len(content("shared")) == 6  # four shards, encoding.json, broken.jsonl
+    # One recording is another one now: its row is encoded again, by whichever process, and told once.
+    write_wav(recordings / "1.wav", tone(0.9, 16000), 16000)
+    output, errors = encode(launched, "shared")
+    assert "1 of 4 rows changed" in errors
+    assert output == encode(alone, "single")[0]
+    assert content("shared") == content("single")

@@ -51,7 +51,12 @@ def add_parser(verbs: Any) -> None:
                         "recording of the user (speed, noise, room acoustics), of which each epoch of training draws "
                         "one (default: 0)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the variants (default: 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each CPU)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes (default: one for each CPU; under torchrun its share of them)",
+    )
     parser.add_argument("--shard-size", type=int, default=1000, metavar="N", help="rows a shard (default: 1000)")
     parser.add_argument(
         "--max-broken",
@@ -87,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
         from ..data.encoding import BROKEN_FILE, encode_source
         from ..data.sources import open_source
+        from ..processes import Processes
 
         # encode_source shows a progress bar of its own.
         datasets.disable_progress_bars()
@@ -94,19 +100,22 @@ def run(args: argparse.Namespace) -> None:
         source = open_source(
             args.source, task=args.task, split=args.split, name=args.config, allow_private=args.allow_private
         )
-        report = encode_source(
-            source,
-            codec,
-            args.out,
-            name=args.source,
-            variants=args.variants,
-            seed=args.seed,
-            # os.cpu_count() is None where the system does not tell.
-            workers=args.workers or os.cpu_count() or 1,
-            shard_size=args.shard_size,
-            max_broken=args.max_broken,
-            show_progress=not is_quiet(),
-        )
+        with Processes.of_this_run() as processes:
+            report = encode_source(
+                source,
+                codec,
+                args.out,
+                name=args.source,
+                variants=args.variants,
+                seed=args.seed,
+                workers=args.workers or default_workers(),
+                shard_size=args.shard_size,
+                max_broken=args.max_broken,
+                show_progress=not is_quiet(),
+                processes=processes,
+            )
+    if not processes.is_first:
+        return
     if args.json:
         summary = dataclasses.asdict(report)
         # These rows are listed in a file; the summary counts them as skipped.
@@ -124,6 +133,12 @@ def run(args: argparse.Namespace) -> None:
         )
     if report.skipped:
         note(f"rows left out because they cannot be used: {report.skipped}, see {args.out / BROKEN_FILE}")
+
+
+def default_workers() -> int:
+    """This process's share of the machine's CPUs, among those that a launcher has started there."""
+    # os.cpu_count() is None where the system does not tell.
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

@@ -4,8 +4,9 @@
     shard-00000-of-00012.parquet ...   canonical rows whose audio is codes
     broken.jsonl                       rows that were left out because they cannot be used, if there are any
 
-Shards are written atomically, by several processes; an interrupted run continues with those that are missing. Where
-data have changed, only the rows that differ are encoded again.
+Shards are written atomically, by several processes, on several machines that share the folder under `torchrun` or
+`accelerate launch`; an interrupted run continues with those that are missing. Where data have changed, only the rows
+that differ are encoded again.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
-from ..atomic_files import atomic_write_text, check_folder, lock_folder
+from ..atomic_files import atomic_write_text, check_folder
+from ..processes import Processes
 from ..processing.audio import audio_seconds
 from ..processing.fetching import Access, is_address
 from .conversations import audio_source, row_items
 from .reading import require_datasets
-from .reuse import Plan, plan_shards, read_encoding, row_key
+from .reuse import Plan, plan_shards, read_encoding, read_statistics, row_key
 from .shards import Shard, broken_row, describe_broken, encode_shards, load_on_device
 from .sources import ENCODING_FILE, Source, allowed_broken, check_broken
 
@@ -147,6 +149,7 @@ def encode_source(
     max_broken: float | None = None,
     show_progress: bool = False,
     wait: bool = False,
+    processes: Processes | None = None,
 ) -> EncodingReport:
     """Encodes the audio of a data set into a folder. A folder that holds a part of the same encoding is completed, and
     rows that changed since they were encoded are encoded again: a row, or the size or time of its recording.
@@ -163,6 +166,7 @@ def encode_source(
         max_broken: Share of the rows that may be left out because they cannot be used; see `allowed_broken`.
         show_progress: Whether to show a progress bar on stderr.
         wait: Whether to wait for another process that writes to the folder, such as one of the same training.
+        processes: This process among those that encode the data together, each called alike; alone by default.
 
     Returns:
         A report on the complete folder, including shards of earlier runs.
@@ -188,29 +192,44 @@ def encode_source(
     settings = {"source": name, "shard_size": shard_size, "variants": variants, "seed": seed}
     encoding = {**_describe_codec(codec, fingerprint), **settings}
     _check_settings(folder, encoding)
+    processes = processes or Processes()
+    # Nobody may write before all have seen what is there.
+    processes.wait()
     if plan.is_done:
         return _report(plan, fingerprint, allowed)
-    with lock_folder(folder, wait=wait):
-        # Another process may have been here meanwhile.
-        _check_settings(folder, encoding)
-        plan = plan_shards(folder, contents.keys, shard_size, contents.remote)
-        report = _report(plan, fingerprint, allowed)
-        _begin(folder, encoding, plan)
+    with processes.lock(folder, wait):
+        if processes.is_first:
+            # Another run may have been here meanwhile.
+            _check_settings(folder, encoding)
+            plan = plan_shards(folder, contents.keys, shard_size, contents.remote)
+            _begin(folder, encoding, plan)
+        processes.wait()
+        if not processes.is_first:
+            plan = plan_shards(folder, contents.keys, shard_size, contents.remote)
+        # Nobody writes a shard before all have made the same plan.
+        processes.wait()
         # 3. What is missing is encoded, or taken over from shards that are no longer right.
         earlier, shards = plan.find(), []
-        for path, start in plan.missing:
+        for path, start in processes.shard(plan.missing):
             keys = plan.keys[start : start + shard_size]
             found = {key: earlier[key] for key in keys if key in earlier}
             shards.append(Shard(path, start, keys, fingerprint, allowed, variants, seed, found))
+        report = _report(plan, fingerprint, allowed)
         with (
-            _progress_bar(len(plan.keys), shards, show_progress) as bar,
+            _progress_bar(len(plan.keys), shards, show_progress and processes.is_first) as bar,
             encode_shards(source, shards, codec, codec_folder, workers) as finished,
         ):
             for statistics in finished:
                 report.add(statistics, allowed)
                 bar.update(statistics["source_rows"])
         # 4. The folder is marked as complete, unless no row is left.
-        _finish(folder, encoding, report, plan)
+        processes.wait()
+        if processes.count > 1:
+            written = {path: read_statistics(path) for path, _ in plan.missing}
+            report = _report(replace(plan, kept={**plan.kept, **written}, missing=[]), fingerprint, allowed)
+        if processes.is_first:
+            _finish(folder, encoding, report, plan)
+        processes.wait()
     return report
 
 
@@ -240,9 +259,6 @@ def _begin(folder: Path, encoding: Mapping[str, Any], plan: Plan) -> None:
     # Before any shard is touched: a folder that is not complete is refused when it is opened.
     encoding = {**encoding, "source_rows": len(plan.keys), "complete": False}
     atomic_write_text(folder / ENCODING_FILE, json.dumps(encoding, indent=2) + "\n")
-    # Nobody else writes here, so these are of a run that was killed.
-    for part in folder.glob(".*.part"):
-        part.unlink()
     plan.retire()
 
 

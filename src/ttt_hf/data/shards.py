@@ -129,7 +129,7 @@ def encode_shards(
         return
     # Spawned, not forked: this process has threads, and may have touched a GPU.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (codec_folder,))
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (codec_folder, codec.device))
     try:
         futures: list[Future[dict[str, Any]]] = [pool.submit(_encode_in_worker, shard, part) for shard, part in tasks]
         yield (future.result() for future in as_completed(futures))
@@ -141,12 +141,12 @@ def encode_shards(
 _worker_codec: PreTrainedAudioTokenizerBase | None = None
 
 
-def _start_worker(codec_folder: str | os.PathLike[str]) -> None:
+def _start_worker(codec_folder: str | os.PathLike[str], device: torch.device) -> None:
     global _worker_codec
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interruption ends a worker without a traceback of its own
     torch.set_num_threads(1)  # the processes are the parallelism
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker_codec = load_on_device(codec_folder)
+    _worker_codec = load_named_codec(os.fspath(codec_folder)).to(device)
 
 
 def _end_with_parent() -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..processes import Processes, launched_processes
 from .concepts import SpeechModel, Task
 from .folder import TaskFolder
 from .llm_judge import JudgeServer, load_judge
-from .processes import Processes, launched_processes
 from .recognizers import check_transcriber, load_transcriber
 from .scoring.metrics import require_jiwer
 from .scoring.scorers import SCORERS, bind_scorer

@@ -12,10 +12,10 @@ from scripted import ScriptedModel, make_task, tone, write_task
 
 from ttt_hf.evaluation.concepts import Response
 from ttt_hf.evaluation.folder import TaskFolder
-from ttt_hf.evaluation.processes import Processes
 from ttt_hf.evaluation.stages.answer import answer_task, batches_by_length, file_name
 from ttt_hf.evaluation.task_samples import load_samples
 from ttt_hf.evaluation.tasks import load_task
+from ttt_hf.processes import Processes
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import numpy as np
 import soundfile
 
 from ...atomic_files import atomic_write, check_folder
+from ...processes import Processes
 from ..concepts import Response, Sample, SpeechModel, Task
 from ..folder import SCHEMA_VERSION, TaskFolder, task_content
-from ..processes import Processes
 from ..redaction import encodable, without_secrets
 from ..results import package_versions
 from ..store import JsonLine, JsonLinesFile, digest, latest_lines, merge_parts, write_json

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...processes import Processes
 from ..concepts import Judgement
 from ..folder import TaskFolder, judgement_fingerprint
-from ..processes import Processes
 from ..store import JsonLinesFile
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...processes import Processes
 from ...processing.audio_files import decode
 from ...processing.fetching import TABLE, open_source
 from ..folder import TaskFolder, transcript_fingerprint
-from ..processes import Processes
 from ..store import JsonLine, JsonLinesFile, merge_parts
 
 

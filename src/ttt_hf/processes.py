@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from ..atomic_files import lock_folder
+from .atomic_files import lock_folder
 
 
 Item = TypeVar("Item")
@@ -96,15 +96,22 @@ class Processes:
             dist.barrier()
 
     @contextmanager
-    def lock(self, folder: Path) -> Iterator[None]:
-        """Keeps other runs from writing to the folder of a task, and clears away what a killed one has left.
+    def lock(self, folder: Path, wait: bool = False) -> Iterator[None]:
+        """Keeps other runs from writing to a folder, and clears away what a killed one has left.
 
         The first process holds the lock for all; the others must not write before they have waited for it.
+
+        Args:
+            folder: The folder; made if missing.
+            wait: Whether to wait for another run that has locked it.
+
+        Raises:
+            BlockingIOError: If another run has locked it, and it is not waited for.
         """
         if not self.is_first:
             yield
             return
-        with lock_folder(folder):
+        with lock_folder(folder, wait):
             # Half-written files, see `atomic_files`; nobody else is writing any.
             for path in folder.rglob(".*.part"):
                 path.unlink(missing_ok=True)
