@@ -52,6 +52,21 @@ def timed(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     return (now(device) - start).wall, result
 
 
+def clock(duration: Duration, device: torch.device) -> float:
+    """Seconds of the clock that ratios are taken from: processor time on a CPU, wall-clock time on a GPU."""
+    return duration.process if device.type == "cpu" else duration.wall
+
+
+def least_seconds(call: Callable[[], Any], device: torch.device, repeat: int) -> float:
+    """Seconds that a call takes, the least of several; a bound must not be too high."""
+    durations = []
+    for _ in range(repeat):
+        start = now(device)
+        call()
+        durations.append(clock(now(device) - start, device))
+    return min(durations)
+
+
 def synchronize(device: torch.device) -> None:
     """Waits until the device has finished, so that the time is complete."""
     if device.type == "cuda":
@@ -62,15 +77,14 @@ def memory_bandwidth(device: torch.device) -> float:
     """Measured read bandwidth in bytes per second: a matrix-vector product with a matrix larger than any cache."""
     rows = 16384 if device.type == "cuda" else 8192
     matrix, vector = torch.ones(rows, rows, device=device), torch.ones(rows, device=device)
-    # The best of several runs, since a bound must not be too high.
-    return matrix.numel() * matrix.element_size() / min(timed(lambda: matrix @ vector, device)[0] for _ in range(7))
+    return matrix.numel() * matrix.element_size() / least_seconds(lambda: matrix @ vector, device, 7)
 
 
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
     """Measured operations per second of a product of large square matrices, the fastest thing that a matmul can be."""
     rows = 8192 if device.type == "cuda" else 1024
     matrix = torch.randn(rows, rows, device=device, dtype=dtype)
-    return 2 * rows**3 / min(timed(lambda: matrix @ matrix, device)[0] for _ in range(7))
+    return 2 * rows**3 / least_seconds(lambda: matrix @ matrix, device, 7)
 
 
 def fill(readme: Path, block: str, marks: tuple[str, str]) -> None:

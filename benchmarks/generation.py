@@ -12,8 +12,9 @@ words and codes with the margins that random weights have, so that equal ids mea
 
 On a CPU, ratios are of processor time, which other load on the machine changes little. The floor of a forward is the
 time it takes to read the weights once, or to do its operations at the speed of large matrix products, whichever is
-longer. In the same run, transformers generates with the bare backbone, token by token, and with a random
-DiffusionGemma of the same size, step by step.
+longer; PyTorch's products of one or a few positions are slower, so that they are measured alone, too. In the same
+run, transformers generates with the bare backbone, token by token, and with a random DiffusionGemma of the same size,
+step by step.
 """
 
 from __future__ import annotations
@@ -30,7 +31,18 @@ from typing import Any
 
 import torch
 import transformers
-from common import Duration, add_common_options, best, fill, machine, matmul_speed, memory_bandwidth, now
+from common import (
+    Duration,
+    add_common_options,
+    best,
+    clock,
+    fill,
+    least_seconds,
+    machine,
+    matmul_speed,
+    memory_bandwidth,
+    now,
+)
 from peers import peers
 from plain import Plain
 from scenarios import Scenario, embedded_scenario, random_scenario
@@ -172,11 +184,6 @@ def measure(scenario: Scenario, repeat: int, batch_sizes: list[int], speeds: dic
     }
 
 
-def clock(duration: Duration, device: torch.device) -> float:
-    """The clock that ratios are taken from: processor time on a CPU, wall-clock time on a GPU."""
-    return duration.process if device.type == "cpu" else duration.wall
-
-
 def run(scenario: Scenario, answer: Callable[[list[int], FirstTokenClock], Any]) -> tuple[Duration, list[Any]]:
     """Answers the prompts one by one; returns the time (from the first token with `decoding_only`) and the answers."""
     device = scenario.model.device
@@ -259,7 +266,8 @@ def forward_times(scenario: Scenario, speeds: dict[str, float]) -> dict[str, Any
 
     Returns:
         Per kind, `text` (one position) and `span` (one block): their `count`, median `milliseconds`,
-        `floor_milliseconds` and `times_floor`.
+        `floor_milliseconds` and `times_floor`, and the time that the layers' matrix products take alone,
+        `product_milliseconds` and `times_products`.
     """
     model, device = scenario.model, scenario.model.device
     starts: list[tuple[int, float]] = []
@@ -277,11 +285,14 @@ def forward_times(scenario: Scenario, speeds: dict[str, float]) -> dict[str, Any
     for kind, positions in (("text", 1), ("span", scenario.settings.block_length)):
         if positions in found:
             seconds, lowest = median(found[positions]), floor(model, positions, speeds)
+            products = product_seconds(model, positions)
             report[kind] = {
                 "count": len(found[positions]),
                 "milliseconds": 1e3 * seconds,
                 "floor_milliseconds": 1e3 * lowest,
                 "times_floor": seconds / lowest,
+                "product_milliseconds": 1e3 * products,
+                "times_products": seconds / products,
             }
     return report
 
@@ -296,6 +307,18 @@ def floor(model: TtTForConditionalGeneration, positions: int, speeds: dict[str, 
     size = sum(weight.numel() * weight.element_size() for weight in weights)
     operations = 2 * positions * sum(weight.numel() for weight in weights)
     return max(size / speeds["bandwidth"], operations / speeds["matmul"])
+
+
+@torch.inference_mode()
+def product_seconds(model: TtTForConditionalGeneration, positions: int) -> float:
+    """Seconds that PyTorch takes for the matrix products of a forward alone: every layer's, and the output layer's of
+    the columns that `generate` computes, text at one position and else audio."""
+    device, first = model.device, model.config.audio_token_start_id
+    weights = [module.weight for module in model.model.modules() if isinstance(module, nn.Linear)]
+    weights.append(model.lm_head.weight[:first] if positions == 1 else model.lm_head.weight[first:])
+    sizes = {weight.shape[1] for weight in weights}
+    inputs = {size: torch.randn(positions, size, device=device, dtype=model.dtype) for size in sizes}
+    return least_seconds(lambda: [nn.functional.linear(inputs[w.shape[1]], w) for w in weights], device, 10)
 
 
 def measure_shipped(scenario: Scenario, report: dict[str, Any], repeat: int) -> dict[str, Any]:
@@ -389,7 +412,8 @@ def batch_and_forward_lines(report: dict[str, Any]) -> list[str]:
             if name.startswith("batch_")
         ]
         forwards = [
-            f"{kind} {each['milliseconds']:.1f} ms ({each['times_floor']:.1f} times its floor)"
+            f"{kind} {each['milliseconds']:.1f} ms ({each['times_floor']:.1f} times its floor, "
+            f"{each['times_products']:.1f} times its matrix products alone)"
             for kind, each in scenario["forwards"].items()
         ]
         text = [f"a forward in {', in '.join(forwards)}"] if forwards else []

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from common import now
+from common import clock, now
 from scenarios import BLOCK, random_backbone
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -44,7 +44,7 @@ def backbone_token_seconds(device: torch.device, dtype: torch.dtype) -> float:
         model.generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, do_sample=False, eos_token_id=None
         )
-        return measured(now(device) - start, device)
+        return clock(now(device) - start, device)
 
     seconds(2)
     return min(seconds(1 + STEPS) - seconds(1) for _ in range(REPEAT)) / STEPS
@@ -87,9 +87,4 @@ def diffusion_gemma_step_seconds(device: torch.device, dtype: torch.dtype) -> fl
     for _ in range(REPEAT):
         model.generate(prompt, max_new_tokens=BLOCK, max_denoising_steps=STEPS, eos_token_id=None)
     # Runs are apart by a prefill, which the shortest interval leaves out.
-    return min(measured(end - start, device) for start, end in pairwise(starts))
-
-
-def measured(duration: Any, device: torch.device) -> float:
-    """Processor time on a CPU, wall-clock time on a GPU, as in the benchmark itself."""
-    return duration.process if device.type == "cpu" else duration.wall
+    return min(clock(end - start, device) for start, end in pairwise(starts))
