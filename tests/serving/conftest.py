@@ -1,6 +1,7 @@
 """Models that the tests of serving share."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,16 @@ def server(embedded: tuple[Any, Any]) -> Iterator[LocalServer]:
 def client(server: LocalServer) -> openai.OpenAI:
     """OpenAI's own client of it."""
     return server.client()
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """`wait_until(lambda: ...)`: until it is true, at most some seconds."""
+
+    def wait(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    return wait

@@ -9,6 +9,7 @@ Three threads share the work, so that neither a long recording nor a codec holds
 
 from __future__ import annotations
 
+import asyncio
 import math
 import queue
 import threading
@@ -25,11 +26,12 @@ import torch
 from ..codecs import output_sampling_rate
 from ..modeling.session_ttt import DecodingSession, prepare_row
 from ..modeling.streamers_ttt import EventStreamer, StreamEvent
+from ..processing.audio import resample
 from ..processing.fetching import CONTENT, Access
 from .generation import Generation
 from .limits import EngineClosedError, Limits, OverloadedError, QueueFullError
 from .monitor import Monitor
-from .prompts import encode_prompt
+from .prompts import encode_prompt, read_recording
 
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ class Engine:
         processor: Its processor; without a codec requests and replies are in writing.
         limits: What is taken on at most.
         monitor: Is told what happens.
+
+    Attributes:
+        capacity: Tokens of a prompt and its reply at most.
 
     Raises:
         ValueError: If the codec cannot decode piece by piece.
@@ -87,7 +92,7 @@ class Engine:
         self.limits = limits or Limits()
         self.monitor = monitor or Monitor()
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self._capacity = min(self.limits.context, longest or self.limits.context)
+        self.capacity = min(self.limits.context, longest or self.limits.context)
         # Guards all below, and says that some of it has changed.
         self._changed = threading.Condition()
         self._waiting: deque[Generation] = deque()
@@ -165,6 +170,25 @@ class Engine:
             self._reader.submit(self._read, request, messages, task, access, generation)
         return request
 
+    async def encode(self, source: Any, sampling_rate: int | None = None) -> list[int]:
+        """Codes of a recording, for messages that are sent more than once.
+
+        Args:
+            source: As for `read_audio`, but nothing that names a file or an address.
+            sampling_rate: Rate in Hz of samples.
+
+        Raises:
+            ValueError: If it cannot be used or is too long.
+        """
+        return await asyncio.wrap_future(self._reader.submit(self._encode, source, sampling_rate))
+
+    def _encode(self, source: Any, sampling_rate: int | None) -> list[int]:
+        codec = self.processor.codec
+        if codec is None:
+            raise ValueError("This model has no codec, so that it hears nothing.")
+        samples, rate = read_recording(source, sampling_rate, CONTENT, self.limits.audio_seconds)
+        return self.processor.encode_audio([resample(samples, rate, codec.config.sampling_rate)])[0].tolist()
+
     def close(self, seconds: float = 30.0) -> None:
         """Refuses new requests, finishes those that it has, and ends.
 
@@ -190,7 +214,7 @@ class Engine:
         self.close(seconds=0.0 if error is not None else 30.0)
 
     def _new_session(self) -> DecodingSession:
-        return DecodingSession(self.model, self.limits.slots, self._capacity)
+        return DecodingSession(self.model, self.limits.slots, self.capacity)
 
     def _retry_after(self) -> int:
         """Seconds until those that wait now may have been answered."""
@@ -212,7 +236,7 @@ class Engine:
                 prompt = encode_prompt(self.processor, messages, task, access, self.limits.audio_seconds)
                 streamer = EventStreamer(partial(self._receive, request))
                 arguments = self._arguments(generation)
-                request.prepare(prepare_row(self.model, prompt, self._capacity, streamer, **arguments))
+                request.prepare(prepare_row(self.model, prompt, self.capacity, streamer, **arguments))
         # Whatever a request can cause must not end the thread.
         except Exception as error:
             request.fail(error)

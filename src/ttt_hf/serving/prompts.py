@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..processing.audio import audio_seconds, read_audio
 from ..processing.conversation import AUDIO_KEYS, plain_item
 from ..processing.fetching import Access, short_name
@@ -53,13 +55,34 @@ def _read(item: Any, access: Access, max_seconds: float) -> Any:
     # Codes are checked with the prompt, and what is malformed is refused by the processor.
     if key in (None, "codes"):
         return item
-    source = item[key]
+    samples, rate = read_recording(item[key], item.get("sampling_rate"), access, max_seconds)
+    return {"type": "audio", "audio": samples, "sampling_rate": rate}
+
+
+def read_recording(
+    source: Any, sampling_rate: int | None, access: Access, max_seconds: float
+) -> tuple[np.ndarray, int]:
+    """Reads a recording.
+
+    Args:
+        source: As for `read_audio`.
+        sampling_rate: Rate in Hz of samples.
+        access: What the source may name.
+        max_seconds: Its length at most.
+
+    Returns:
+        Float32 of shape `(samples,)`, and its rate in Hz.
+
+    Raises:
+        ValueError: If it cannot be used or is too long.
+        OSError: If it cannot be opened.
+    """
     if isinstance(source, bytes):
         # By the header, before all of it is decoded.
         _check_seconds(audio_seconds(source), max_seconds)
-    samples, rate = read_audio(source, item.get("sampling_rate"), access)
+    samples, rate = read_audio(source, sampling_rate, access)
     _check_seconds(len(samples) / rate, max_seconds, short_name(source) if isinstance(source, str) else "The audio")
-    return {"type": "audio", "audio": samples, "sampling_rate": rate}
+    return samples, rate
 
 
 def _check_seconds(seconds: float, max_seconds: float, name: str = "The audio") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
@@ -101,20 +102,22 @@ async def handle_api_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def handle_validation_error(request: Request, error: Exception) -> JSONResponse:
-    """Handler of fields that are missing, unknown or of the wrong type: tells of the first one."""
-    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    """Handler of fields that are missing, unknown or of the wrong type."""
+    return validation_error(error.errors() if isinstance(error, RequestValidationError) else []).response()
+
+
+def validation_error(problems: Sequence[Any]) -> ApiError:
+    """What a client is told of Pydantic's errors: the first one."""
     if not problems:
-        return ApiError(400, REASONS[400]).response()
+        return ApiError(400, REASONS[400])
     place = [str(part) for part in problems[0]["loc"] if part not in ("body", "query")]
-    if problems[0]["type"] == "json_invalid":
-        return ApiError(400, "The body is not valid JSON.", code="invalid_json").response()
-    if problems[0]["type"] == "extra_forbidden":
-        return ApiError(
-            400, f"There is no parameter {place[-1][:100]!r}.", code="unknown_parameter", param=place[-1][:100]
-        ).response()
     param = ".".join(place)[:100] or None
+    if problems[0]["type"] == "json_invalid":
+        return ApiError(400, "The body is not valid JSON.", code="invalid_json")
+    if problems[0]["type"] == "extra_forbidden":
+        return ApiError(400, f"There is no parameter {param!r}.", code="unknown_parameter", param=param)
     message = f"{param}: {problems[0]['msg']}." if param else f"{problems[0]['msg']}."
-    return ApiError(400, one_line(ValueError(message)), code="invalid_value", param=param).response()
+    return ApiError(400, one_line(ValueError(message)), code="invalid_value", param=param)
 
 
 async def handle_status(request: Request, error: Exception) -> JSONResponse:

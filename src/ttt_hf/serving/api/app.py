@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from . import audio_endpoints, chat
+from . import audio_endpoints, chat, realtime
 from .api_errors import ApiError, handle_api_error, handle_status, handle_validation_error
 from .guard import Guard, Rules
 from .schemas import ChatRequest, SpeechRequest
@@ -60,6 +60,10 @@ def _add_endpoints(app: FastAPI, service: Service) -> None:
     @app.post("/v1/audio/transcriptions", response_model=None)
     async def transcribe(request: Request) -> Response:
         return await audio_endpoints.transcribe(service, request)
+
+    @app.websocket("/v1/realtime")
+    async def talk(socket: WebSocket) -> None:
+        await realtime.converse(service, socket)
 
     @app.get("/v1/models", response_model=None)
     async def models() -> dict[str, Any]:

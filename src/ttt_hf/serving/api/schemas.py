@@ -27,20 +27,20 @@ class Body(BaseModel):
 class GenerationKeys(Body):
     """Keys of generation; what is not given is as in the checkpoint."""
 
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=1, le=1000)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    audio_block_length: int | None = Field(None, ge=1, le=1024)
-    audio_steps_per_block: int | None = Field(None, ge=1, le=1024)
-    audio_max_span_length: int | None = Field(None, ge=1, le=8192)
-    audio_temperature: float | None = Field(None, ge=0, le=2)
-    audio_cfg_scale: float | None = Field(None, ge=0, le=10)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1, le=1000)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    audio_block_length: int | None = Field(default=None, ge=1, le=1024)
+    audio_steps_per_block: int | None = Field(default=None, ge=1, le=1024)
+    audio_max_span_length: int | None = Field(default=None, ge=1, le=8192)
+    audio_temperature: float | None = Field(default=None, ge=0, le=2)
+    audio_cfg_scale: float | None = Field(default=None, ge=0, le=10)
     audio_remasking: Literal["low_confidence", "random", "entropy", "margin"] | None = None
-    audio_confidence_threshold: float | None = Field(None, ge=0, le=1)
-    min_text_tokens_after_audio: int | None = Field(None, ge=0, le=1000)
+    audio_confidence_threshold: float | None = Field(default=None, ge=0, le=1)
+    min_text_tokens_after_audio: int | None = Field(default=None, ge=0, le=1000)
     task: Task | None = None
 
     def generation(self, **more: Any) -> dict[str, Any]:
@@ -83,8 +83,8 @@ class ChatRequest(GenerationKeys):
     audio: AudioOptions | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     stop: str | list[str] | None = None
     return_token_ids: bool = False
     # Fields of OpenAI that can have one value here
@@ -93,7 +93,7 @@ class ChatRequest(GenerationKeys):
     frequency_penalty: Literal[0] | None = None
     logprobs: Literal[False] | None = None
     response_format: PlainText | None = None
-    tools: list[Any] | None = Field(None, max_length=0)
+    tools: list[Any] | None = Field(default=None, max_length=0)
     # Fields of OpenAI that change nothing in a reply
     user: Any = None
     metadata: Any = None
@@ -120,7 +120,7 @@ class TranscriptionForm(GenerationKeys):
     """Fields of `/v1/audio/transcriptions` beside the file."""
 
     model: str
-    language: str | None = Field(None, max_length=40)
+    language: str | None = Field(default=None, max_length=40)
     prompt: Literal[""] | None = None
     response_format: Literal["json", "text", "verbose_json"] = "json"
     stream: bool = False
