@@ -57,9 +57,10 @@ def test_json(run: Callable, checkpoint: Path, question: Path, tmp_path: Path) -
     answer = json.loads(result.out)
     assert result.out.count("\n") == 1
     assert list(answer) == [
-        "text", "audio", "audio_seconds", "sampling_rate", "segments", "finish_reason", "num_forward_passes", "seconds"
+        "question", "text", "audio", "audio_seconds", "sampling_rate", "segments", "finish_reason",
+        "num_forward_passes", "seconds",
     ]  # fmt: skip
-    assert answer["text"] == "Hi."
+    assert (answer["question"], answer["text"]) == (str(question), "Hi.")
     assert answer["audio"] == str(reply)
     assert answer["audio_seconds"] == pytest.approx(REPLY_SECONDS)
     assert answer["sampling_rate"] == 16000

@@ -10,7 +10,6 @@ from typing import TextIO
 
 import numpy as np
 
-from ..codecs import output_sampling_rate
 from ..modeling.streamers_ttt import TtTStreamer
 from ..processing.processing_ttt import TtTProcessor
 from ..processing.reply_streams import ReplyStream
@@ -18,49 +17,34 @@ from .audio_output import wav_writer
 from .quiet import note
 
 
-class AnswerStreamer(TtTStreamer):
-    """Prints text token by token and writes audio block by block.
+class AnswerWriter:
+    """Prints the text of an answer and writes its audio, piece by piece.
 
     Args:
-        processor: Decodes both.
         files: Closes the audio file, which gets its final name if there was no error.
-        path: WAV file for the audio; without one it is decoded for the timing only.
+        path: WAV file for the audio, if any.
+        rate: Its sampling rate in Hz.
         output: Stream for the text, if any.
-
-    Raises:
-        ValueError: If the codec cannot decode piece by piece.
+        label: What stands before the text.
     """
 
-    def __init__(self, processor: TtTProcessor, files: ExitStack, path: Path | None, output: TextIO | None) -> None:
-        # Before the model generates for minutes: not every codec can decode piece by piece.
-        self.stream = ReplyStream(processor)
+    def __init__(self, files: ExitStack, path: Path | None, rate: int, output: TextIO | None, label: str = "") -> None:
         self.files = files
         self.path = path
+        self.rate = rate
         self.output = output
         self.start = time.perf_counter()
-        self._rate = output_sampling_rate(processor.codec.config) if processor.codec is not None else 0
         self._write: Callable[[np.ndarray], None] | None = None
         self._has_audio = False
+        self.put_text(label)
 
-    def put_text(self, token_ids: list[int]) -> None:
-        """Prints the text that is new."""
-        self._print_text(self.stream.text(token_ids))
-
-    def put_block(self, token_ids: list[int]) -> None:
-        """Decodes the codes of a finished block."""
-        self._write_audio(self.stream.speech(self.stream.codes(token_ids)))
-
-    def end(self) -> None:
-        """Prints and writes the rest."""
-        text, samples = self.stream.finish()
-        self._print_text(f"{text}\n")
-        self._write_audio(samples)
-
-    def _print_text(self, text: str) -> None:
+    def put_text(self, text: str) -> None:
+        """Prints text."""
         if self.output is not None:
             print(text, end="", file=self.output, flush=True)
 
-    def _write_audio(self, samples: np.ndarray) -> None:
+    def put_audio(self, samples: np.ndarray) -> None:
+        """Writes samples, float32 of shape `(samples,)`."""
         # A codec that looks ahead holds samples back until later codes arrive.
         if len(samples) == 0:
             return
@@ -70,5 +54,36 @@ class AnswerStreamer(TtTStreamer):
         if self.path is not None:
             # Opened with the first samples, so that an answer without speech leaves no file.
             if self._write is None:
-                self._write = self.files.enter_context(wav_writer(self.path, self._rate))
+                self._write = self.files.enter_context(wav_writer(self.path, self.rate))
             self._write(samples)
+
+
+class AnswerStreamer(TtTStreamer):
+    """Decodes what `generate` streams, and passes it on.
+
+    Args:
+        processor: Decodes text and speech.
+        writer: Takes both.
+
+    Raises:
+        ValueError: If the codec cannot decode piece by piece.
+    """
+
+    def __init__(self, processor: TtTProcessor, writer: AnswerWriter) -> None:
+        # Before the model generates for minutes: not every codec can decode piece by piece.
+        self.stream = ReplyStream(processor)
+        self.writer = writer
+
+    def put_text(self, token_ids: list[int]) -> None:
+        """Prints the text that is new."""
+        self.writer.put_text(self.stream.text(token_ids))
+
+    def put_block(self, token_ids: list[int]) -> None:
+        """Decodes the codes of a finished block."""
+        self.writer.put_audio(self.stream.speech(self.stream.codes(token_ids)))
+
+    def end(self) -> None:
+        """Prints and writes the rest."""
+        text, samples = self.stream.finish()
+        self.writer.put_text(f"{text}\n")
+        self.writer.put_audio(samples)

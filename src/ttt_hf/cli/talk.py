@@ -6,18 +6,23 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from ..loading import DTYPES
-from .errors import UsageError
+from .errors import UsageError, one_line
+from .questions import EXAMPLE, Turn, find_dialogues
 from .quiet import note
 
 
 if TYPE_CHECKING:
     from ..modeling.modeling_ttt import TtTForConditionalGeneration
+    from ..processing.dialogue import Dialogue
     from ..processing.processing_ttt import Reply, TtTProcessor
+    from .streaming import AnswerWriter
 
 TASKS = {
     "chat": "answer a question, spoken or written, in text and speech",
@@ -29,15 +34,16 @@ FINISH_NOTES = {
     "length": "the answer or its speech was cut at a length limit (--max-new-tokens, or the model's own)",
     "interrupted": "the answer was interrupted",
 }
-# A QUESTION that needs no file: the recording comes with the package.
-EXAMPLE = "example"
-EXAMPLE_QUESTION = Path(__file__).parents[1] / "evaluation" / "tiny_set" / "audio" / "wording-kinds-29-joe-normal.ogg"
 EXAMPLES = """examples:
   ttt-hf talk example --out reply.wav
   ttt-hf talk example --task asr
   ttt-hf talk --text "What is two plus three?" --out reply.wav --stream
   ttt-hf talk --task tts --text "The hospital is between the church and the river." --out speech.wav --json
   ttt-hf talk - --out reply.wav < speech.wav
+  ttt-hf talk recordings/*.wav --out answers --json
+  ttt-hf talk example --follow-up-text "What is two plus three?" --follow-up more.wav --out reply.wav
+Several questions are answered in one run. --out is then a folder, in which the answers are called like the questions;
+one that cannot be answered is reported, and the others are. Answers to follow-ups are in reply-2.wav, reply-3.wav, ...
 """
 
 
@@ -52,13 +58,28 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "question",
-        nargs="?",
+        nargs="*",
         metavar="QUESTION",
         help=f"audio: a file, an address, - for standard input, or {EXAMPLE}, a recording in this package",
     )
     parser.add_argument("--text", help="the question in writing, or what to read aloud")
+    for option, kind, metavar, what in (
+        ("--follow-up", "audio", "QUESTION", "a further question, as audio, in the same dialogue"),
+        ("--follow-up-text", "text", "TEXT", "the same in writing; both may be repeated, and keep their order"),
+    ):
+        parser.add_argument(
+            option,
+            dest="follow_up",
+            action="append",
+            default=[],
+            type=partial(_turn, kind),
+            metavar=metavar,
+            help=what,
+        )
     parser.add_argument("--task", choices=TASKS, default="chat", help="task (default: chat)")
-    parser.add_argument("--out", type=Path, metavar="FILE.wav", help="where to write the spoken answer")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.wav", help="where to write the spoken answer; for several questions a folder"
+    )
     parser.add_argument(
         "--model", metavar="ID", help="folder or Hub id of a model or adapter (default: the embedded checkpoint)"
     )
@@ -79,26 +100,27 @@ def add_parser(verbs: Any) -> None:
         "--max-new-tokens", type=int, metavar="N", help="length limit of the answer, text and audio tokens"
     )
     parser.add_argument("--temperature", type=float, metavar="T", help="temperature of the text; 0 is greedy")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
+    parser.add_argument("--json", action="store_true", help="print one JSON object an answer instead of the text")
     parser.set_defaults(run=run)
 
 
+def _turn(kind: str, words: str) -> tuple[str, str]:
+    return kind, words
+
+
 def run(args: argparse.Namespace) -> None:
-    """Answers one question."""
+    """Answers the questions."""
     _check_arguments(args)
+    dialogues = find_dialogues(args)
     # In order of cost: everything that can fail without the model is checked before it is loaded.
-    from ..atomic_files import check_file
+    from ..atomic_files import check_file, check_folder
     from ..loading import base_folder, find_checkpoint, find_codec
-    from ..processing.audio import read_audio
-    from .audio_output import wav_writer
     from .quiet import load_quietly, silence
 
     if args.out is not None:
-        check_file(args.out)
-    content: dict[str, Any] = {"type": "text", "text": args.text}
-    if args.question is not None:
-        samples, rate = read_audio(_find_question(args.question))
-        content = {"type": "audio", "audio": samples, "sampling_rate": rate}
+        (check_file if args.out.suffix.lower() == ".wav" else check_folder)(args.out)
+    # Several are read one after the other: one that cannot be read does not keep the others from being answered.
+    first = dialogues[0][0].read() if len(dialogues) == 1 else None
     folder = find_checkpoint(args.model)
     base = base_folder(folder)
     codec = find_codec(base, args.codec)
@@ -107,56 +129,155 @@ def run(args: argparse.Namespace) -> None:
             f"{base} has no codec, so the model can neither take in nor generate audio: put the codec that it was "
             "trained with into its sub-folder codec, name it with --codec, or use --task text."
         )
-
-    seconds = {}
     stdout = sys.stdout  # which silence() keeps libraries away from
     with silence():
         start = time.perf_counter()
         model, processor = load_quietly(folder, codec=codec, **_loading_arguments(args))
-        seconds["load"] = time.perf_counter() - start
+        talk = _Talk(args, model, processor, stdout, len(dialogues) > 1, time.perf_counter() - start)
+        for turns in dialogues:
+            talk.hold(turns, first)
+    if talk.num_failed:
+        raise RuntimeError(f"{talk.num_failed} of {len(dialogues)} questions were not answered: see above.")
+
+
+class _Talk:
+    """Answers questions with a loaded model, and reports the answers."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        model: TtTForConditionalGeneration,
+        processor: TtTProcessor,
+        stdout: TextIO,
+        has_several: bool,
+        load_seconds: float,
+    ) -> None:
+        self.args = args
+        self.model = model
+        self.processor = processor
+        self.stdout = stdout
+        self.has_several = has_several
+        # Counted once, with the first answer.
+        self.load_seconds = load_seconds
+        self.num_failed = 0
+
+    def hold(self, turns: Sequence[Turn], first: dict[str, Any] | None) -> None:
+        """Holds a dialogue. One of several may fail.
+
+        Args:
+            turns: Its turns.
+            first: The first question, if it has been read already.
+        """
+        from ..processing.dialogue import Dialogue
+
+        dialogue = Dialogue(self.model, self.processor, self.args.task) if len(turns) > 1 else None
+        try:
+            for turn in turns:
+                self._answer(turn, first or turn.read(), dialogue)
+                first = None
+        except Exception as error:
+            # With a broken pipe, nobody reads the answers any more.
+            if not self.has_several or isinstance(error, BrokenPipeError):
+                raise
+            self.num_failed += 1
+            sentence = one_line(error)
+            print(f"ttt-hf: error: {turn.words}: {sentence}", file=sys.stderr, flush=True)
+            if self.args.json:
+                self._print_json({"question": turn.words, "error": sentence})
+
+    def _answer(self, turn: Turn, content: dict[str, Any], dialogue: Dialogue | None) -> None:
+        """Answers a question; its WAV file gets its final name only if nothing has failed."""
+        from ..codecs import output_sampling_rate
+        from .audio_output import wav_writer
+        from .streaming import AnswerWriter
+
+        if turn.out is not None:
+            turn.out.parent.mkdir(parents=True, exist_ok=True)
+        label = f"{turn.words}: " if self.has_several else ""
+        seconds, self.load_seconds = {"load": self.load_seconds}, 0.0
+        with ExitStack() as files:
+            writer = None
+            if self.args.stream:
+                codec = self.processor.codec
+                rate = output_sampling_rate(codec.config) if codec is not None else 0
+                # With --json, stdout is for the objects alone.
+                writer = AnswerWriter(files, turn.out, rate, None if self.args.json else self.stdout, label)
+            if dialogue is None:
+                reply, num_forward_passes = self._generate(content, writer, seconds)
+            else:
+                reply, num_forward_passes = self._respond(dialogue, content, writer, seconds)
+            if writer is None and turn.out is not None and len(reply.audio):
+                files.enter_context(wav_writer(turn.out, reply.sampling_rate))(reply.audio)
+        if self.args.json:
+            self._print_json(_json_answer(turn, reply, num_forward_passes, seconds))
+        elif writer is None:
+            print(f"{label}{reply.text}", file=self.stdout, flush=True)
+        _report(label, turn.out, reply)
+
+    def _generate(
+        self, content: dict[str, Any], writer: AnswerWriter | None, seconds: dict[str, float]
+    ) -> tuple[Reply, int]:
+        """Answers a single question; returns the reply and the number of forwards, and adds to the seconds."""
+        from .streaming import AnswerStreamer
 
         start = time.perf_counter()
-        inputs = _encode(content, args.task, model, processor)
+        inputs = _encode(content, self.args.task, self.model, self.processor)
         seconds["encode"] = time.perf_counter() - start
 
-        # On leaving, it closes the WAV file, which gets its final name only if nothing has failed.
-        with ExitStack() as files:
-            streamer = None
-            if args.stream:
-                from .streaming import AnswerStreamer
+        start = time.perf_counter()
+        out = self.model.generate(
+            **inputs,
+            **_generation_arguments(self.args, self.model, inputs["input_ids"].shape[1]),
+            streamer=AnswerStreamer(self.processor, writer) if writer is not None else None,
+            return_dict_in_generate=True,
+        )
+        seconds["generate"] = time.perf_counter() - start
 
-                # With --json, stdout is for the object alone.
-                streamer = AnswerStreamer(processor, files, args.out, None if args.json else stdout)
-            start = time.perf_counter()
-            out = model.generate(
-                **inputs,
-                **_generation_arguments(args, model, inputs["input_ids"].shape[1]),
-                streamer=streamer,
-                return_dict_in_generate=True,
-            )
-            seconds["generate"] = time.perf_counter() - start
+        start = time.perf_counter()
+        # When streaming, too: the report needs the segments and the length of the audio.
+        reply = self.processor.decode_reply(out)
+        seconds["decode"] = time.perf_counter() - start
+        return reply, int(out.num_forward_passes[0])
 
-            start = time.perf_counter()
-            # When streaming, too: the report needs the segments and the length of the audio.
-            reply = processor.decode_reply(out)
-            seconds["decode"] = time.perf_counter() - start
-            if streamer is None and args.out is not None and len(reply.audio):
-                files.enter_context(wav_writer(args.out, reply.sampling_rate))(reply.audio)
-    _report(args, reply, out.finish_reason[0], int(out.num_forward_passes[0]), seconds)
+    def _respond(
+        self, dialogue: Dialogue, content: dict[str, Any], writer: AnswerWriter | None, seconds: dict[str, float]
+    ) -> tuple[Reply, int]:
+        """Answers a turn of a dialogue; returns as `_generate`. Its parts run together: all count as `generate`."""
+        start = time.perf_counter()
+        for piece in dialogue.respond([content], **_generation_arguments(self.args, self.model, 0)):
+            if writer is None:
+                continue
+            if isinstance(piece, str):
+                writer.put_text(piece)
+            else:
+                writer.put_audio(piece)
+        if writer is not None:
+            writer.put_text("\n")
+        seconds["generate"] = time.perf_counter() - start
+        return cast("Reply", dialogue.reply), dialogue.num_forward_passes
+
+    def _print_json(self, answer: dict[str, Any]) -> None:
+        print(json.dumps(answer, ensure_ascii=False), file=self.stdout, flush=True)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
     # Both are given, or neither.
-    if (args.question is None) == (args.text is None):
+    if bool(args.question) == (args.text is not None):
         raise UsageError("Give either QUESTION, an audio file, or --text.")
     if args.text is not None and not args.text.strip():
         raise UsageError("--text is empty.")
-    if args.task == "asr" and args.question is None:
+    if args.task == "asr" and not args.question:
         raise UsageError("--task asr needs QUESTION, an audio file.")
     if args.task in ("tts", "text") and args.text is None:
         raise UsageError(f"--task {args.task} needs --text.")
-    if args.out is not None and args.out.suffix.lower() != ".wav":
-        raise UsageError(f"--out writes WAV: {args.out} must end in .wav.")
+    if args.follow_up and args.task not in ("chat", "text"):
+        raise UsageError(f"--task {args.task} is no dialogue: --follow-up needs --task chat or text.")
+    if args.follow_up and len(args.question) > 1:
+        raise UsageError("--follow-up goes on with one question: give one QUESTION.")
+    if any(kind == "text" and not words.strip() for kind, words in args.follow_up):
+        raise UsageError("--follow-up-text is empty.")
+    if args.task == "text" and any(kind == "audio" for kind, _ in args.follow_up):
+        raise UsageError("--task text takes no audio: use --follow-up-text.")
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens must be at least 1, not {args.max_new_tokens}.")
     # Written so that NaN is refused, too.
@@ -164,11 +285,6 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UsageError(f"--temperature must be 0 or more, not {args.temperature}.")
     if args.seed is not None and not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed must be 0 or more and below 2^63, not {args.seed}.")
-
-
-def _find_question(question: str) -> str:
-    # A file of that name is what the user means.
-    return str(EXAMPLE_QUESTION) if question == EXAMPLE and not Path(EXAMPLE).exists() else question
 
 
 def _loading_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -216,42 +332,44 @@ def _generation_arguments(args: argparse.Namespace, model: TtTForConditionalGene
     return arguments
 
 
-def _report(
-    args: argparse.Namespace, reply: Reply, finish_reason: str, num_forward_passes: int, seconds: dict[str, float]
-) -> None:
-    from ..evaluation.scoring.checks import is_repetition_loop
-
-    audio_seconds = len(reply.audio) / reply.sampling_rate if len(reply.audio) else 0.0
-    if args.json:
-        written = args.out is not None and len(reply.audio) > 0
-        segments = [
+def _json_answer(turn: Turn, reply: Reply, num_forward_passes: int, seconds: dict[str, float]) -> dict[str, Any]:
+    return {
+        "question": turn.words,
+        "text": reply.text,
+        "audio": str(turn.out) if turn.out is not None and len(reply.audio) else None,
+        "audio_seconds": _rounded(_audio_seconds(reply)),
+        "sampling_rate": reply.sampling_rate,
+        "segments": [
             # Codes are a tensor, which JSON cannot hold.
             {key: _rounded(value) for key, value in segment.items() if key != "codes"}
             for segment in reply.segments
-        ]
-        answer = {
-            "text": reply.text,
-            "audio": str(args.out) if written else None,
-            "audio_seconds": _rounded(audio_seconds),
-            "sampling_rate": reply.sampling_rate,
-            "segments": segments,
-            "finish_reason": finish_reason,
-            "num_forward_passes": num_forward_passes,
-            "seconds": {part: _rounded(value) for part, value in seconds.items()},
-        }
-        print(json.dumps(answer, ensure_ascii=False))
-    elif not args.stream:
-        print(reply.text)
-    if finish_reason != "stop":
-        note(FINISH_NOTES.get(finish_reason, f"the answer did not end by itself: {finish_reason}"))
+        ],
+        "finish_reason": reply.finish_reason,
+        "num_forward_passes": num_forward_passes,
+        "seconds": {part: _rounded(value) for part, value in seconds.items()},
+    }
+
+
+def _report(label: str, out: Path | None, reply: Reply) -> None:
+    """Says on stderr what the user should know of an answer."""
+    from ..evaluation.scoring.checks import is_repetition_loop
+
+    reason = reply.finish_reason
+    if reason is not None and reason != "stop":
+        note(label + FINISH_NOTES.get(reason, f"the answer did not end by itself: {reason}"))
     if is_repetition_loop(reply.text):
-        note("the answer repeats itself in a loop: it is not to be trusted, another --seed or --temperature may help")
-    if args.out is not None and not len(reply.audio):
-        note(f"the answer has no speech, {args.out} was not written")
-    elif args.out is not None:
-        note(f"{audio_seconds:.1f} s of speech in {args.out}")
+        note(f"{label}the answer repeats itself in a loop: it is not to be trusted, another --seed or --temperature "
+             "may help")  # fmt: skip
+    if out is not None and not len(reply.audio):
+        note(f"{label}the answer has no speech, {out} was not written")
+    elif out is not None:
+        note(f"{label}{_audio_seconds(reply):.1f} s of speech in {out}")
     elif len(reply.audio):
-        note(f"the answer has {audio_seconds:.1f} s of speech, --out FILE.wav keeps it")
+        note(f"{label}the answer has {_audio_seconds(reply):.1f} s of speech, --out FILE.wav keeps it")
+
+
+def _audio_seconds(reply: Reply) -> float:
+    return len(reply.audio) / reply.sampling_rate if len(reply.audio) else 0.0
 
 
 def _rounded(value: Any) -> Any:

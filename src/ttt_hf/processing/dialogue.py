@@ -39,6 +39,7 @@ class Dialogue:
         messages: What has been said, as `TtTProcessor.apply_chat_template` takes it, without the system prompt.
         system: System prompt in place of the task's.
         reply: The last reply.
+        num_forward_passes: Number of forwards that it took.
 
     Example:
         ```python
@@ -65,6 +66,7 @@ class Dialogue:
         self.messages: list[Message] = []
         self.system: str | None = None
         self.reply: Reply | None = None
+        self.num_forward_passes = 0
         self._first = 0  # of the messages that the model still sees
         self._session = DecodingSession(model, slots=1)
         self._slot: int | None = None
@@ -112,7 +114,7 @@ class Dialogue:
         except BaseException:
             self._drop_cache()
             raise
-        self._first, self.reply = first, reply
+        self._first, self.reply, self.num_forward_passes = first, reply, row.num_forward_passes
         # Interrupted before its first word, it is no turn to go on from.
         if reply.segments:
             self.messages += [turn, {"role": "assistant", "content": reply.segments}]
