@@ -83,7 +83,7 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing ttt-hf with its development tools (some minutes the first time) ..."
-	@$(INSTALL) -e '.[dev,train,eval,audio,completion,serve]'
+	@$(INSTALL) -e '.[dev,train,eval,audio,sound,completion,serve]'
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python

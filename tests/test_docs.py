@@ -1,10 +1,12 @@
 """What the pages in docs/ promise is run: every command and every Python example, in order, in a folder of its own."""
 
 import importlib.util
+import io
 import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +23,20 @@ from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("training", "data", "evaluation", "metrics", "codecs", "official", "add_a_codec", "audio", "decoding")
+    for name in (
+        "training",
+        "data",
+        "evaluation",
+        "metrics",
+        "codecs",
+        "official",
+        "add_a_codec",
+        "audio",
+        "decoding",
+        "chat",
+    )
 ]
-TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING = PAGES
+TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING, CHAT = PAGES
 QUESTION = ROOT / "examples" / "question.wav"
 
 # What begins like this, or has this in it, is not run here, for a reason. All else is.
@@ -140,6 +153,17 @@ def test_page_on_audio(tmp_path: Path) -> None:
 def test_page_on_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_page(DECODING, tmp_path)
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_page_on_chat(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, replies = (block.text for block in blocks(CHAT, "text"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert main(["chat", "--quiet"]) == 0
+    assert capsys.readouterr() == (replies, "")
+    assert (tmp_path / "reply.wav").stat().st_size > 10_000
+    run_page(CHAT, tmp_path)
+    assert "Two plus three is five." in capsys.readouterr().out
 
 
 def test_page_on_a_codec_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ REMOTE_CODE = sorted(path for path in (PACKAGE / "modeling").glob("*.py") if pat
 
 # Which extra a room of the package may count on; rooms that are not named have to make do with the core.
 EXTRAS_OF_ROOM = {
-    "cli": ("train", "completion"),
+    "cli": ("train", "completion", "sound"),
     "data": {"train"},
     "evaluation": {"eval", "train", "funasr", "lmms"},
     "loading": {"train"},

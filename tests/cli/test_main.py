@@ -376,7 +376,12 @@ def test_a_command_leaves_the_environment_as_it_was(run: Callable, checkpoint: P
 
 @pytest.mark.parametrize(
     ("line", "wanted"),
-    [("ttt-hf ta", {"talk "}), ("ttt-hf talk --task ", {"chat", "asr", "tts", "text"}), ("ttt-hf eval pu", {"push "})],
+    [
+        ("ttt-hf ta", {"talk "}),
+        ("ttt-hf ch", {"chat "}),
+        ("ttt-hf talk --task ", {"chat", "asr", "tts", "text"}),
+        ("ttt-hf eval pu", {"push "}),
+    ],
 )
 def test_completion(line: str, wanted: set[str], tmp_path: Path) -> None:
     pytest.importorskip("argcomplete", reason="the extra completion is not installed")

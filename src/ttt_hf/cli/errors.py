@@ -163,10 +163,15 @@ def report(error: BaseException, interruptions: Interruptions, verbose: bool) ->
         name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
         _print(f"ttt-hf: interrupted{name}")
         return EXIT_SIGNAL + number
+    print_error(error, verbose)
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+
+
+def print_error(error: BaseException, verbose: bool) -> None:
+    """Prints an error on stderr in one line, after its traceback if `verbose`."""
     if verbose and not isinstance(error, UsageError):
         _print("".join(traceback.format_exception(error)).rstrip())
     _print(f"ttt-hf: error: {one_line(error)}")
-    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 
 def one_line(error: BaseException) -> str:

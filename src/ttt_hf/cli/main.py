@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import convert, encode, eval, info, serve, talk, train
+from . import convert, encode, eval, info, serve, talk, terminal_chat, train
 from .errors import EXIT_USAGE, Interruptions, prepare_output, report, shorten
 from .quiet import NORMAL, QUIET, VERBOSE, output_level
 
@@ -83,6 +83,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     talk.add_parser(verbs)
+    terminal_chat.add_parser(verbs)
     serve.add_parser(verbs)
     encode.add_parser(verbs)
     train.add_parser(verbs)

@@ -58,6 +58,11 @@ def is_quiet() -> bool:
     return _level == QUIET
 
 
+def is_verbose() -> bool:
+    """Whether tracebacks and the messages of libraries are wanted."""
+    return _level == VERBOSE
+
+
 def note(sentence: str) -> None:
     """Prints a note for the user on stderr, unless only errors are wanted; stdout is for results."""
     if _level != QUIET:
