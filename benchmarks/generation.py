@@ -106,7 +106,6 @@ def ours(
         audio_max_span_length=settings.max_span_length,
         audio_temperature=0.0,
         audio_cfg_scale=0.0,
-        audio_confidence_threshold=1.0,  # none: a probability is never higher
         audio_remasking="low_confidence",
         min_text_tokens_after_audio=settings.min_text_tokens_after_audio,
         return_dict_in_generate=True,

@@ -195,6 +195,8 @@ def _notes(scores: Scores) -> list[str]:
         for task in REFERENCE_TASKS
     }
     versions = {**answers["versions"]["scoring"], **answers["versions"]["run"]}
+    bound = generation.get("audio_entropy_bound")
+    early = "" if bound is None else f" at most, entropy bound {bound:g}"
     return [
         "Reference scores, the transcriber's own word error rates on recordings of the reply voice: "
         f"{reference['recordings', 'reference_answers']} on answers and "
@@ -204,8 +206,8 @@ def _notes(scores: Scores) -> list[str]:
         "end by themselves. Such replies count as wrong, and the words they lack as deletions.",
         "An answer is correct if it equals the expected sentence after Whisper's English normalization. Speech is "
         f"transcribed by {transcriber['model']} (beam {transcriber['beam_size']}). Decoding: blocks of "
-        f"{generation['audio_block_length']} codes in {generation['audio_steps_per_block']} steps, audio temperature "
-        f"{generation['audio_temperature']}, seed {generation['seed']}. Measured with "
+        f"{generation['audio_block_length']} codes in {generation['audio_steps_per_block']} steps{early}, audio "
+        f"temperature {generation['audio_temperature']}, seed {generation['seed']}. Measured with "
         f"{', '.join(f'{name} {versions[name]}' for name in PACKAGES if name in versions)}:",
         f"```text\n{COMMAND}\n```",
     ]

@@ -6,7 +6,7 @@ import torch
 
 
 def denoise(
-    logits: torch.Tensor, canvas: Sequence[int], mask: int, count: int, remasking: str, threshold: float | None
+    logits: torch.Tensor, canvas: Sequence[int], mask: int, count: int, remasking: str, bound: float | None
 ) -> list[int]:
     """Commits the most confident greedy proposals.
 
@@ -16,15 +16,16 @@ def denoise(
         mask: Id of masked positions.
         count: Number of positions that the schedule commits.
         remasking: How positions are ranked, `"random"` excepted.
-        threshold: Positions whose proposal is more probable are committed as well.
+        bound: Positions are committed as long as the sum of their entropies, without the largest, stays within it.
 
     Returns:
         The new canvas.
     """
     probabilities = logits.softmax(dim=-1)
     confidences, proposals = probabilities.max(dim=-1)
+    entropies = torch.special.entr(probabilities).sum(dim=-1)
     if remasking == "entropy":
-        scores = torch.special.entr(probabilities).sum(dim=-1).neg()
+        scores = entropies.neg()
     elif remasking == "margin":
         best = probabilities.topk(2, dim=-1).values
         scores = best[:, 0] - best[:, 1]
@@ -34,8 +35,10 @@ def denoise(
     # `sorted` is stable, so equal scores keep their order from left to right.
     ranked = sorted(masked, key=lambda position: -float(scores[position]))
     selected = ranked[:count]
-    if threshold is not None:
-        selected += [position for position in ranked[count:] if float(confidences[position]) > threshold]
+    for number in range(count + 1, len(ranked) + 1):
+        first = [float(entropies[position]) for position in ranked[:number]]
+        if bound is not None and sum(first) - max(first) <= bound:
+            selected = ranked[:number]
     filled = list(canvas)
     for position in selected:
         filled[position] = int(proposals[position])

@@ -62,7 +62,7 @@ def run_all(session: DecodingSession, requests: list[tuple[list[int], dict[str, 
 def test_rows_of_a_static_session_are_the_rows_alone(backbone: str, attention: str, tiny_model: Models) -> None:
     model = tiny_model(backbone, audio_attention=attention, seed=1)
     requests = random_requests(48, seed=len(backbone + attention))
-    # Sampled and guided rows, thresholds, and limits from 1 to 49 new tokens.
+    # Sampled and guided rows, entropy bounds, and limits from 1 to 49 new tokens.
     found = run_all(DecodingSession(model, slots=5, capacity=64, **STATIC), requests)
     assert found == {index: alone(model, prompt, **settings) for index, (prompt, settings) in enumerate(requests)}
 
@@ -94,9 +94,9 @@ def test_compiled_rows_are_the_rows_alone(
     dynamic: bool, tiny_model: Models, graphs: list[torch.fx.GraphModule]
 ) -> None:
     model = tiny_model("qwen2", text={"num_hidden_layers": 1})
-    threshold = {"audio_steps_per_block": 4, "audio_confidence_threshold": 0.2}
+    bounded = {"audio_steps_per_block": 4, "audio_entropy_bound": 4.0}
     requests = [
-        (prompt, {**TINY, **(threshold if index > 3 else {})}) for index, (prompt, _) in enumerate(random_requests(6))
+        (prompt, {**TINY, **(bounded if index > 3 else {})}) for index, (prompt, _) in enumerate(random_requests(6))
     ]
     requests[2][1].update(do_sample=True, audio_temperature=0.8, seed=2)
     session = DecodingSession(model, slots=3, capacity=64, compile_config=compiling(graphs, dynamic), **STATIC)
@@ -178,8 +178,8 @@ class Transfers(TorchFunctionMode):
 @pytest.mark.parametrize("options", [{}, STATIC], ids=["dynamic", "static"])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"audio_confidence_threshold": 0.2}, {"do_sample": True, "audio_temperature": 0.8, "seed": 1}],
-    ids=["greedy", "threshold", "sampled"],
+    [{}, {"audio_entropy_bound": 4.0}, {"do_sample": True, "audio_temperature": 0.8, "seed": 1}],
+    ids=["greedy", "bounded", "sampled"],
 )
 def test_a_tick_waits_for_the_device_once(
     settings: dict[str, Any], options: dict[str, Any], tiny_model: Models

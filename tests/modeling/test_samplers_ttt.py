@@ -11,6 +11,7 @@ from reference_sampler import denoise
 from ttt_hf.modeling.samplers_ttt import (
     REMASKING_STRATEGIES,
     choose_tokens,
+    position_entropies,
     propose_tokens,
     remasking_scores,
     select_positions,
@@ -107,8 +108,7 @@ def test_unknown_remasking_is_an_error() -> None:
 
 def select(scores: list[float], masked: list[int], count: int, **kwargs: object) -> list[int]:
     is_masked = torch.tensor([[position in masked for position in range(len(scores))]])
-    confidences = torch.tensor([kwargs.pop("confidences", scores)])
-    selected = select_positions(torch.tensor([scores]), confidences, is_masked, torch.tensor([[count]]), **kwargs)
+    selected = select_positions(torch.tensor([scores]), is_masked, torch.tensor([[count]]), **kwargs)
     return selected[0].nonzero()[:, 0].tolist()
 
 
@@ -119,11 +119,15 @@ def test_selection_takes_the_best_masked_positions_ties_from_the_left() -> None:
     assert select(scores, [4], 3) == [4]
 
 
-def test_threshold_adds_confident_positions_to_the_scheduled_ones() -> None:
-    scores, confidences = [5.0, 4.0, 3.0, 2.0], [0.2, 0.3, 0.7, 0.9]
-    assert select(scores, [0, 1, 2, 3], 1, confidences=confidences, threshold=0.6) == [0, 2, 3]
-    assert select(scores, [0, 1, 2, 3], 1, confidences=confidences, threshold=0.95) == [0]
-    assert select(scores, [0, 1, 2, 3], 3, confidences=confidences, threshold=0.8) == [0, 1, 2, 3]
+def test_entropy_bound_adds_the_next_positions_to_the_scheduled_ones() -> None:
+    scores, entropies = [5.0, 4.0, 3.0, 2.0], torch.tensor([[0.5, 2.0, 0.25, 1.0]])
+    # The largest entropy does not count: 0, 0.5, 0.75 and 1.75 for 1 to 4 positions.
+    for bound, selected in ((0.0, [0]), (0.49, [0]), (0.5, [0, 1]), (0.8, [0, 1, 2]), (1.75, [0, 1, 2, 3])):
+        assert select(scores, [0, 1, 2, 3], 1, entropies=entropies, bound=bound) == selected
+        assert select(scores, [0, 1, 2, 3], 3, entropies=entropies, bound=bound)[:3] == [0, 1, 2]
+    # What is committed already has no part in the sum.
+    assert select(scores, [2, 3], 1, entropies=entropies, bound=0.25) == [2, 3]
+    assert select(scores, [2, 3], 1, entropies=entropies, bound=0.24) == [2]
 
 
 def test_a_step_of_many_rows_is_the_reference_of_each_in_500_random_configurations() -> None:
@@ -131,7 +135,7 @@ def test_a_step_of_many_rows_is_the_reference_of_each_in_500_random_configuratio
     for _ in range(500):
         rows, length, size = rng.randint(1, 4), rng.randint(1, 9), rng.randint(2, 12)
         remasking = rng.choice(["low_confidence", "entropy", "margin"])
-        threshold = rng.choice([None, 0.3, 0.6])
+        bound = rng.choice([None, 0.0, 0.7, 2.3, 5.1])
         # Coarse numbers, so that there are ties.
         logits = (4 * torch.randn(rows, length, size, generator=source)).round() / 2
         canvas = torch.randint(0, size, (rows, length), generator=source)
@@ -139,9 +143,9 @@ def test_a_step_of_many_rows_is_the_reference_of_each_in_500_random_configuratio
         counts = torch.randint(0, length + 1, (rows, 1), generator=source)
         choices, confidences = propose_tokens(logits, 0.0, [], [length] * rows)
         scores = remasking_scores(logits, confidences, remasking, [], [length] * rows)
-        selected = select_positions(scores, confidences, canvas == size, counts, threshold)
+        entropies = None if bound is None else position_entropies(logits)
+        selected = select_positions(scores, canvas == size, counts, entropies, bound)
         expected = [
-            denoise(logits[row], canvas[row].tolist(), size, int(counts[row]), remasking, threshold)
-            for row in range(rows)
+            denoise(logits[row], canvas[row].tolist(), size, int(counts[row]), remasking, bound) for row in range(rows)
         ]
         assert torch.where(selected, choices, canvas).tolist() == expected

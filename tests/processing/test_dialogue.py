@@ -165,7 +165,7 @@ def test_a_turn_that_is_left_early_has_not_been(dialogue: Dialogue) -> None:
         ([{"type": "audio", "path": "missing.wav"}], {}, "missing.wav"),
         ([{"type": "audio"}], {}, "exactly one of"),
         ("Hello.", {"audio_steps_per_block": 0}, "audio_steps_per_block must be an integer"),
-        ("Hello.", {"audio_confidence_threshold": 2.0}, "between 0 and 1"),
+        ("Hello.", {"audio_entropy_bound": -1.0}, "at least 0"),
     ],
 )
 def test_what_cannot_be_used_is_said_and_has_not_been(

@@ -73,7 +73,7 @@ def mixed_requests(count: int) -> list[tuple[list[Any], str, dict[str, Any]]]:
         if index % 3 == 1:
             settings |= {"do_sample": True, "temperature": 1.2, "audio_temperature": 0.7, "seed": index}
         if index % 5 == 2:
-            settings |= {"audio_steps_per_block": 6, "audio_confidence_threshold": 0.9, "repetition_penalty": 1.1}
+            settings |= {"audio_steps_per_block": 6, "audio_entropy_bound": 4.0, "repetition_penalty": 1.1}
         settings.setdefault("seed", 0)
         requests.append((user(content), task, settings))
     return requests

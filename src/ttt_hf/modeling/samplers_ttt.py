@@ -110,8 +110,7 @@ def remasking_scores(
             own[:length].uniform_(generator=generator)
         return scores
     if remasking == "entropy":
-        # `entr` is -p log p, and 0 at p = 0, where the product would be NaN.
-        return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1).neg()
+        return position_entropies(logits).neg()
     if remasking == "margin":
         # With a single candidate there is no second one to subtract.
         best = logits.softmax(dim=-1).topk(min(2, logits.shape[-1]), dim=-1).values
@@ -119,22 +118,30 @@ def remasking_scores(
     raise ValueError(f"Unknown remasking '{remasking}': choose one of {', '.join(REMASKING_STRATEGIES)}.")
 
 
+def position_entropies(logits: torch.Tensor) -> torch.Tensor:
+    """Entropies in nats of distributions with logits `(rows, positions, candidates)`, shape `(rows, positions)`."""
+    # `entr` is -p log p, and 0 at p = 0, where the product would be NaN.
+    return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
+
+
 def select_positions(
     scores: torch.Tensor,
-    confidences: torch.Tensor,
     is_masked: torch.Tensor,
     counts: torch.Tensor,
-    threshold: float | None = None,
+    entropies: torch.Tensor | None = None,
+    bound: float | None = None,
 ) -> torch.Tensor:
     """Selects the positions to commit at this step.
 
     Args:
         scores: Score of every position, shape `(rows, positions)`; high ones are committed first, equal ones from left
             to right.
-        confidences: Probability of the token proposed at every position, of the same shape.
         is_masked: Whether a position is still masked, of the same shape.
         counts: Number of positions that the schedule commits in every row, `torch.long` of shape `(rows, 1)`.
-        threshold: Positions whose confidence exceeds it are committed as well, if given.
+        entropies: Entropy of every position in nats, if there is a bound; shape `(rows, positions)`.
+        bound: As many of the first positions are committed as the sum of their entropies, without the largest of them,
+            stays within it. The sum bounds how much their tokens can depend on each other (Ben-Hamu et al.,
+            "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking", arXiv 2505.24857).
 
     Returns:
         Whether to commit each position, `torch.bool` of the same shape.
@@ -143,11 +150,12 @@ def select_positions(
     # Positions in the order of their rank become the rank of each position.
     ranks = torch.empty_like(ranked)
     ranks.scatter_(-1, ranked, torch.arange(ranked.shape[-1], device=ranked.device).expand_as(ranked))
-    selected = ranks < counts
-    # The threshold is a probability, so it is compared with confidences, whatever the scores are.
-    if threshold is not None:
-        selected |= confidences > threshold
-    return selected & is_masked
+    if entropies is not None and bound is not None:
+        ordered = entropies.gather(-1, ranked)
+        # It never falls from a rank to the next, so that those within the bound are the first ones.
+        others = ordered.cumsum(dim=-1) - ordered.cummax(dim=-1).values
+        counts = counts.maximum((others <= bound).sum(dim=-1, keepdim=True))
+    return (ranks < counts) & is_masked
 
 
 def _draw(probabilities: torch.Tensor, generators: Sequence[torch.Generator], lengths: Sequence[int]) -> torch.Tensor:

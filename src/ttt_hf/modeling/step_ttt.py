@@ -12,7 +12,14 @@ from .cache_ttt import RaggedCache
 from .decoding_ttt import DecodingContext, DecodingRow
 from .head_ttt import LogitSelection
 from .inputs_ttt import model_inputs
-from .samplers_ttt import NOT_FINITE, choose_tokens, propose_tokens, remasking_scores, select_positions
+from .samplers_ttt import (
+    NOT_FINITE,
+    choose_tokens,
+    position_entropies,
+    propose_tokens,
+    remasking_scores,
+    select_positions,
+)
 
 
 if TYPE_CHECKING:
@@ -139,7 +146,7 @@ def group_rows(rows: Sequence[DecodingRow]) -> list[RowGroup]:
         context, settings = row.context, row.context.settings
         key: tuple[Any, ...] = (bool(row.canvas), tuple(context.eos_ids), settings.is_official)
         if row.canvas:
-            key += (settings.audio_temperature, settings.audio_remasking, settings.audio_confidence_threshold)
+            key += (settings.audio_temperature, settings.audio_remasking, settings.audio_entropy_bound)
             key += (settings.audio_cfg_scale,)
         else:
             key += (context.do_sample, context.text_columns.stop)
@@ -268,8 +275,11 @@ def commit_tokens(
     choices, confidences = propose_tokens(logits, settings.audio_temperature, generators, lengths)
     scores = remasking_scores(logits, confidences, settings.audio_remasking, generators, lengths)
     is_masked = canvas == context.config.mask_token_id
-    # The schedule sets how many positions are committed, their scores which.
-    selected = select_positions(scores, confidences, is_masked, counts, settings.audio_confidence_threshold)
+    # The schedule sets how many positions are committed at least, their scores which. The official algorithm keeps to
+    # it, whatever a checkpoint's own settings are.
+    bound = None if settings.is_official else settings.audio_entropy_bound
+    entropies = None if bound is None else position_entropies(logits)
+    selected = select_positions(scores, is_masked, counts, entropies, bound)
     canvas = torch.where(selected, choices + context.span_columns.start, canvas)
     canvas = canvas.masked_fill(is_masked & confidences.isnan(), -1)
     return canvas, (confidences.nan_to_num() * MILLION).long()

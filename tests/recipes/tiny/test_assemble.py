@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from recipes.tiny import assemble as stage
 from recipes.tiny.settings import TinySettings, load_settings
-from ttt_hf import TtTForConditionalGeneration, TtTProcessor
+from ttt_hf import TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
 from ttt_hf.codecs import load_codec
 
 
@@ -51,6 +51,13 @@ def test_decoding_defaults_survive_loading(checkpoint: Path, small_settings: Tin
     tokenizer = TtTProcessor.from_pretrained(checkpoint).tokenizer
     assert config.eos_token_id == tokenizer.eos_token_id
     assert config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_the_embedded_checkpoint_has_the_decoding_defaults_of_the_recipe() -> None:
+    stored = json.loads((Path(embedded_checkpoint()) / "generation_config.json").read_text(encoding="utf-8"))
+    ids = stored["eos_token_id"], stored["pad_token_id"]
+    made = stage.generation_config(load_settings().generation, *ids).to_diff_dict()
+    assert {**made, "transformers_version": stored["transformers_version"]} == stored
 
 
 def test_sampling_keys_are_stored_only_when_text_is_sampled() -> None:

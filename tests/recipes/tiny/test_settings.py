@@ -28,13 +28,13 @@ def test_training_the_codec_alone_does_what_the_recipe_does() -> None:
 
 
 def test_overrides_are_read_as_yaml() -> None:
-    overrides = ["lm.steps=7", "lm.learning_rate=1e-4", "generation.audio_confidence_threshold=0.9"]
+    overrides = ["lm.steps=7", "lm.learning_rate=1e-4", "generation.audio_entropy_bound=2.5"]
     settings = load_settings(overrides=overrides)
     assert settings.lm.steps == 7
     assert settings.lm.learning_rate == pytest.approx(1e-4)
-    assert settings.generation.audio_confidence_threshold == pytest.approx(0.9)
+    assert settings.generation.audio_entropy_bound == pytest.approx(2.5)
     assert load_settings(overrides=["data.scale=1"]).data.scale == 1.0
-    assert load_settings(overrides=["generation.audio_confidence_threshold=null"]) == load_settings()
+    assert load_settings(overrides=["generation.audio_entropy_bound=null"]).generation.audio_entropy_bound is None
 
 
 @pytest.mark.parametrize(
