@@ -349,3 +349,29 @@ def test_written_wav_is_clipped(tmp_path: Path) -> None:
     with wav_writer(tmp_path / "loud.wav", 16000) as write:
         write(np.array([0.0, 2.0, -2.0], np.float32))
     assert soundfile.read(tmp_path / "loud.wav", dtype="int16")[0].tolist() == [0, 32767, -32768]
+
+
+# -- pictures -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--stream"]])
+def test_picture(run: Callable, checkpoint: Path, question: Path, tmp_path: Path, options: list[str]) -> None:
+    picture, reply = tmp_path / "reply.svg", tmp_path / "out" / "reply.wav"
+    reply.parent.mkdir()
+    result = run("talk", question, "--out", reply, "--picture", picture, "--model", checkpoint, *options)
+    assert (result.code, result.out.strip()) == (0, "Hi.")
+    assert f"forwards a second of speech, see {picture}\n" in result.err
+    assert "2.1 s of speech" in picture.read_text(encoding="utf-8")
+    assert_whole_reply(reply)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--picture", "reply.png"], "--picture writes SVG: reply.png must end in .svg."),
+        (["other.wav", "--picture", "reply.svg"], "--picture draws one answer"),
+        (["--follow-up-text", "And?", "--picture", "reply.svg"], "--picture draws one answer"),
+    ],
+)
+def test_pictures_that_cannot_be_drawn(run: Callable, question: Path, options: list[str], message: str) -> None:
+    assert_one_error(run("talk", question, *options), message, code=2)

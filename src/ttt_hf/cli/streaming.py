@@ -10,7 +10,7 @@ from typing import TextIO
 
 import numpy as np
 
-from ..modeling.streamers_ttt import TtTStreamer
+from ..modeling.streamers_ttt import EventStreamer, StreamEvent, TtTStreamer
 from ..processing.processing_ttt import TtTProcessor
 from ..processing.reply_streams import ReplyStream
 from .audio_output import wav_writer
@@ -87,3 +87,33 @@ class AnswerStreamer(TtTStreamer):
         text, samples = self.stream.finish()
         self.writer.put_text(f"{text}\n")
         self.writer.put_audio(samples)
+
+
+class RecordingStreamer(EventStreamer):
+    """Keeps all events of an answer, and passes on what the other streamer prints and writes.
+
+    Args:
+        other: The other streamer, if any.
+
+    Attributes:
+        events: What has happened.
+    """
+
+    def __init__(self, other: AnswerStreamer | None) -> None:
+        self.events: list[StreamEvent] = []
+        super().__init__(self.events.append)
+        self.other = other or TtTStreamer()
+
+    def put_text(self, token_ids: list[int]) -> None:
+        """Passes on text."""
+        super().put_text(token_ids)
+        self.other.put_text(token_ids)
+
+    def put_block(self, token_ids: list[int]) -> None:
+        """Passes on a finished block."""
+        super().put_block(token_ids)
+        self.other.put_block(token_ids)
+
+    def end(self) -> None:
+        """Passes on the end."""
+        self.other.end()

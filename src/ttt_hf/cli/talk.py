@@ -20,6 +20,7 @@ from .quiet import note
 
 if TYPE_CHECKING:
     from ..modeling.modeling_ttt import TtTForConditionalGeneration
+    from ..modeling.streamers_ttt import TtTStreamer
     from ..processing.dialogue import Dialogue
     from ..processing.processing_ttt import Reply, TtTProcessor
     from .streaming import AnswerWriter
@@ -41,6 +42,7 @@ EXAMPLES = """examples:
   ttt-hf talk --task tts --text "The hospital is between the church and the river." --out speech.wav --json
   ttt-hf talk - --out reply.wav < speech.wav
   ttt-hf talk recordings/*.wav --out answers --json
+  ttt-hf talk example --picture reply.svg
   ttt-hf talk example --follow-up-text "What is two plus three?" --follow-up more.wav --out reply.wav
 Several questions are answered in one run. --out is then a folder, in which the answers are called like the questions;
 one that cannot be answered is reported, and the others are. Answers to follow-ups are in reply-2.wav, reply-3.wav, ...
@@ -95,6 +97,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--stream", action="store_true", help="print text as it is generated, and the time to the first audio"
     )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE.svg", help="where to draw how the answer was generated, step by step"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="seed of sampling")
     parser.add_argument(
         "--max-new-tokens", type=int, metavar="N", help="length limit of the answer, text and audio tokens"
@@ -119,6 +124,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.out is not None:
         (check_file if args.out.suffix.lower() == ".wav" else check_folder)(args.out)
+    if args.picture is not None:
+        check_file(args.picture)
     # Several are read one after the other: one that cannot be read does not keep the others from being answered.
     first = dialogues[0][0].read() if len(dialogues) == 1 else None
     folder = find_checkpoint(args.model)
@@ -218,17 +225,22 @@ class _Talk:
         self, content: dict[str, Any], writer: AnswerWriter | None, seconds: dict[str, float]
     ) -> tuple[Reply, int]:
         """Answers a single question; returns the reply and the number of forwards, and adds to the seconds."""
-        from .streaming import AnswerStreamer
+        from ..atomic_files import atomic_write_text
+        from ..processing.reply_pictures import picture_reply
+        from .streaming import AnswerStreamer, RecordingStreamer
 
         start = time.perf_counter()
         inputs = _encode(content, self.args.task, self.model, self.processor)
         seconds["encode"] = time.perf_counter() - start
 
+        streamer: TtTStreamer | None = AnswerStreamer(self.processor, writer) if writer is not None else None
+        if self.args.picture is not None:
+            streamer = RecordingStreamer(streamer)
         start = time.perf_counter()
         out = self.model.generate(
             **inputs,
             **_generation_arguments(self.args, self.model, inputs["input_ids"].shape[1]),
-            streamer=AnswerStreamer(self.processor, writer) if writer is not None else None,
+            streamer=streamer,
             return_dict_in_generate=True,
         )
         seconds["generate"] = time.perf_counter() - start
@@ -237,6 +249,10 @@ class _Talk:
         # When streaming, too: the report needs the segments and the length of the audio.
         reply = self.processor.decode_reply(out)
         seconds["decode"] = time.perf_counter() - start
+        if isinstance(streamer, RecordingStreamer):
+            picture = picture_reply(streamer.events, self.processor)
+            atomic_write_text(self.args.picture, picture.svg())
+            note(f"{picture.steps_per_second:.1f} forwards a second of speech, see {self.args.picture}")
         return reply, int(out.num_forward_passes[0])
 
     def _respond(
@@ -278,6 +294,10 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UsageError("--follow-up-text is empty.")
     if args.task == "text" and any(kind == "audio" for kind, _ in args.follow_up):
         raise UsageError("--task text takes no audio: use --follow-up-text.")
+    if args.picture is not None and (len(args.question) > 1 or args.follow_up):
+        raise UsageError("--picture draws one answer: give one QUESTION and no --follow-up.")
+    if args.picture is not None and args.picture.suffix.lower() != ".svg":
+        raise UsageError(f"--picture writes SVG: {args.picture} must end in .svg.")
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens must be at least 1, not {args.max_new_tokens}.")
     # Written so that NaN is refused, too.
