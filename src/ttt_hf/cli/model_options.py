@@ -46,6 +46,9 @@ def load_model(args: argparse.Namespace, name: str | None) -> tuple[TtTForCondit
     with silence():
         # Everything that can fail without torch comes first.
         folder = find_checkpoint(name)
-        settings: dict[str, Any] = {"dtype": args.dtype, "bits": args.bits}
-        settings["device_map"] = "auto" if args.spread else None
-        return load_quietly(folder, codec=find_codec(base_folder(folder), args.codec), **settings)
+        return load_quietly(folder, codec=find_codec(base_folder(folder), args.codec), **loading_settings(args))
+
+
+def loading_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `loading.load_checkpoint`, besides the codec."""
+    return {"dtype": args.dtype, "bits": args.bits, "device_map": "auto" if args.spread else None}

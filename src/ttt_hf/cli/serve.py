@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..loading import DTYPES
 from ..names import EMBEDDED_ALIAS
 from .errors import UsageError
+from .model_options import add_model_options, load_model
 from .quiet import note
 
 
@@ -41,8 +41,7 @@ def add_parser(verbs: Any) -> None:
         "model", nargs="?", metavar="MODEL", default=EMBEDDED_ALIAS, help="folder or Hub id (default: %(default)s)"
     )
     parser.add_argument("--name", help="name of the model in requests (default: its Hub id, or its folder's name)")
-    parser.add_argument("--codec", metavar="ID", help="folder, Hub id or short name of a codec to use instead")
-    parser.add_argument("--dtype", choices=DTYPES, help="data type of the weights (default: float32 on a CPU)")
+    add_model_options(parser)
     for name, kind, default, unit, text in (
         ("--host", str, "127.0.0.1", "ADDRESS", "address to listen at"),
         ("--port", int, 8000, "N", "port, 0 for a free one"),
@@ -124,14 +123,11 @@ def _model_name(model: str) -> str:
 
 
 def _start_engine(args: argparse.Namespace, limits: Any, monitor: Any) -> Engine:
-    from ..loading import base_folder, find_checkpoint, find_codec
     from ..serving import Engine
-    from .quiet import load_quietly, silence
+    from .quiet import silence
 
     with silence():
-        folder = find_checkpoint(args.model)
-        codec = find_codec(base_folder(folder), args.codec)
-        engine = Engine(*load_quietly(folder, codec=codec, dtype=args.dtype), limits, monitor)
+        engine = Engine(*load_model(args, args.model), limits, monitor)
 
         async def warm_up() -> None:
             await engine.submit([{"role": "user", "content": "Hello."}], max_new_tokens=32, seed=0).reply()

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from ..loading import DTYPES
 from .errors import UsageError, one_line
+from .model_options import add_model_options, loading_settings
 from .questions import EXAMPLE, Turn, find_dialogues
 from .quiet import note
 
@@ -85,15 +85,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--model", metavar="ID", help="folder or Hub id of a model or adapter (default: the embedded checkpoint)"
     )
-    parser.add_argument(
-        "--codec", metavar="ID", help="folder, Hub id or short name of a codec to use instead of the model's own"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, help="data type of the weights (default: float32 on a CPU, as "
-                        "stored on a GPU)")  # fmt: skip
-    parser.add_argument("--bits", type=int, choices=(8, 4), help="quantise the weights: quicker on a CPU (8), smaller "
-                        "on a GPU (8 or 4, with bitsandbytes)")  # fmt: skip
-    parser.add_argument("--spread", action="store_true", help="spread a model that is too large for one GPU over all, "
-                        "and over the CPU's memory")  # fmt: skip
+    add_model_options(parser)
     parser.add_argument(
         "--stream", action="store_true", help="print text as it is generated, and the time to the first audio"
     )
@@ -139,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
     stdout = sys.stdout  # which silence() keeps libraries away from
     with silence():
         start = time.perf_counter()
-        model, processor = load_quietly(folder, codec=codec, **_loading_arguments(args))
+        model, processor = load_quietly(folder, codec=codec, **loading_settings(args))
         talk = _Talk(args, model, processor, stdout, len(dialogues) > 1, time.perf_counter() - start)
         for turns in dialogues:
             talk.hold(turns, first)
@@ -305,10 +297,6 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UsageError(f"--temperature must be 0 or more, not {args.temperature}.")
     if args.seed is not None and not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed must be 0 or more and below 2^63, not {args.seed}.")
-
-
-def _loading_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    return {"dtype": args.dtype, "bits": args.bits, "device_map": "auto" if args.spread else None}
 
 
 def _encode(
