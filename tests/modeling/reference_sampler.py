@@ -6,7 +6,13 @@ import torch
 
 
 def denoise(
-    logits: torch.Tensor, canvas: Sequence[int], mask: int, count: int, remasking: str, bound: float | None
+    logits: torch.Tensor,
+    canvas: Sequence[int],
+    mask: int,
+    count: int,
+    remasking: str,
+    bound: float | None,
+    threshold: float | None,
 ) -> list[int]:
     """Commits the most confident greedy proposals.
 
@@ -17,6 +23,7 @@ def denoise(
         count: Number of positions that the schedule commits.
         remasking: How positions are ranked, `"random"` excepted.
         bound: Positions are committed as long as the sum of their entropies, without the largest, stays within it.
+        threshold: Positions whose proposal is more probable are committed as well.
 
     Returns:
         The new canvas.
@@ -39,6 +46,8 @@ def denoise(
         first = [float(entropies[position]) for position in ranked[:number]]
         if bound is not None and sum(first) - max(first) <= bound:
             selected = ranked[:number]
+    if threshold is not None:
+        selected = selected + [position for position in masked if float(confidences[position]) > threshold]
     filled = list(canvas)
     for position in selected:
         filled[position] = int(proposals[position])

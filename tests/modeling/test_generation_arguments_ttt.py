@@ -99,6 +99,7 @@ def test_defaults_follow_the_model(tiny_model: Models) -> None:
         ({"audio_temperature": float("nan")}, "audio_temperature must be a number of at least 0"),
         ({"audio_cfg_scale": "much"}, "audio_cfg_scale must be a number of at least 0, got 'much'"),
         ({"audio_cfg_scale": float("inf")}, "audio_cfg_scale must be a number of at least 0"),
+        ({"audio_confidence_threshold": 1.5}, "audio_confidence_threshold must be a number between 0 and 1"),
         ({"audio_entropy_bound": -1.5}, "audio_entropy_bound must be a number of at least 0"),
         ({"audio_remasking": "best"}, "audio_remasking must be one of low_confidence, random, entropy, margin"),
         ({"audio_vocabulary": "any"}, "audio_vocabulary must be one of modality, official"),

@@ -447,20 +447,24 @@ def test_shrunk_blocks_take_no_empty_steps(tiny_model: Models) -> None:
     assert out.num_forward_passes.tolist() == [2]
 
 
-def test_entropy_bound_saves_steps_only(tiny_model: Models) -> None:
+# Values that commit nothing beyond the schedule, and all at once.
+@pytest.mark.parametrize(
+    ("key", "none", "everything"), [("audio_entropy_bound", 0.0, 1000.0), ("audio_confidence_threshold", 1.0, 0.0)]
+)
+def test_committing_early_saves_steps_only(key: str, none: float, everything: float, tiny_model: Models) -> None:
     model = tiny_model("qwen3", seed=1)
     row = [5, 9, 36]
     kwargs = {**TINY, "max_new_tokens": 8, "audio_max_span_length": 8, "audio_steps_per_block": 4}
     scheduled = alone(model, row, **kwargs)
-    assert torch.equal(alone(model, row, audio_entropy_bound=0.0, **kwargs).sequences, scheduled.sequences)
-    at_once = alone(model, row, audio_entropy_bound=1000.0, **kwargs)
+    assert torch.equal(alone(model, row, **{key: none}, **kwargs).sequences, scheduled.sequences)
+    at_once = alone(model, row, **{key: everything}, **kwargs)
     one_step = alone(model, row, **{**kwargs, "audio_steps_per_block": 1})
     assert torch.equal(at_once.sequences, one_step.sequences)
     assert at_once.num_forward_passes.tolist() == one_step.num_forward_passes.tolist()
     assert at_once.num_forward_passes[0] < scheduled.num_forward_passes[0]
 
 
-def test_the_official_algorithm_keeps_its_schedule_whatever_the_entropy_bound(tiny_model: Models) -> None:
+def test_the_official_algorithm_keeps_its_schedule(tiny_model: Models) -> None:
     model = tiny_model("qwen3", seed=1)
     kwargs = {**TINY, "audio_vocabulary": "official", "audio_block_length": 8, "audio_max_span_length": 8}
     kwargs |= {"max_new_tokens": 9, "sequence_bias": {(BEGINS[0],): 50.0}}
@@ -468,6 +472,7 @@ def test_the_official_algorithm_keeps_its_schedule_whatever_the_entropy_bound(ti
     assert scheduled.num_forward_passes[0] > TINY["audio_steps_per_block"]
     # As in the generation_config.json of a checkpoint.
     model.generation_config.audio_entropy_bound = 1000.0
+    model.generation_config.audio_confidence_threshold = 0.0
     again = alone(model, [5, 9, 36], **kwargs)
     assert torch.equal(again.sequences, scheduled.sequences)
     assert again.num_forward_passes.tolist() == scheduled.num_forward_passes.tolist()

@@ -130,12 +130,19 @@ def test_entropy_bound_adds_the_next_positions_to_the_scheduled_ones() -> None:
     assert select(scores, [2, 3], 1, entropies=entropies, bound=0.24) == [2]
 
 
+def test_threshold_adds_confident_positions_to_the_scheduled_ones() -> None:
+    scores, confidences = [5.0, 4.0, 3.0, 2.0], torch.tensor([[0.2, 0.3, 0.7, 0.9]])
+    assert select(scores, [0, 1, 2, 3], 1, confidences=confidences, threshold=0.6) == [0, 2, 3]
+    assert select(scores, [0, 1, 2, 3], 1, confidences=confidences, threshold=0.95) == [0]
+    assert select(scores, [0, 1, 2, 3], 3, confidences=confidences, threshold=0.8) == [0, 1, 2, 3]
+
+
 def test_a_step_of_many_rows_is_the_reference_of_each_in_500_random_configurations() -> None:
     rng, source = random.Random(0), generator()
     for _ in range(500):
         rows, length, size = rng.randint(1, 4), rng.randint(1, 9), rng.randint(2, 12)
         remasking = rng.choice(["low_confidence", "entropy", "margin"])
-        bound = rng.choice([None, 0.0, 0.7, 2.3, 5.1])
+        bound, threshold = rng.choice([None, 0.0, 0.7, 2.3, 5.1]), rng.choice([None, 0.3, 0.6])
         # Coarse numbers, so that there are ties.
         logits = (4 * torch.randn(rows, length, size, generator=source)).round() / 2
         canvas = torch.randint(0, size, (rows, length), generator=source)
@@ -144,8 +151,9 @@ def test_a_step_of_many_rows_is_the_reference_of_each_in_500_random_configuratio
         choices, confidences = propose_tokens(logits, 0.0, [], [length] * rows)
         scores = remasking_scores(logits, confidences, remasking, [], [length] * rows)
         entropies = None if bound is None else position_entropies(logits)
-        selected = select_positions(scores, canvas == size, counts, entropies, bound)
+        selected = select_positions(scores, canvas == size, counts, entropies, bound, confidences, threshold)
         expected = [
-            denoise(logits[row], canvas[row].tolist(), size, int(counts[row]), remasking, bound) for row in range(rows)
+            denoise(logits[row], canvas[row].tolist(), size, int(counts[row]), remasking, bound, threshold)
+            for row in range(rows)
         ]
         assert torch.where(selected, choices, canvas).tolist() == expected

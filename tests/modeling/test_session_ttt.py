@@ -34,6 +34,8 @@ def random_requests(count: int, seed: int = 0) -> list[tuple[list[int], dict[str
             settings |= {"do_sample": True, "temperature": 1.5, "audio_temperature": 0.8, "seed": index}
         if index % 5 == 3:
             settings |= {"audio_steps_per_block": 4, "audio_entropy_bound": 4.0, "repetition_penalty": 1.3}
+        if index % 6 == 5:
+            settings |= {"audio_steps_per_block": 5, "audio_confidence_threshold": 0.2}
         if index % 7 == 4:
             settings |= {"audio_cfg_scale": 0.5, "audio_remasking": "margin"}
         requests.append((prompt, settings))

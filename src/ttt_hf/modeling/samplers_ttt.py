@@ -130,6 +130,8 @@ def select_positions(
     counts: torch.Tensor,
     entropies: torch.Tensor | None = None,
     bound: float | None = None,
+    confidences: torch.Tensor | None = None,
+    threshold: float | None = None,
 ) -> torch.Tensor:
     """Selects the positions to commit at this step.
 
@@ -142,6 +144,9 @@ def select_positions(
         bound: As many of the first positions are committed as the sum of their entropies, without the largest of them,
             stays within it. The sum bounds how much their tokens can depend on each other (Ben-Hamu et al.,
             "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking", arXiv 2505.24857).
+        confidences: Probability of the token proposed at every position, if there is a threshold; of the same shape.
+        threshold: Positions whose confidence exceeds it are committed as well (Wu et al., "Fast-dLLM", arXiv
+            2505.22618).
 
     Returns:
         Whether to commit each position, `torch.bool` of the same shape.
@@ -155,7 +160,11 @@ def select_positions(
         # It never falls from a rank to the next, so that those within the bound are the first ones.
         others = ordered.cumsum(dim=-1) - ordered.cummax(dim=-1).values
         counts = counts.maximum((others <= bound).sum(dim=-1, keepdim=True))
-    return (ranks < counts) & is_masked
+    selected = ranks < counts
+    # The threshold is a probability, so it is compared with confidences, whatever the scores are.
+    if confidences is not None and threshold is not None:
+        selected |= confidences > threshold
+    return selected & is_masked
 
 
 def _draw(probabilities: torch.Tensor, generators: Sequence[torch.Generator], lengths: Sequence[int]) -> torch.Tensor:

@@ -47,6 +47,8 @@ class AudioGenerationSettings:
             forward in which everything but the block is masked.
         audio_remasking: How positions are ranked at a denoising step: `"low_confidence"`, `"random"`, `"entropy"` or
             `"margin"`.
+        audio_confidence_threshold: Positions whose proposal has a higher probability are committed immediately, which
+            saves steps; `None` and `"official"` follow the schedule only.
         audio_entropy_bound: At each step, as many of the first positions in that ranking are committed as the sum of
             their entropies, without the largest, stays within it, in nats (EB-Sampler, arXiv 2505.24857). It saves
             steps; at least those of the schedule are committed. `None` and `"official"` follow the schedule only.
@@ -67,6 +69,7 @@ class AudioGenerationSettings:
     audio_temperature: float = 0.0
     audio_cfg_scale: float = 0.0
     audio_remasking: str = "low_confidence"
+    audio_confidence_threshold: float | None = None
     audio_entropy_bound: float | None = None
     min_text_tokens_after_audio: int = 0
     audio_vocabulary: str = "modality"
@@ -78,6 +81,8 @@ class AudioGenerationSettings:
         _check_integer("min_text_tokens_after_audio", self.min_text_tokens_after_audio)
         _check_number("audio_temperature", self.audio_temperature)
         _check_number("audio_cfg_scale", self.audio_cfg_scale)
+        if self.audio_confidence_threshold is not None:
+            _check_number("audio_confidence_threshold", self.audio_confidence_threshold, highest=1.0)
         if self.audio_entropy_bound is not None:
             _check_number("audio_entropy_bound", self.audio_entropy_bound)
         if self.seed is not None:
@@ -150,10 +155,11 @@ def _check_integer(name: str, value: Any, lowest: int = 0) -> None:
         raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}.")
 
 
-def _check_number(name: str, value: Any) -> None:
+def _check_number(name: str, value: Any, highest: float = math.inf) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value < 0:
-        raise ValueError(f"{name} must be a number of at least 0, got {value!r}.")
+    if not is_number or not 0 <= value <= highest:
+        limits = "of at least 0" if highest == math.inf else f"between 0 and {highest:g}"
+        raise ValueError(f"{name} must be a number {limits}, got {value!r}.")
 
 
 __all__ = ["AUDIO_GENERATION_KEYS", "AudioGenerationSettings", "check_cache_implementation"]

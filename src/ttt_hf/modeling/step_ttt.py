@@ -146,8 +146,8 @@ def group_rows(rows: Sequence[DecodingRow]) -> list[RowGroup]:
         context, settings = row.context, row.context.settings
         key: tuple[Any, ...] = (bool(row.canvas), tuple(context.eos_ids), settings.is_official)
         if row.canvas:
-            key += (settings.audio_temperature, settings.audio_remasking, settings.audio_entropy_bound)
-            key += (settings.audio_cfg_scale,)
+            key += (settings.audio_temperature, settings.audio_remasking, settings.audio_cfg_scale)
+            key += (settings.audio_entropy_bound, settings.audio_confidence_threshold)
         else:
             key += (context.do_sample, context.text_columns.stop)
         group = groups.setdefault(key, RowGroup(bool(row.canvas), [], []))
@@ -277,9 +277,11 @@ def commit_tokens(
     is_masked = canvas == context.config.mask_token_id
     # The schedule sets how many positions are committed at least, their scores which. The official algorithm keeps to
     # it, whatever a checkpoint's own settings are.
-    bound = None if settings.is_official else settings.audio_entropy_bound
+    bound, threshold = settings.audio_entropy_bound, settings.audio_confidence_threshold
+    if settings.is_official:
+        bound = threshold = None
     entropies = None if bound is None else position_entropies(logits)
-    selected = select_positions(scores, is_masked, counts, entropies, bound)
+    selected = select_positions(scores, is_masked, counts, entropies, bound, confidences, threshold)
     canvas = torch.where(selected, choices + context.span_columns.start, canvas)
     canvas = canvas.masked_fill(is_masked & confidences.isnan(), -1)
     return canvas, (confidences.nan_to_num() * MILLION).long()

@@ -39,6 +39,7 @@ class GenerationKeys(Body):
     audio_temperature: float | None = Field(default=None, ge=0, le=2)
     audio_cfg_scale: float | None = Field(default=None, ge=0, le=10)
     audio_remasking: Literal["low_confidence", "random", "entropy", "margin"] | None = None
+    audio_confidence_threshold: float | None = Field(default=None, ge=0, le=1)
     audio_entropy_bound: float | None = Field(default=None, ge=0)
     min_text_tokens_after_audio: int | None = Field(default=None, ge=0, le=1000)
     task: Task | None = None
