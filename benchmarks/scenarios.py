@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from plain import Settings
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import Qwen2Config
 
 from ttt_hf import TtTConfig, TtTForConditionalGeneration, TtTProcessor
@@ -135,7 +136,9 @@ def unit_direction(size: int) -> torch.Tensor:
     return direction / direction.norm()
 
 
-def lay_out(model: TtTForConditionalGeneration, start: int, layout: list[int | None]) -> None:
+def lay_out(
+    model: TtTForConditionalGeneration, start: int, layout: list[int | None], modality_push: float = MODALITY_PUSH
+) -> RemovableHandle:
     """Fixes where the spans of a random model's reply begin and end; its words and codes stay its own.
 
     Random weights never end a span. A hook on the backbone, which both implementations call, pushes the last hidden
@@ -144,6 +147,10 @@ def lay_out(model: TtTForConditionalGeneration, start: int, layout: list[int | N
     Args:
         start: Length of the prompt.
         layout: For every new token the id of a marker, or `None`.
+        modality_push: How far other positions are pushed to text or to audio; 0 where their logits are apart anyway.
+
+    Returns:
+        Removes the hook, e.g. to lay out the reply again in another data type.
     """
     weight = model.get_input_embeddings().weight
     device, dtype = weight.device, weight.dtype
@@ -152,10 +159,10 @@ def lay_out(model: TtTForConditionalGeneration, start: int, layout: list[int | N
     is_audio = False
     for position, marker in enumerate(layout, start):
         if marker is None:
-            push[position] = (-MODALITY_PUSH if is_audio else MODALITY_PUSH) * direction
+            push[position] = (-modality_push if is_audio else modality_push) * direction
         else:
             push[position] = MARKER_PUSH * weight[marker].detach()
-            is_audio = marker in BEGIN_AUDIO
+            is_audio = marker in model.config.begin_audio_token_ids
     mask_embedding = weight[model.config.mask_token_id].detach().clone()
 
     def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
@@ -166,4 +173,4 @@ def lay_out(model: TtTForConditionalGeneration, start: int, layout: list[int | N
         output.last_hidden_state = output.last_hidden_state + push[index]
         return output
 
-    model.model.register_forward_hook(hook, with_kwargs=True)
+    return model.model.register_forward_hook(hook, with_kwargs=True)
