@@ -15,7 +15,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-upstream test-versions fuzz kills lint format tiny bench clean
+.PHONY: help demo serve test test-slow test-upstream test-versions fuzz kills lint format tiny bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
@@ -25,6 +25,9 @@ demo: $(VENV)/.core  ## ask the embedded model a spoken question; it answers in 
 	@$(BIN)/ttt-hf talk examples/question.wav --task asr
 	@echo "The answer:"
 	@$(BIN)/ttt-hf talk examples/question.wav --out reply.wav --seed 0
+
+serve: $(VENV)/.serve  ## serve the embedded model in OpenAI's API at http://127.0.0.1:8000/v1
+	$(BIN)/ttt-hf serve embedded
 
 test: $(VENV)/.dev  ## the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -41,6 +44,7 @@ test-versions: $(VENV)/.dev  ## the quick tests with the oldest and the newest t
 
 fuzz: $(VENV)/.dev  ## damaged input of all kinds, $(CASES) cases from SEED: refused in a sentence, never a traceback
 	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED) --workers $(WORKERS)
+	$(BIN)/python -m tests.fuzz.serving --cases $(CASES) --seed $(SEED)
 
 kills: $(VENV)/.dev  ## commands killed at random moments and run again: as if they had not been
 	$(BIN)/python -m tests.kills --seed $(SEED)
@@ -81,10 +85,15 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	@$(INSTALL) -e .
 	@touch $@
 
+$(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing ttt-hf with its server (some minutes the first time) ..."
+	@$(INSTALL) -e '.[serve]'
+	@touch $@ $(VENV)/.core
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing ttt-hf with its development tools (some minutes the first time) ..."
 	@$(INSTALL) -e '.[dev,train,eval,audio,sound,completion,serve]'
-	@touch $@ $(VENV)/.core
+	@touch $@ $(VENV)/.core $(VENV)/.serve
 
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing ttt-hf with what training and scoring need (some minutes the first time) ..."

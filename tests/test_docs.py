@@ -6,7 +6,11 @@ import json
 import re
 import shlex
 import shutil
+<<<<<<< HEAD
 import sys
+=======
+import subprocess
+>>>>>>> 9e0482f (Serving: documents whose examples run, fuzzed requests, a load benchmark, make serve)
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +22,11 @@ from official_layout import text_tokenizer, write_official
 from published_glm4voice import write_published
 from ttt_hf.cli.main import build_parser, main
 from ttt_hf.codecs import TtTTinyCodec, TtTTinyCodecConfig
+from ttt_hf.loading import load_model_and_processor
 
 
 ROOT = Path(__file__).resolve().parents[1]
+<<<<<<< HEAD
 PAGES = [
     ROOT / "docs" / f"{name}.md"
     for name in (
@@ -37,7 +43,14 @@ PAGES = [
     )
 ]
 TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING, CHAT = PAGES
+=======
+NAMES = "training data evaluation metrics codecs official add_a_codec audio decoding serving"
+PAGES = [ROOT / "docs" / f"{name}.md" for name in NAMES.split()]
+TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING, SERVING = PAGES
+>>>>>>> 9e0482f (Serving: documents whose examples run, fuzzed requests, a load benchmark, make serve)
 QUESTION = ROOT / "examples" / "question.wav"
+
+DOCUMENTED_ADDRESS = "http://127.0.0.1:8000"
 
 # What begins like this, or has this in it, is not run here, for a reason. All else is.
 NOT_RUN = {
@@ -52,6 +65,8 @@ NOT_RUN = {
     "ttt-hf eval run librispeech_clean ": "needs the Hub",
     "ttt-hf eval push ": "needs the Hub, see tests/evaluation/test_push.py",
     " --judge-url ": "needs a judge, see tests/cli/test_eval_judge.py",
+    "pip install ": "is done",
+    "ttt-hf serve ": "runs until it is interrupted, see tests/cli/test_serve.py",
 }
 # What makes a documented training or evaluation short.
 SHORT = {
@@ -78,6 +93,8 @@ def run_command(command: str) -> None:
     words += [word for start, more in SHORT.items() if command.startswith(start) for word in more]
     if program == "ttt-hf":
         assert main(words) == 0, command
+    elif program == "curl":
+        subprocess.run([program, "--fail", "--silent", "--show-error", *words], check=True)
     elif words[:2] == ["-m", "ttt_hf.training.ablation"]:
         from ttt_hf.training import ablation
 
@@ -86,13 +103,14 @@ def run_command(command: str) -> None:
         pytest.fail(f"Nothing here runs this command, and NOT_RUN does not say why: {command}")
 
 
-def run_page(page: Path, folder: Path) -> None:
+def run_page(page: Path, folder: Path, address: str = DOCUMENTED_ADDRESS) -> None:
     names: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for language, part in steps(page):
             if not is_run(part):
                 continue
+            part = part.replace(DOCUMENTED_ADDRESS, address)
             if language == "bash":
                 run_command(part)
             else:
@@ -228,3 +246,16 @@ def test_page_on_codecs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         folder.rename(tmp_path / f"glm-4-voice-{folder.name}")
     run_page(CODECS, tmp_path)
     assert (tmp_path / "codec" / "model.safetensors").is_file()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page uses curl")
+def test_page_on_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "serving"))
+    from local_server import LocalServer
+
+    shutil.copy(QUESTION, tmp_path)
+    with LocalServer(load_model_and_processor()) as server:
+        run_page(SERVING, tmp_path, server.url)
+    assert (tmp_path / "reply.wav").stat().st_size > 10_000 and (tmp_path / "speech.mp3").stat().st_size > 1000
+    printed = capsys.readouterr().out
+    assert "Please tell me what a carrot is." in printed and "'Two plus three is five.'" in printed

@@ -12,4 +12,4 @@ from pathlib import Path
 
 
 # Helpers of other tests; tests/ itself is no package.
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "evaluation")]
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("", "evaluation", "serving")]

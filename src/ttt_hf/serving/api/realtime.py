@@ -110,14 +110,17 @@ class Conversation:
     async def _send(self, kind: str, **content: Any) -> None:
         event = {"type": kind, "event_id": new_id("event"), **content}
         async with self._sending:
-            await self.socket.send_text(json.dumps(event))
+            try:
+                await self.socket.send_text(json.dumps(event))
+            # What is sent to a client that has left raises one of these, by the version of the framework.
+            except (RuntimeError, OSError):
+                raise WebSocketDisconnect from None
 
     def _start(self, work: Awaitable[None]) -> asyncio.Task[None]:
         """Does something beside what comes next; it ends with the connection."""
 
         async def until_gone() -> None:
-            # What is sent to a client that has left raises one of these.
-            with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+            with contextlib.suppress(WebSocketDisconnect, TimeoutError):
                 await work
 
         task = asyncio.create_task(until_gone())

@@ -11,6 +11,8 @@ import uvicorn
 
 # Requests that run may end within these seconds after the server is asked to.
 GRACE_SECONDS = 30
+# How long a connection without requests is kept.
+KEEP_SECONDS = 75
 # The largest message of a WebSocket.
 MAX_MESSAGE = 16 << 20
 
@@ -57,5 +59,7 @@ def make_server(app: Any) -> uvicorn.Server:
         proxy_headers=False,
         ws_max_size=MAX_MESSAGE,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        # Longer than clients keep theirs, or a request may meet a connection that is being closed.
+        timeout_keep_alive=KEEP_SECONDS,
     )
     return uvicorn.Server(config)
