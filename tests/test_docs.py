@@ -6,11 +6,8 @@ import json
 import re
 import shlex
 import shutil
-<<<<<<< HEAD
-import sys
-=======
 import subprocess
->>>>>>> 9e0482f (Serving: documents whose examples run, fuzzed requests, a load benchmark, make serve)
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,28 +23,9 @@ from ttt_hf.loading import load_model_and_processor
 
 
 ROOT = Path(__file__).resolve().parents[1]
-<<<<<<< HEAD
-PAGES = [
-    ROOT / "docs" / f"{name}.md"
-    for name in (
-        "training",
-        "data",
-        "evaluation",
-        "metrics",
-        "codecs",
-        "official",
-        "add_a_codec",
-        "audio",
-        "decoding",
-        "chat",
-    )
-]
-TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING, CHAT = PAGES
-=======
-NAMES = "training data evaluation metrics codecs official add_a_codec audio decoding serving"
+NAMES = "training data evaluation metrics codecs official add_a_codec audio decoding chat serving"
 PAGES = [ROOT / "docs" / f"{name}.md" for name in NAMES.split()]
-TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING, SERVING = PAGES
->>>>>>> 9e0482f (Serving: documents whose examples run, fuzzed requests, a load benchmark, make serve)
+TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING, CHAT, SERVING = PAGES
 QUESTION = ROOT / "examples" / "question.wav"
 
 DOCUMENTED_ADDRESS = "http://127.0.0.1:8000"
