@@ -19,6 +19,7 @@ from typing import Any
 
 from .concepts import DatasetSource, Judgement, Record, Task
 from .layouts import check_layout, parse_json
+from .redaction import without_secrets
 from .scoring.scorers import SCORERS
 from .store import JsonLine, digest, latest_lines, read_lines, write_json
 
@@ -67,8 +68,8 @@ class TaskFolder:
         return _read_json(self.settings, f"{self.path} is not the folder of an evaluated task")
 
     def read_results(self) -> dict[str, Any]:
-        """Reads `results.json`."""
-        return _read_json(self.results, f"{self.path} has no results yet")
+        """Reads `results.json`, without the secrets that older versions have written there: reports are shared."""
+        return without_secrets(_read_json(self.results, f"{self.path} has no results yet"))
 
     def update_settings(self, **changes: Any) -> dict[str, Any]:
         """Changes some settings of the run, and returns all of them."""
