@@ -24,6 +24,8 @@ class Hub:
         self.weights: dict[str, dict[str, str]] = {}  # revision -> file -> SHA-256; without any, there is no model
         self.requests: list[str] = []
         self.files: dict[str, bytes] = {}
+        self.space: dict[str, bytes] = {}  # the Space of the same name
+        self.commits: list[str] = []
         self.created: list[dict[str, Any]] = []
         hub = self
 
@@ -41,18 +43,23 @@ class Hub:
                     self._send(403, b'{"error": "You may not write here."}')
                 elif self.path == "/api/repos/create":
                     hub.created.append(json.loads(body))
-                    self._send(200, json.dumps({"url": f"{hub.url}/me/model"}).encode())
+                    place = "spaces/me/model" if hub.created[-1].get("type") == "space" else "me/model"
+                    self._send(200, json.dumps({"url": f"{hub.url}/{place}"}).encode())
                 elif "/preupload/" in self.path:
                     files = [
                         {**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
                     ]
                     self._send(200, json.dumps({"files": files}).encode())
                 elif "/commit/" in self.path:
+                    is_space = self.path.startswith("/api/spaces/")
                     for line in map(json.loads, body.splitlines()):
+                        if line["key"] == "header":
+                            hub.commits.append(line["value"]["summary"])
                         if line["key"] == "file":
                             content = base64.b64decode(line["value"]["content"])
-                            hub.files[line["value"]["path"]] = content
-                    commit = {"commitOid": "0" * 40, "commitUrl": f"{hub.url}/me/model/commit/{'0' * 40}"}
+                            (hub.space if is_space else hub.files)[line["value"]["path"]] = content
+                    place = "spaces/me/model" if is_space else "me/model"
+                    commit = {"commitOid": "0" * 40, "commitUrl": f"{hub.url}/{place}/commit/{'0' * 40}"}
                     self._send(200, json.dumps(commit).encode())
                 else:
                     self._send(200, b"{}")

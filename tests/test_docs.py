@@ -23,9 +23,9 @@ from ttt_hf.loading import load_model_and_processor
 
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = "training data evaluation metrics codecs official add_a_codec audio decoding chat serving"
+NAMES = "training data evaluation metrics codecs official add_a_codec audio decoding chat serving sharing"
 PAGES = [ROOT / "docs" / f"{name}.md" for name in NAMES.split()]
-TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING, CHAT, SERVING = PAGES
+TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING, CHAT, SERVING, SHARING = PAGES
 QUESTION = ROOT / "examples" / "question.wav"
 
 DOCUMENTED_ADDRESS = "http://127.0.0.1:8000"
@@ -42,6 +42,7 @@ NOT_RUN = {
     '"Stephen-Lee/TtT-3B"': "needs the Hub, and 7 GB",
     "ttt-hf eval run librispeech_clean ": "needs the Hub",
     "ttt-hf eval push ": "needs the Hub, see tests/evaluation/test_push.py",
+    "ttt-hf push adapter ": "needs the Hub, see tests/cli/test_push_model.py",
     " --judge-url ": "needs a judge, see tests/cli/test_eval_judge.py",
     "pip install ": "is done",
     "ttt-hf serve ": "runs until it is interrupted, see tests/cli/test_serve.py",
@@ -160,6 +161,11 @@ def test_page_on_chat(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert (tmp_path / "reply.wav").stat().st_size > 10_000
     run_page(CHAT, tmp_path)
     assert "Two plus three is five." in capsys.readouterr().out
+
+
+def test_page_on_sharing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_page(SHARING, tmp_path)
+    assert "codec/model.safetensors" in capsys.readouterr().out
 
 
 def test_page_on_a_codec_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded_run import Answer, write_questions, write_recognition
 
+from recorded_run import Answer, write_questions, write_recognition
 from ttt_hf.evaluation.compare import compare_runs
 from ttt_hf.evaluation.folder import TaskFolder
 from ttt_hf.evaluation.report import read_results, terminal_table, write_html, write_markdown

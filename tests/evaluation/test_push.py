@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from recorded_run import Answer, change_results, write_recognition
 
 from hub_server import Hub, hub_environment
+from recorded_run import Answer, change_results, write_recognition
 from ttt_hf.evaluation.report import write_markdown
 from ttt_hf.evaluation.store import write_json
 

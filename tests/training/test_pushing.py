@@ -11,7 +11,7 @@ import pytest
 from transformers import TrainingArguments
 
 from hub_server import Hub, hub_environment
-from ttt_hf.training.pushing import check_push, files_to_push
+from ttt_hf.training.pushing import check_push
 
 
 QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
@@ -49,21 +49,6 @@ def test_an_adapter_arrives_without_recordings(hub: Hub, tmp_path: Path, is_publ
     assert [request["visibility"] for request in hub.created] == ["public" if is_public else "private"]
     assert hub.files["adapter_model.safetensors"] == (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()
     assert not (tmp_path / "adapter" / "prepared").exists() and (tmp_path / "adapter-encoded").is_dir()
-
-
-def test_files_of_a_model_that_are_pushed(tmp_path: Path) -> None:
-    kept = ["config.json", "model-00001-of-00002.safetensors", "codec/config.json", "codec/model.safetensors"]
-    local = [
-        "training_args.bin",
-        "trainer_state.json",
-        "spoken/1.wav",
-        "checkpoint-1/model.safetensors",
-        "prepared/a.json",
-    ]
-    for name in (*kept, *local):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x", encoding="utf-8")
-    assert sorted(files_to_push(tmp_path)) == sorted(kept)
 
 
 def test_a_push_without_a_token_is_refused_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import convert, encode, eval, info, serve, talk, terminal_chat, train
+from . import convert, encode, eval, info, push_model, serve, talk, terminal_chat, train
 from .errors import EXIT_USAGE, Interruptions, prepare_output, report, shorten
 from .quiet import NORMAL, QUIET, VERBOSE, output_level
 
@@ -89,6 +89,7 @@ def build_parser() -> Parser:
     train.add_parser(verbs)
     eval.add_parser(verbs)
     convert.add_parser(verbs)
+    push_model.add_parser(verbs)
     info.add_parser(verbs)
     return parser
 

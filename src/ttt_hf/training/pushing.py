@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from pathlib import Path
 
 from transformers import TrainingArguments
 
-from ..names import CODEC_FOLDER
-from ..uploads import upload_files
-
-
-# Weights or adapter, configurations, tokenizer and processor, the model's code, card with curves, results. Not among
-# them: checkpoints, logs, sample replies, and training_args.bin, which names paths of this machine.
-PUSHED = (
-    *("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json"),
-    *("processor_config.json", "preprocessor_config.json", "chat_template.jinja", "tokenizer.json"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    *("*_ttt.py", "README.md", "curves.png", "all_results.json"),
-)
-PUSHED_OF_CODEC = ("*.json", "*.safetensors")
+from ..uploads import files_to_push, upload_files
 
 
 def check_push(arguments: TrainingArguments) -> None:
@@ -56,17 +43,3 @@ def push_model(arguments: TrainingArguments) -> str:
         private=is_private,
         token=arguments.hub_token,
     )
-
-
-def files_to_push(folder: Path) -> dict[str, Path]:
-    """Lists the files of a trained model that are uploaded.
-
-    Args:
-        folder: The `output_dir`.
-
-    Returns:
-        Path in the repository -> local file.
-    """
-    top = [path for path in sorted(folder.iterdir()) if any(fnmatch(path.name, name) for name in PUSHED)]
-    codec = [path for name in PUSHED_OF_CODEC for path in sorted((folder / CODEC_FOLDER).rglob(name))]
-    return {path.relative_to(folder).as_posix(): path for path in (*top, *codec) if path.is_file()}

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from recorded_run import Answer, change_results, write_questions, write_recognition
 
+from recorded_run import Answer, change_results, write_questions, write_recognition
 from ttt_hf.evaluation.report.markdown import escape_json, escape_markdown, render_markdown
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from recorded_run import Answer, change_results, write_questions, write_recognition
 
+from recorded_run import Answer, change_results, write_questions, write_recognition
 from ttt_hf.evaluation.report import read_results, update_model_card
 
 

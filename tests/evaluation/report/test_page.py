@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import soundfile
-from recorded_run import Answer, change_results, write_questions, write_recognition, write_tone
 
+from recorded_run import Answer, change_results, write_questions, write_recognition, write_tone
 from ttt_hf.evaluation.report import write_html
 
 

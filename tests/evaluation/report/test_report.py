@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jiwer
 import pytest
-from recorded_run import Answer, change_results, write_questions, write_recognition, write_tone
 
+from recorded_run import Answer, change_results, write_questions, write_recognition, write_tone
 from ttt_hf.evaluation.folder import TaskFolder, judgement_fingerprint
 from ttt_hf.evaluation.report import read_results, terminal_table, write_html, write_markdown
 from ttt_hf.evaluation.report.examples import MAX_EMBEDDED_BYTES, choose_examples, differences, embedded_audio

@@ -22,8 +22,8 @@ pytest.importorskip("evaluate")
 import evaluate
 import jiwer
 from huggingface_hub import SpaceCard
-from recorded_run import Answer, write_recognition
 
+from recorded_run import Answer, write_recognition
 from ttt_hf.evaluation import load_metric, write_metric_space
 from ttt_hf.evaluation.scoring.metric_modules import MODULES, metric_folder
 from ttt_hf.evaluation.scoring.scorers import SCORERS
