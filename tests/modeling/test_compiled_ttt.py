@@ -106,6 +106,22 @@ def test_compiled_rows_are_the_rows_alone(
     assert graphs
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+def test_other_attention_compiles_too(attention: str, tiny_model: Models, graphs: list[torch.fx.GraphModule]) -> None:
+    model, prompt = tiny_model("qwen2", text={"num_hidden_layers": 1}), [5, 6, BEGINS[0]]
+    settings = {**TINY, "max_new_tokens": 12}
+    expected = alone(model, prompt, **settings)
+    session = DecodingSession(model, slots=1, capacity=64, compile_config=compiling(graphs), **STATIC)
+    slot = session.admit(prompt, **settings)
+    session.tick()
+    # After the prompt: torch's compiler cannot build every kernel of flex attention for a CPU.
+    model.set_attn_implementation(attention)
+    finish(session)
+    assert session.row(slot).ids == expected
+    assert graphs
+
+
 def test_later_calls_compile_nothing_and_graphs_hold_what_cuda_graphs_allow(
     tiny_model: Models, graphs: list[torch.fx.GraphModule]
 ) -> None:

@@ -11,6 +11,7 @@ kernels at once, but needs the same shapes and addresses every time:
 Prompts have any length, so that the first forward of a row keeps its own shape and is not compiled.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -195,7 +196,12 @@ class StaticDecoder:
             self._is_marked = True
         # What the last step has returned may be overwritten.
         torch.compiler.cudagraph_mark_step_begin()
-        with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT, accumulated_recompile_limit=RECOMPILE_LIMIT):
+        # transformers makes masks of flex attention with a flag that warns, which is no part of a graph.
+        with torch._dynamo.config.patch(
+            recompile_limit=RECOMPILE_LIMIT,
+            accumulated_recompile_limit=RECOMPILE_LIMIT,
+            ignore_logger_methods={warnings.warn},
+        ):
             return self._forward(self.model, self.cache, *args)
 
 
