@@ -187,7 +187,7 @@ class Chat:
         if not self.is_terminal:
             raise UsageError("/listen needs a terminal, where Enter ends the recording: give /audio FILE.")
         self._check_hearing()
-        samples, rate = record(lambda: input("Speak, then press Enter. "))
+        samples, rate = record(_wait_for_enter)
         self._respond([{"type": "audio", "audio": samples, "sampling_rate": rate}])
 
     def _check_hearing(self) -> None:
@@ -355,6 +355,14 @@ def _typed() -> Iterator[str]:
         except EOFError:
             print()
             return
+        except KeyboardInterrupt:
+            print()  # what is said next shall not run into the prompt
+            raise
+
+
+def _wait_for_enter() -> None:
+    with suppress(EOFError):  # Ctrl-D will do, too
+        input("Speak, then press Enter. ")
 
 
 def _piped() -> Iterator[bytes]:
