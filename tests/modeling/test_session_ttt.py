@@ -265,3 +265,26 @@ def test_a_row_that_does_not_fit_is_refused(tiny_model: Models) -> None:
     with pytest.raises(ValueError, match="needs 43 positions, and the slots of this session have 20"):
         session.add(prepare_row(model, [5, 9, 12], **TINY))
     assert session.num_free == 1
+
+
+def test_rows_in_text_are_not_padded_to_those_in_a_span(tiny_model: Models) -> None:
+    model = tiny_model("qwen2")
+    session = DecodingSession(model, slots=4, capacity=64)
+    # Text and spans in turns, so that the rows have to be brought together.
+    prompts = [[5, 6, 7], [5, 6, BEGINS[0]], [8, 9, 10], [8, 9, BEGINS[1]]]
+    settings = {**TINY, "audio_steps_per_block": 4, "max_new_tokens": 30}
+    slots = [session.admit(prompt, **settings) for prompt in prompts]
+    session.tick()
+    shapes: list[tuple[int, ...]] = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    in_span = [bool(session.row(slot).canvas) for slot in slots]
+    session.tick()
+    handle.remove()
+    assert sorted(in_span) == [False, False, True, True]
+    (short, long) = sorted(shapes, key=lambda shape: shape[1])
+    assert short == (2, 1) and long[0] == 2 and long[1] >= 4
+    finish(session)
+    for slot, prompt in zip(slots, prompts):
+        assert session.row(slot).ids == alone(model, prompt, **settings)

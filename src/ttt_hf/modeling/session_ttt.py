@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -95,6 +96,8 @@ class DecodingSession:
         self.model = model
         self.capacity = capacity
         self.cache = RaggedCache(slots, capacity or 0)
+        # A GPU computes some positions more in the time that another forward takes to start.
+        self._saves_positions = model.device.type == "cpu"
         self._static: StaticDecoder | None = None
         if cache_implementation == "static":
             if capacity is None:
@@ -217,6 +220,8 @@ class DecodingSession:
     @torch.no_grad()
     def tick(self) -> None:
         """Makes a text token or a denoising step of every running row (step 2 of `generate()`)."""
+        if self._static is None:
+            self._arrange()
         slots = [slot for slot in self._slots[: self._num_active] if slot is not None]
         rows = [self._rows[slot] for slot in slots]
         finish_step(self._static.start_step(rows) if self._static else self._start_step(rows))
@@ -239,14 +244,37 @@ class DecodingSession:
         return choices
 
     def _forwards(self) -> list[tuple[int, int]]:
-        """Divides the running rows into forwards: rows that have just come apart from rows that run already.
+        """Divides the running rows into forwards, as rows of a forward are padded to the longest one.
 
-        Padded to the length of a prompt, a row in text would cost as much as the prompt.
+        Rows that have just come are apart: a row in text would cost as much as a prompt. On a CPU, where a position
+        costs as much as a fraction of a forward, rows in text are apart from rows in a span, too.
         """
-        is_new = [length == 0 for length in self.cache.lengths[: self._num_active]]
-        first = is_new.index(True) if True in is_new else 0
-        bounds = [0, first, self._num_active] if first > 0 and all(is_new[first:]) else [0, self._num_active]
-        return list(pairwise(bounds))
+        kinds = [self._kind(index) for index in range(self._num_active)]
+        bounds = [index for index in range(1, len(kinds)) if kinds[index] != kinds[index - 1]]
+        return list(pairwise([0, *bounds, self._num_active]))
+
+    def _arrange(self) -> None:
+        """Brings together the rows that go through a forward together; each changes its place a few times at most."""
+        low, index, high = 0, 0, self._num_active - 1
+        # The rows of the middle kind are where those of the others are not.
+        while index <= high:
+            kind = self._kind(index)
+            if kind == _Kind.SHORT:
+                self._swap(low, index)
+                low += 1
+            if kind == _Kind.NEW:
+                self._swap(index, high)
+                high -= 1
+            else:
+                index += 1
+
+    def _kind(self, index: int) -> "_Kind":
+        """Which forward a running row goes through."""
+        if self.cache.lengths[index] == 0:
+            return _Kind.NEW
+        slot = self._slots[index]
+        is_span = slot is not None and bool(self._rows[slot].canvas)
+        return _Kind.LONG if is_span or not self._saves_positions else _Kind.SHORT
 
     def _receive(self, slot: int, event: StreamEvent) -> None:
         self._events.append(
@@ -296,6 +324,14 @@ class DecodingSession:
     def _check_ended(self, slot: int) -> None:
         if slot not in self._slots[self._num_active :]:
             raise ValueError(f"Slot {slot} holds no row that has ended.")
+
+
+class _Kind(IntEnum):
+    """Rows of similar length."""
+
+    SHORT = 0  # in text
+    LONG = 1  # in a span
+    NEW = 2  # with their prompt
 
 
 def prepare_row(
