@@ -1,14 +1,13 @@
 """What spoken replies cost and how well they are spoken, over decoding settings of the embedded checkpoint.
 
     python -m recipes.tiny.score --model ttt-tiny --out build/tiny --limit 1       # makes the held-out recordings once
-    python benchmarks/decoding_quality.py --json build/decoding_quality.json       # measures, an hour of a core
+    python benchmarks/decoding_quality.py --json build/decoding_quality.json       # measures, half an hour of a core
     python benchmarks/decoding_quality.py --json build/decoding_quality.json --docs docs
 
 All spoken replies of the recipe's held-out splits (questions answered in speech, sentences read aloud) are generated
-with every setting and several seeds, and transcribed. A word error is one of the transcript against the reply's own
-text, so that a wrong answer that is well spoken counts as none. Differences are against the paper's schedule, over the
-same samples, with a paired bootstrap over samples; the seeds of a sample stay together. What an earlier run has
-answered in OUT is not generated again.
+with every setting, and transcribed. Answers are compared with the reply's own text, so that a wrong answer that is
+well spoken has no errors. Differences are against the schedule alone, over the same samples, with a paired bootstrap
+over samples; all seeds of a sample stay together. What an earlier run has answered in OUT is not generated again.
 """
 
 from __future__ import annotations
@@ -46,25 +45,41 @@ class Setting:
 
     Attributes:
         steps: Denoising steps per block.
-        bound: Entropy bound in nats; at 0 there is the schedule only.
+        bound: Entropy bound in nats; 0 is none.
+        threshold: Confidence threshold; 1 is none.
     """
 
     steps: int
     bound: float = 0.0
+    threshold: float = 1.0
 
     @property
     def name(self) -> str:
-        """Name of its folder, and its label in the plot."""
-        return f"{self.steps}, {self.bound:g}" if self.bound else f"{self.steps}"
+        """Name of its folder, and in the plot."""
+        return ", ".join([f"{self.steps} steps", *self.rules])
+
+    @property
+    def rules(self) -> list[str]:
+        """What commits positions beyond the schedule."""
+        bounds = [f"bound {self.bound:g}"] if self.bound else []
+        return [*bounds, f"threshold {self.threshold:g}"] if self.threshold < 1 else bounds
 
     @property
     def keys(self) -> dict[str, Any]:
         """Keyword arguments of `generate()`."""
-        return {"audio_steps_per_block": self.steps, "audio_entropy_bound": self.bound}
+        # The checkpoint has a bound of its own, and no threshold.
+        keys = {"audio_steps_per_block": self.steps, "audio_entropy_bound": self.bound}
+        return keys if self.threshold == 1 else {**keys, "audio_confidence_threshold": self.threshold}
 
 
-# The first is the paper's schedule, with which the others are compared.
-SETTINGS = (Setting(16), Setting(8), Setting(16, 4), Setting(16, 8), Setting(16, 12))
+# The first is the schedule alone, with which the others are compared.
+SETTINGS = (
+    Setting(16),
+    Setting(16, threshold=0.9),
+    Setting(16, bound=4.0),
+    Setting(16, bound=8.0),
+    Setting(16, bound=12.0),
+)
 
 
 class SpanCounter(TtTModel):
@@ -138,19 +153,19 @@ def _ratio(values: list[list[float]]) -> float:
 def table(report: dict[str, Any]) -> str:
     """The report as a Markdown table, with the plot."""
     lines = [
-        "| steps a block | entropy bound | forwards a second of speech | word error: answers | sentences | both | "
+        "| steps a block | committed at once | forwards a second of speech | word error: answers | sentences | both | "
         "difference |",
         "|---|---|---|---|---|---|---|",
     ]
     for number, row in enumerate(report["settings"]):
         setting, both = Setting(**row["setting"]), row["both"]
-        bound = f"{setting.bound:g}" if setting.bound else "none"
+        rules = ", ".join(setting.rules) or "schedule only"
         answers, sentences, together = (
             f"{100 * value:.1f} %" for value in (*row["word_error"].values(), both["second"])
         )
         difference, low, high = (f"{100 * both[key]:+.1f}" for key in ("difference", "low", "high"))
         lines.append(
-            f"| {setting.steps} | {bound} | **{row['forwards']:.1f}** | {answers} | {sentences} "
+            f"| {setting.steps} | {rules} | **{row['forwards']:.1f}** | {answers} | {sentences} "
             f"| **{together}** | " + (f"{difference} ({low} to {high}) |" if number else "|")
         )
     return "\n".join(
@@ -159,7 +174,7 @@ def table(report: dict[str, Any]) -> str:
             "",
             f"![Word error against forwards a second of speech]({PLOT})",
             "",
-            f"The embedded model, {report['replies']} spoken replies, each with {report['seeds']} seeds. Forwards are "
+            f"The embedded model, {report['replies']} spoken replies, seeds: {report['seeds']}. Forwards are "
             "those in spans, to which each text token adds one. Answers are compared with their own text, sentences "
             "with what was to be read. The last column is the difference from the first row in points, with its "
             f"95 % interval; the plot has these intervals, too. Command: `{report['command']}`.",
@@ -177,19 +192,11 @@ def draw(report: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    for color, label, is_schedule in (("C1", "schedule only", True), ("C0", "with an entropy bound", False)):
-        rows = [row for row in report["settings"] if (not row["setting"]["bound"]) == is_schedule]
-        forwards = [row["forwards"] for row in rows]
-        errors = [100 * row["both"]["second"] for row in rows]
-        below, above = (
-            [100 * sign * (row["both"]["difference"] - row["both"][end]) for row in rows]
-            for sign, end in ((1, "low"), (-1, "high"))
-        )
-        axes.errorbar(forwards, errors, [below, above], fmt="o", color=color, capsize=3, label=label)
-        for row, place in zip(rows, zip(forwards, errors)):
-            name = Setting(**row["setting"]).name
-            axes.annotate(name, place, xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axes.legend()
+    for row in report["settings"]:
+        both, name = row["both"], Setting(**row["setting"]).name
+        ends = [[100 * (both["difference"] - both["low"])], [100 * (both["high"] - both["difference"])]]
+        axes.errorbar(row["forwards"], 100 * both["second"], ends, fmt="o", capsize=3, label=name)
+    axes.legend(loc="lower right")
     axes.set(xlabel="forwards in spans a second of speech", ylabel="word error, %", xlim=(0, None), ylim=(0, None))
     axes.grid(alpha=0.3)
     with atomic_write(path) as part:
@@ -202,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("build/tiny/data"), help="data of the recipe")
     parser.add_argument("--out", type=Path, default=Path("build/decoding"), help="where the replies are recorded")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of each setting (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of each setting (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="samples of a task (default: all)")
     parser.add_argument("--batch-size", type=int, default=24, help="replies generated together (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")

@@ -35,8 +35,8 @@ def answered(setting: object, forwards: float, errors: list[int]) -> dict:
 @pytest.fixture
 def report(benchmark: ModuleType) -> dict:
     runs = [
-        answered({"steps": 16, "bound": 0.0}, 9.96, [0, 1, 2, 1]),
-        answered({"steps": 8, "bound": 4.5}, 3.04, [1, 1, 3, 1]),
+        answered({"steps": 16, "bound": 0.0, "threshold": 0.9}, 9.96, [0, 1, 2, 1]),
+        answered({"steps": 8, "bound": 4.5, "threshold": 1.0}, 3.04, [1, 1, 3, 1]),
     ]
     return {"settings": benchmark.compare(runs), "replies": 4, "seeds": 3, "command": "python it.py"}
 
@@ -62,7 +62,7 @@ def test_settings_are_compared_with_the_first_on_the_same_samples(benchmark: Mod
     assert second["both"]["difference"] == pytest.approx(0.05)
     assert 0 <= second["both"]["low"] < 0.05 < second["both"]["high"]
     row = benchmark.table(report).splitlines()[3]
-    assert row.startswith("| 8 | 4.5 | **3.0** | 10.0 % | 20.0 % | **15.0 %** | +5.0 (+")
+    assert row.startswith("| 8 | bound 4.5 | **3.0** | 10.0 % | 20.0 % | **15.0 %** | +5.0 (+")
 
 
 def test_the_plot_is_a_small_file_that_depends_on_the_measurements_alone(
@@ -73,7 +73,7 @@ def test_the_plot_is_a_small_file_that_depends_on_the_measurements_alone(
     one, two = ((tmp_path / name).read_text(encoding="utf-8") for name in ("one.svg", "two.svg"))
     assert one == two
     assert len(one) < 60_000
-    assert ">8, 4.5<" in one
+    assert ">8 steps, bound 4.5<" in one
     other = {**report, "settings": report["settings"][:1]}
     benchmark.draw(other, tmp_path / "one.svg")
-    assert ">8, 4.5<" not in (tmp_path / "one.svg").read_text(encoding="utf-8")
+    assert ">8 steps, bound 4.5<" not in (tmp_path / "one.svg").read_text(encoding="utf-8")
