@@ -1,18 +1,22 @@
 """What surrounds the endpoints: keys, limits, errors, health, numbers, and the end."""
 
+import asyncio
 import logging
 import socket
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from local_server import LocalServer
 from prometheus_client.parser import text_string_to_metric_families
 
-from ttt_hf.serving.api.guard import Rules
+from ttt_hf.serving.api.guard import Guard, Rules
 from ttt_hf.serving.api.server import is_loopback, listen
 
 
@@ -116,6 +120,34 @@ def test_a_client_that_stalls_is_cut_off(fixed: Loaded) -> None:
             assert b"408" in connection.recv(100)
         # The others are answered meanwhile.
         assert server.client().chat.completions.create(model="embedded", messages=HELLO).choices
+
+
+def test_a_client_that_reads_nothing_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="ttt_hf")
+    app, ended = FastAPI(), []
+
+    @app.get("/")
+    async def endless() -> StreamingResponse:
+        async def content() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"x"
+            finally:
+                ended.append(True)
+
+        return StreamingResponse(content())
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(60)
+
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"",
+                             "headers": [(b"host", b"localhost")], "asgi": {"spec_version": "2.4"}}  # fmt: skip
+    asyncio.run(asyncio.wait_for(Guard(app, Rules(patience=0.1))(scope, receive, send), timeout=10))
+    assert ended and "the client reads nothing" in caplog.text
 
 
 def test_a_full_queue_is_429_and_a_long_wait_503(fixed: Loaded) -> None:

@@ -70,8 +70,11 @@ class Guard:
                 await connection.refuse(connection.error)
         except ApiError as error:
             await connection.refuse(error)
-        except TimeoutError:
-            logger.info("%s %s: the client has stalled", connection.method, scope["path"])
+        except Exception:
+            # On its way through the framework the error becomes another.
+            if not connection.has_stalled:
+                raise
+            logger.info("%s %s: the client reads nothing", connection.method, printable(scope["path"]))
         finally:
             seconds = time.monotonic() - connection.started
             logger.info("%s %s %s %.3f s", connection.method, printable(scope["path"]), connection.status, seconds)
@@ -85,6 +88,7 @@ class _Connection:
         self.method = scope.get("method", "WS")
         self.status = 0
         self.error: ApiError | None = None
+        self.has_stalled = False
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -103,7 +107,7 @@ class _Connection:
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), self._rules.patience)
-        except TimeoutError:
+        except asyncio.TimeoutError:
             self.error = ApiError(408, "The request took too long to arrive: send it again.")
             raise self.error from None
         self._bytes += len(message.get("body", b""))
@@ -122,7 +126,11 @@ class _Connection:
         elif message["type"] == "websocket.accept":
             self.status = 101
         # Without a limit a client that does not read would hold its connection for ever.
-        await asyncio.wait_for(self._send(message), self._rules.patience)
+        try:
+            await asyncio.wait_for(self._send(message), self._rules.patience)
+        except asyncio.TimeoutError:
+            self.has_stalled = True
+            raise
 
     async def refuse(self, error: ApiError) -> None:
         if self.status:

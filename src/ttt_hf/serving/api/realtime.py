@@ -74,7 +74,7 @@ class Conversation:
                 if message["type"] == "websocket.disconnect":
                     break
                 await self._take(message.get("text"))
-        except (WebSocketDisconnect, TimeoutError):
+        except (WebSocketDisconnect, asyncio.TimeoutError):
             pass
         finally:
             if self._response is not None:
@@ -120,7 +120,7 @@ class Conversation:
         """Does something beside what comes next; it ends with the connection."""
 
         async def until_gone() -> None:
-            with contextlib.suppress(WebSocketDisconnect, TimeoutError):
+            with contextlib.suppress(WebSocketDisconnect, asyncio.TimeoutError):
                 await work
 
         task = asyncio.create_task(until_gone())
