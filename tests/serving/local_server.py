@@ -20,13 +20,17 @@ class LocalServer:
     Args:
         loaded: Model and processor.
         rules: Rules of the server.
+        has_page: Whether it has the page.
         **limits: Limits of the engine.
     """
 
-    def __init__(self, loaded: tuple[Any, Any], rules: Rules | None = None, **limits: Any) -> None:
+    def __init__(
+        self, loaded: tuple[Any, Any], rules: Rules | None = None, has_page: bool = False, **limits: Any
+    ) -> None:
         metrics = Metrics()
         self.engine = Engine(*loaded, Limits(**limits), metrics)
-        self.server = make_server(create_app(Service(self.engine, "embedded", metrics), rules or Rules()))
+        service = Service(self.engine, "embedded", metrics)
+        self.server = make_server(create_app(service, rules or Rules(), has_page))
         self.listener = listen("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import convert, encode, eval, info, push_model, serve, talk, terminal_chat, train
+from . import convert, demo, encode, eval, info, push_model, serve, talk, terminal_chat, train
 from .errors import EXIT_USAGE, Interruptions, prepare_output, report, shorten
 from .quiet import NORMAL, QUIET, VERBOSE, output_level
 
@@ -85,6 +85,7 @@ def build_parser() -> Parser:
     talk.add_parser(verbs)
     terminal_chat.add_parser(verbs)
     serve.add_parser(verbs)
+    demo.add_parser(verbs)
     encode.add_parser(verbs)
     train.add_parser(verbs)
     eval.add_parser(verbs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +65,9 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Serves until it is interrupted; what runs then is finished."""
     key = os.environ.get(KEY_VARIABLE) or None
-    try:
-        from ..serving.api.app import create_app
+    with needed_packages("serve"):
         from ..serving.api.guard import Rules
-        from ..serving.api.prometheus_metrics import Metrics
-        from ..serving.api.server import is_loopback, listen, make_server
-        from ..serving.api.service import Service
-    except ImportError as error:
-        raise ImportError(f"ttt-hf serve needs the package {error.name}: pip install 'ttt-hf[serve]'.") from None
+        from ..serving.api.server import is_loopback
     if not is_loopback(args.host) and key is None:
         raise UsageError(
             f"--host {args.host} can be reached from other machines: set {KEY_VARIABLE} to a key that clients send."
@@ -78,16 +75,56 @@ def run(args: argparse.Namespace) -> None:
     if args.max_body_mib < 1:
         raise UsageError(f"--max-body-mib must be at least 1, not {args.max_body_mib}.")
     rules = Rules(key, tuple(args.origin), args.max_body_mib << 20)
-    limits = _limits(args)
+    serve_model(args, args.host, _limits(args), rules, access=_access(args.allow_urls))
+
+
+@contextmanager
+def needed_packages(verb: str) -> Iterator[None]:
+    """Where the packages of the server are imported.
+
+    Raises:
+        ImportError: If one is missing, with what to install.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"ttt-hf {verb} needs the package {error.name}: pip install 'ttt-hf[serve]'.") from None
+
+
+def serve_model(
+    args: argparse.Namespace, host: str, limits: Any, rules: Any, has_page: bool = False, **settings: Any
+) -> None:
+    """Serves a model until it is interrupted; what runs then is finished.
+
+    Args:
+        args: Model, how it is loaded, and port.
+        host: Address to listen at.
+        limits: `Limits` of the engine.
+        rules: `Rules` of the server.
+        has_page: Whether there is a page to talk to the model.
+        **settings: Of the `Service`.
+
+    Raises:
+        OSError: If the port cannot be used, or there is no such model.
+        ValueError: If the model cannot be served.
+    """
+    from ..serving.api.app import create_app
+    from ..serving.api.prometheus_metrics import Metrics
+    from ..serving.api.server import listen, make_server
+    from ..serving.api.service import Service
+
     # Before the model is loaded, as the port may be taken.
-    with listen(args.host, args.port) as listener:
+    with listen(host, args.port) as listener:
         metrics = Metrics()
         engine = _start_engine(args, limits, metrics)
-        name = args.name or _model_name(args.model)
-        service = Service(engine, name, metrics, access=_access(args.allow_urls))
-        server = make_server(create_app(service, rules))
+        if has_page and not engine.sampling_rate:
+            engine.close()
+            raise ValueError("This model has no codec, so that it cannot be talked to: name its codec with --codec.")
+        name = getattr(args, "name", None) or _model_name(args.model)
+        server = make_server(create_app(Service(engine, name, metrics, **settings), rules, has_page))
         host, port = listener.getsockname()[:2]
-        note(f"{name} answers at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        note(f"talk to {name} at {address}" if has_page else f"{name} answers at {address}/v1")
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:

@@ -24,9 +24,10 @@ BOUNDS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98)
 LABELLED = (0, 0.5, 0.9, 0.98)
 # All lengths are in pixels.
 WIDTH, MARGIN = 880, 16
-CELL, PITCH = 8, 9
+CELL, PITCH = 10, 11
 # A position that is still masked is drawn as a dot.
 DOT = 4
+TRACK_GAP = 9
 LETTER, CHIP_HEIGHT, CHIP_GAP = 7.3, 20, 3
 LABEL_HEIGHT, LINE_GAP = 22, 18
 HEADER_HEIGHT = 74
@@ -187,7 +188,8 @@ def draw_svg(picture: ReplyPicture) -> str:
     for number, line in enumerate(_lines(picture.parts)):
         top += LINE_GAP if number else 0
         body.extend(_draw_line(line, top, numbers))
-        top += _line_height(line)
+        heights = _track_heights(line)
+        top += sum(heights) + (TRACK_GAP if all(heights) else 0)
     height = top + MARGIN
     title = escape(_summary(picture))
     return "\n".join(
@@ -248,15 +250,19 @@ def _lines(parts: Iterable[TextToken | Block]) -> Iterator[list[tuple[float, Tex
         yield line
 
 
-def _line_height(line: Sequence[tuple[float, TextToken | Block]]) -> int:
-    steps = max((len(part.steps) for _, part in line if isinstance(part, Block)), default=0)
-    return CHIP_HEIGHT + (LINE_GAP // 2 + steps * PITCH + LABEL_HEIGHT if steps else 0)
+def _track_heights(line: Sequence[tuple[float, TextToken | Block]]) -> tuple[int, int]:
+    """Heights of the text and of the speech of a line, 0 where it has none."""
+    parts = [part for _, part in line]
+    steps = max((len(part.steps) for part in parts if isinstance(part, Block)), default=0)
+    has_text = any(isinstance(part, TextToken) for part in parts)
+    return CHIP_HEIGHT if has_text else 0, steps * PITCH + LABEL_HEIGHT if steps else 0
 
 
 def _draw_line(line: Sequence[tuple[float, TextToken | Block]], top: int, numbers: Iterator[int]) -> Iterator[str]:
+    text_height, _ = _track_heights(line)
     for left, part in line:
         if isinstance(part, Block):
-            yield from _draw_block(part, next(numbers), left, top + CHIP_HEIGHT + LINE_GAP // 2)
+            yield from _draw_block(part, next(numbers), left, top + text_height + (TRACK_GAP if text_height else 0))
         else:
             width = _width(part)
             yield (

@@ -12,19 +12,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from . import audio_endpoints, chat, realtime
+from . import audio_endpoints, chat, page, realtime
 from .api_errors import ApiError, handle_api_error, handle_status, handle_validation_error
 from .guard import Guard, Rules
 from .schemas import ChatRequest, SpeechRequest
 from .service import Service
 
 
-def create_app(service: Service, rules: Rules) -> Any:
+def create_app(service: Service, rules: Rules, has_page: bool = False) -> Any:
     """The ASGI application.
 
     Args:
         service: The engine and what the endpoints share; the engine is closed when the application ends.
         rules: Who may ask, and how much.
+        has_page: Whether `/` is a page to talk to the model.
     """
 
     @asynccontextmanager
@@ -39,6 +40,8 @@ def create_app(service: Service, rules: Rules) -> Any:
     for status in (400, 404, 405):
         app.add_exception_handler(status, handle_status)
     _add_endpoints(app, service)
+    if has_page:
+        page.add_page(app, service)
     if rules.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=rules.origins, allow_methods=["GET", "POST"], allow_headers=["*"]

@@ -141,7 +141,11 @@ class Conversation:
         await self._send("session.updated", session=self._describe())
 
     def _describe(self) -> dict[str, Any]:
-        return {"id": self.id, "object": "realtime.session", **self.settings.model_dump(exclude={"generation"})}
+        return {
+            "id": self.id,
+            "object": "realtime.session",
+            **self.settings.model_dump(exclude={"generation", "drafts"}),
+        }
 
     def _new_detector(self) -> TurnDetector | None:
         turn = self.settings.audio.input.turn_detection
@@ -286,7 +290,8 @@ class Conversation:
         arguments = settings.generation.generation(max_new_tokens=None if limit == "inf" else max(1, limit))
         engine, speaks = self.service.engine, settings.output_modalities == ["audio"]
         messages = messages_of(list(self.items.values()), settings.instructions, int(engine.capacity * PROMPT_SHARE))
-        generation = self.service.submit(messages, task=settings.generation.task or "chat", speech=speaks, **arguments)
+        task = settings.generation.task or "chat"
+        generation = self.service.submit(messages, task=task, speech=speaks, drafts=settings.drafts, **arguments)
         response = Response(self.service, generation, speaks, self._send)
         self.items[response.item.id] = response.item
         self._response, self._speaking = response, self._start(self._follow(response))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..events import Audio, Codes, End, Text
+from ..events import Audio, Codes, Draft, End, Text
 from ..generation import Generation
 from .api_errors import ApiError, as_api_error
 from .audio_formats import AudioEncoder
@@ -64,6 +64,10 @@ class Response:
             await self._content(f"response.{self._text_kind}.delta", delta=event.text)
         elif isinstance(event, Codes):
             self._keep("codes", list(event.codes))
+            if self._generation.drafts:
+                await self._content("response.block", codes=len(event.codes))
+        elif isinstance(event, Draft):
+            await self._content("response.draft", **self._draft(event))
         elif isinstance(event, Audio) and self._encoder is not None:
             await self._say(await asyncio.to_thread(self._encoder.push, event.samples))
         elif isinstance(event, End) and self._encoder is not None:
@@ -72,6 +76,14 @@ class Response:
     async def _say(self, samples: bytes) -> None:
         if samples:
             await self._content("response.output_audio.delta", delta=base64_text(samples))
+
+    def _draft(self, draft: Draft) -> dict[str, Any]:
+        """Our own event: whether each position of the block is committed, and the confidences."""
+        mask = self._service.engine.model.config.mask_token_id
+        return {
+            "committed": [token != mask for token in draft.token_ids],
+            "confidences": [round(confidence, 3) for confidence in draft.confidences],
+        }
 
     def _keep(self, key: str, value: Any) -> None:
         """Adds to the item, in the order in which the model says it."""

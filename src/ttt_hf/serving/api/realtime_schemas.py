@@ -67,6 +67,7 @@ class ResponseSettings(Body):
     instructions: str = ""
     max_output_tokens: int | Literal["inf"] = "inf"
     generation: GenerationKeys = GenerationKeys()
+    drafts: bool = False  # whether to tell of each denoising step
     tools: list[Any] = Field(default=[], max_length=0)
     tool_choice: Literal["auto", "none"] = "auto"
     metadata: Any = None
