@@ -15,7 +15,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow test-upstream test-versions fuzz kills lint format tiny bench clean
+.PHONY: help demo serve web test test-slow test-upstream test-versions fuzz kills lint format tiny bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
@@ -28,6 +28,9 @@ demo: $(VENV)/.core  ## ask the embedded model a spoken question; it answers in 
 
 serve: $(VENV)/.serve  ## serve the embedded model in OpenAI's API at http://127.0.0.1:8000/v1
 	$(BIN)/ttt-hf serve embedded
+
+web: $(VENV)/.serve  ## talk to the embedded model in the browser, at http://127.0.0.1:7860
+	$(BIN)/ttt-hf demo embedded
 
 test: $(VENV)/.dev  ## the quick tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

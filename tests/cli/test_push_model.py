@@ -202,9 +202,7 @@ def test_the_program_of_a_space_starts_the_demo(tmp_path: Path) -> None:
     tree = ast.parse(files["app.py"].read_text(encoding="utf-8"))
     (words,) = [ast.literal_eval(node) for node in ast.walk(tree) if isinstance(node, ast.List)]
     assert words == ["demo", "me/model", "--host", "0.0.0.0", "--port", "7860"]
-    (verbs,) = (action.choices for action in build_parser()._actions if action.dest == "verb")
-    if "demo" in verbs:
-        args = build_parser().parse_args(words)
-        assert (args.model, args.host, args.port) == ("me/model", "0.0.0.0", 7860)
-    assert files["requirements.txt"].read_text() == "ttt-hf[demo]>=0.1.0\n"
+    args = build_parser().parse_args(words)
+    assert (args.model, args.host, args.port) == ("me/model", "0.0.0.0", 7860)
+    assert files["requirements.txt"].read_text() == "ttt-hf[serve]>=0.1.0\n"
     assert "models:\n- me/model\n" in files["README.md"].read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..names import EMBEDDED_ALIAS
 from .model_options import add_model_options
+from .quiet import note
 from .serve import needed_packages, serve_model
 
 
@@ -15,7 +16,8 @@ EXAMPLES = """examples:
   ttt-hf demo
   ttt-hf demo my-model --port 8080
 
-The page is for this machine alone, and fetches nothing from elsewhere. To use a model of another machine:
+The page fetches nothing from elsewhere, and is for this machine alone unless --host says otherwise. To use a model of
+another machine:
   ssh -L 7860:localhost:7860 that-machine ttt-hf demo
 """
 
@@ -36,6 +38,10 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--port", type=int, default=DEFAULT_PORT, metavar="N", help="port, 0 for a free one (default: %(default)s)"
     )
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at (default: %(default)s); whoever "
+        "reaches another one may talk to the model"
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -44,4 +50,8 @@ def run(args: argparse.Namespace) -> None:
     with needed_packages("demo"):
         from ..serving import Limits
         from ..serving.api.guard import Rules
-    serve_model(args, "127.0.0.1", Limits(), Rules(), has_page=True)
+        from ..serving.api.server import is_loopback
+    is_public = not is_loopback(args.host)
+    if is_public:
+        note(f"whoever reaches {args.host} port {args.port} may talk to the model; microphones need https there")
+    serve_model(args, Limits(), Rules(is_public=is_public), has_page=True)

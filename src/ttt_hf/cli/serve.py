@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     if args.max_body_mib < 1:
         raise UsageError(f"--max-body-mib must be at least 1, not {args.max_body_mib}.")
     rules = Rules(key, tuple(args.origin), args.max_body_mib << 20)
-    serve_model(args, args.host, _limits(args), rules, access=_access(args.allow_urls))
+    serve_model(args, _limits(args), rules, access=_access(args.allow_urls))
 
 
 @contextmanager
@@ -91,14 +91,11 @@ def needed_packages(verb: str) -> Iterator[None]:
         raise ImportError(f"ttt-hf {verb} needs the package {error.name}: pip install 'ttt-hf[serve]'.") from None
 
 
-def serve_model(
-    args: argparse.Namespace, host: str, limits: Any, rules: Any, has_page: bool = False, **settings: Any
-) -> None:
+def serve_model(args: argparse.Namespace, limits: Any, rules: Any, has_page: bool = False, **settings: Any) -> None:
     """Serves a model until it is interrupted; what runs then is finished.
 
     Args:
-        args: Model, how it is loaded, and port.
-        host: Address to listen at.
+        args: Model, how it is loaded, and the address to listen at.
         limits: `Limits` of the engine.
         rules: `Rules` of the server.
         has_page: Whether there is a page to talk to the model.
@@ -114,7 +111,7 @@ def serve_model(
     from ..serving.api.service import Service
 
     # Before the model is loaded, as the port may be taken.
-    with listen(host, args.port) as listener:
+    with listen(args.host, args.port) as listener:
         metrics = Metrics()
         engine = _start_engine(args, limits, metrics)
         if has_page and not engine.sampling_rate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jinja2
@@ -14,7 +13,8 @@ from ..uploads import upload_files
 
 # Where the Hub looks for a Space's page.
 PORT = 7860
-GRADIO_VERSION = "6.0.0"  # the oldest that the extra `demo` takes
+# A Space with a Python program has gradio installed, which the page does not use.
+GRADIO_VERSION = "6.0.0"
 TEMPLATES = {"README.md": "space_card.md.jinja", "app.py": "demo_app.py.jinja"}
 
 
@@ -29,12 +29,12 @@ def prepare_space(repo: str, made: Path) -> dict[str, Path]:
         Path in the repository -> local file.
     """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    values = {"repo": repo, "name": repo.split("/")[-1], "port": PORT, "gradio": _gradio_version()}
+    values = {"repo": repo, "name": repo.split("/")[-1], "port": PORT, "gradio": GRADIO_VERSION}
     texts = {
         file: environment.from_string(Path(__file__).with_name(template).read_text(encoding="utf-8")).render(values)
         for file, template in TEMPLATES.items()
     }
-    texts["requirements.txt"] = f"ttt-hf[demo]>={__version__}\n"
+    texts["requirements.txt"] = f"ttt-hf[serve]>={__version__}\n"
     for name, text in texts.items():
         (made / name).write_text(text, encoding="utf-8")
     return {name: made / name for name in texts}
@@ -47,11 +47,3 @@ def push_space(files: Mapping[str, Path], repo: str, private: bool = True) -> st
         PermissionError, ConnectionError: As of `uploads.upload_files`.
     """
     return upload_files(repo, files, "Demo of the model", private=private, space_sdk="gradio")
-
-
-def _gradio_version() -> str:
-    """The version to run the Space with: that of this machine, where the demo was tried."""
-    try:
-        return version("gradio")
-    except PackageNotFoundError:
-        return GRADIO_VERSION

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from . import audio_endpoints, chat, page, realtime
+from . import audio_endpoints, chat, realtime, web_page
 from .api_errors import ApiError, handle_api_error, handle_status, handle_validation_error
 from .guard import Guard, Rules
 from .schemas import ChatRequest, SpeechRequest
@@ -41,7 +41,7 @@ def create_app(service: Service, rules: Rules, has_page: bool = False) -> Any:
         app.add_exception_handler(status, handle_status)
     _add_endpoints(app, service)
     if has_page:
-        page.add_page(app, service)
+        web_page.add_page(app, service, can_be_framed=rules.is_public)
     if rules.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=rules.origins, allow_methods=["GET", "POST"], allow_headers=["*"]

@@ -34,12 +34,14 @@ class Rules:
         api_key: The key that clients send; none is needed without.
         origins: Origins of web pages that may ask besides the server's own, such as `https://example.org`.
         max_bytes: Size of a body.
+        is_public: Whether anybody may ask, by any name of this machine, where no key is needed.
         patience: Seconds without a byte of a body, or in which a client takes none of a response.
     """
 
     api_key: str | None = None
     origins: tuple[str, ...] = ()
     max_bytes: int = 32 << 20
+    is_public: bool = False
     patience: float = 60.0
 
 
@@ -161,7 +163,7 @@ def check_sender(scope: Scope, rules: Rules) -> None:
     """Raises an `ApiError` for web pages of others, and without the right key."""
     headers = headers_of(scope)
     host, hostname = _host(f"//{headers.get('host', '')}")
-    if rules.api_key is None and hostname not in LOOPBACK:
+    if rules.api_key is None and not rules.is_public and hostname not in LOOPBACK:
         # A page may give its own name the address of this machine.
         raise ApiError(403, "Without a key the server answers to localhost only.", code="forbidden_host")
     origin = headers.get("origin")

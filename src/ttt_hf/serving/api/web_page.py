@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).parents[2] / "evaluation" / "tiny_set" / "audio" / "wor
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self' data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "img-src 'self' data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'"
     ),
     "Permissions-Policy": "microphone=(self)",
     "Referrer-Policy": "no-referrer",
@@ -31,26 +31,30 @@ SHOWN_DEFAULTS = (
 )  # fmt: skip
 
 
-def add_page(app: FastAPI, service: Service) -> None:
+def add_page(app: FastAPI, service: Service, can_be_framed: bool) -> None:
     """Adds the page and its files to an application.
 
     Args:
         app: The application.
         service: The engine that the page talks to, by `/v1/realtime`.
+        can_be_framed: Whether pages of others may show it within theirs, as the Hub does with a Space.
     """
+    headers = dict(HEADERS)
+    if not can_be_framed:
+        headers["Content-Security-Policy"] += "; frame-ancestors 'none'"
     for file in FOLDER.iterdir():
-        _add_file(app, "/" if file.name == "index.html" else f"/{file.name}", file)
-    _add_file(app, "/example", EXAMPLE)
+        _add_file(app, "/" if file.name == "index.html" else f"/{file.name}", file, headers)
+    _add_file(app, "/example", EXAMPLE, headers)
 
     @app.get("/about.json", response_model=None)
     async def about() -> JSONResponse:
-        return JSONResponse(describe(service), headers=HEADERS)
+        return JSONResponse(describe(service), headers=headers)
 
 
-def _add_file(app: FastAPI, path: str, file: Path) -> None:
+def _add_file(app: FastAPI, path: str, file: Path, headers: dict[str, str]) -> None:
     @app.get(path, response_model=None)
     async def read() -> FileResponse:
-        return FileResponse(file, headers=HEADERS)
+        return FileResponse(file, headers=headers)
 
 
 def describe(service: Service) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The web page: its files, what they may fetch, and what they are told. In a browser: test_page_browser.py."""
+"""The web page: its files, what they may fetch, and what they are told. In a browser: test_web_page_browser.py."""
 
 import json
 import re
@@ -12,10 +12,11 @@ from local_server import LocalServer
 from websockets.sync.client import connect
 
 from ttt_hf.processing import load_audio, reply_pictures
-from ttt_hf.serving.api import page
+from ttt_hf.serving.api import web_page
+from ttt_hf.serving.api.guard import Rules
 
 
-FILES = sorted(file.name for file in page.FOLDER.iterdir())
+FILES = sorted(file.name for file in web_page.FOLDER.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +40,23 @@ def test_files_come_from_here_and_fetch_nothing_from_elsewhere(name: str, site: 
 
 def test_files_name_files_that_are_there(site: LocalServer) -> None:
     for name in FILES:
-        text = (page.FOLDER / name).read_text(encoding="utf-8")
+        text = (web_page.FOLDER / name).read_text(encoding="utf-8")
         for link in re.findall(r'(?:src|href|from|addModule\()[= ]*"(?:\./)?([\w.]+)"', text):
             assert link in FILES
     assert httpx.get(f"{site.url}/page.py").status_code == 404
     assert httpx.get(f"{site.url}/../page.py").status_code == 404
+
+
+def test_others_may_ask_and_show_it_only_if_it_is_public(fixed: tuple[Any, Any], site: LocalServer) -> None:
+    elsewhere = {"Host": "me-model.example"}
+    assert httpx.get(site.url, headers=elsewhere).status_code == 403
+    assert "frame-ancestors 'none'" in httpx.get(site.url).headers["content-security-policy"]
+    with LocalServer(fixed, Rules(is_public=True), has_page=True) as public:
+        response = httpx.get(public.url, headers=elsewhere)
+        assert response.status_code == 200
+        assert "frame-ancestors" not in response.headers["content-security-policy"]
+        foreign = {**elsewhere, "Origin": "https://other.example"}
+        assert httpx.get(public.url, headers=foreign).status_code == 403
 
 
 def test_a_server_without_the_page_has_none_of_it(server: LocalServer) -> None:
@@ -58,8 +71,8 @@ def test_what_the_page_is_told_of_the_model(site: LocalServer, embedded: tuple[A
     assert about["defaults"]["audio_steps_per_block"] == settings.audio_steps_per_block
     assert about["defaults"]["temperature"] == 0  # greedy
     # The defaults are shown in fields of these names.
-    html = (page.FOLDER / "index.html").read_text(encoding="utf-8")
-    assert all(f'id="{name}"' in html for name in page.SHOWN_DEFAULTS)
+    html = (web_page.FOLDER / "index.html").read_text(encoding="utf-8")
+    assert all(f'id="{name}"' in html for name in web_page.SHOWN_DEFAULTS)
 
 
 def test_the_example_is_a_recording(site: LocalServer, tmp_path: Path) -> None:
@@ -69,7 +82,7 @@ def test_the_example_is_a_recording(site: LocalServer, tmp_path: Path) -> None:
 
 
 def test_the_page_has_the_colours_of_the_pictures() -> None:
-    script = (page.FOLDER / "picture.js").read_text(encoding="utf-8")
+    script = (web_page.FOLDER / "picture.js").read_text(encoding="utf-8")
     (colours,) = re.findall(r"const COLOURS = \[(.*?)\]", script, re.S)
     (bounds,) = re.findall(r"const BOUNDS = \[(.*?)\]", script, re.S)
     assert tuple(re.findall(r"#\w+", colours)) == reply_pictures.COLOURS
