@@ -137,7 +137,9 @@ def test_architecture_page_lists_every_file() -> None:
     files = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*")
-        if path.suffix in {".py", ".yaml", ".jinja", ".html", ".css", ".js"} and path.is_file() and "__pycache__" not in path.parts
+        if path.suffix in {".py", ".yaml", ".jinja", ".html", ".css", ".js"}
+        and path.is_file()
+        and "__pycache__" not in path.parts
     }
     files = {name for name in files if not name.endswith("__init__.py") or name == "__init__.py"}
     files = {name for name in files if not name.startswith("checkpoints/")}
