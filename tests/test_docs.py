@@ -23,9 +23,11 @@ from ttt_hf.loading import load_model_and_processor
 
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = "training data evaluation metrics codecs official add_a_codec audio decoding chat serving sharing"
+NAMES = "training data evaluation metrics codecs official add_a_codec audio decoding chat serving sharing demo"
 PAGES = [ROOT / "docs" / f"{name}.md" for name in NAMES.split()]
-TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING, CHAT, SERVING, SHARING = PAGES
+TRAINING, DATA, EVALUATION, METRICS, CODECS, OFFICIAL, ADD_A_CODEC, AUDIO, DECODING, CHAT, SERVING, SHARING, DEMO = (
+    PAGES
+)
 QUESTION = ROOT / "examples" / "question.wav"
 
 DOCUMENTED_ADDRESS = "http://127.0.0.1:8000"
@@ -45,6 +47,7 @@ NOT_RUN = {
     "ttt-hf push adapter ": "needs the Hub, see tests/cli/test_push_model.py",
     " --judge-url ": "needs a judge, see tests/cli/test_eval_judge.py",
     "pip install ": "is done",
+    "ttt-hf demo ": "runs until it is interrupted, see tests/cli/test_demo.py",
     "ttt-hf serve ": "runs until it is interrupted, see tests/cli/test_serve.py",
 }
 # What makes a documented training or evaluation short.
@@ -161,6 +164,17 @@ def test_page_on_chat(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert (tmp_path / "reply.wav").stat().st_size > 10_000
     run_page(CHAT, tmp_path)
     assert "Two plus three is five." in capsys.readouterr().out
+
+
+def test_page_on_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(QUESTION, tmp_path)
+    run_page(DEMO, tmp_path)
+    assert "16 steps for 1.6 s of speech: 10.0 a second" in capsys.readouterr().out
+    # The picture of the page is of this reply.
+    shown, drawn = ((folder / "denoising.svg").read_text() for folder in (DEMO.parent, tmp_path))
+    assert re.findall("<title>.*</title>", shown) == re.findall("<title>.*</title>", drawn)
+    assert (DEMO.parent / "denoising.svg").stat().st_size < 60_000
+    assert (DEMO.parent / "demo.png").stat().st_size < 200_000
 
 
 def test_page_on_sharing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
