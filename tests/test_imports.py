@@ -21,6 +21,7 @@ REMOTE_CODE = sorted(path for path in (PACKAGE / "modeling").glob("*.py") if pat
 
 # Which extra a room of the package may count on; rooms that are not named have to make do with the core.
 EXTRAS_OF_ROOM = {
+    "processes.py": {"train", "eval"},
     "cli": ("train", "completion", "sound"),
     "data": {"train"},
     "evaluation": {"eval", "train", "funasr", "lmms"},
