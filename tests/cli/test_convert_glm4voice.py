@@ -10,8 +10,8 @@ import soundfile
 import torch
 
 from published_glm4voice import write_published
-from ttt_hf.cli.streaming import AnswerStreamer
-from ttt_hf.codecs import load_codec
+from ttt_hf.cli.streaming import AnswerStreamer, AnswerWriter
+from ttt_hf.codecs import load_codec, output_sampling_rate
 from ttt_hf.processing import TtTProcessor, train_tokenizer
 
 
@@ -49,7 +49,8 @@ def test_a_streamed_answer_has_the_rate_at_which_the_converted_codec_speaks(run,
     processor = TtTProcessor(train_tokenizer(["Hello there."], 270, 64), load_codec(tmp_path / "codec"))
     first = processor.token_ids.audio_code_offset
     with ExitStack() as files:
-        streamer = AnswerStreamer(processor, files, tmp_path / "reply.wav", None)
+        rate = output_sampling_rate(processor.codec.config)
+        streamer = AnswerStreamer(processor, AnswerWriter(files, tmp_path / "reply.wav", rate, None))
         for block in torch.arange(12).split(6):
             streamer.put_block((block + first).tolist())
         streamer.end()
