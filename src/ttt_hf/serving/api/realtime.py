@@ -212,6 +212,8 @@ class Conversation:
         try:
             async with self.service.submit(messages, task="asr", speech=False) as generation:
                 item.transcript = (await generation.reply()).reply.text
+        except WebSocketDisconnect:
+            raise
         except Exception as error:
             failure = as_api_error(error).body["error"]
             kind = "conversation.item.input_audio_transcription.failed"

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from fastapi import WebSocketDisconnect
+
 from ..events import Audio, Codes, Draft, End, Text
 from ..generation import Generation
 from .api_errors import ApiError, as_api_error
@@ -54,6 +56,8 @@ class Response:
                 async for event in events:
                     await self._tell(event)
                     end = event if isinstance(event, End) else end
+        except WebSocketDisconnect:  # nobody to tell
+            raise
         except Exception as failure:
             error = as_api_error(failure, was_read=self._generation.row is not None)
         await self._finish(end, error)
