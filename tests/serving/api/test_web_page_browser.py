@@ -50,19 +50,21 @@ def site(embedded: tuple[Any, Any]) -> Iterator[LocalServer]:
 
 @pytest.fixture
 def open_page(site: LocalServer, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """`open_page(microphone, is_repeated, **context)`: the page, where the microphone hears samples."""
+    """`open_page(microphone, is_repeated, is_allowed, **context)`: the page, where the microphone hears samples."""
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     with playwright.sync_playwright() as driver:
         if executable is None and not Path(driver.chromium.executable_path).exists():
             pytest.skip("there is no Chromium: apt-get install chromium, or playwright install chromium")
         browsers = []
 
-        def open_it(microphone: np.ndarray | None = None, is_repeated: bool = False, **context: Any) -> Any:
+        def open_it(
+            microphone: np.ndarray | None = None, is_repeated: bool = False, is_allowed: bool = True, **context: Any
+        ) -> Any:
             recording = tmp_path / "microphone.wav"
             samples = np.zeros(RATE, dtype=np.float32) if microphone is None else microphone
             soundfile.write(recording, samples, RATE, subtype="PCM_16")
             options = [
-                "--use-fake-ui-for-media-stream",
+                f"--use-fake-ui-for-media-stream{'' if is_allowed else '=deny'}",
                 "--use-fake-device-for-media-stream",
                 f"--use-file-for-fake-audio-capture={recording}{'' if is_repeated else '%noloop'}",
             ]
@@ -182,6 +184,13 @@ def test_files_keys_and_replies_that_are_stopped(open_page: Callable, tmp_path: 
     page.get_by_text("Nothing was heard").wait_for()
     page.click("#fresh")
     page.get_by_text("Ask something: speak").wait_for()
+
+
+def test_a_microphone_that_is_refused(open_page: Callable) -> None:
+    page = open_page(is_allowed=False)
+    page.click("#line")
+    page.get_by_text("The microphone cannot be used: Permission denied. Write, or upload a recording.").wait_for()
+    assert page.locator("button[aria-pressed=true]").count() == 0 and page.errors == []
 
 
 def test_settings_reach_the_model_and_the_picture_is_drawn(open_page: Callable) -> None:

@@ -14,7 +14,7 @@ const $ = (id) => document.getElementById(id);
 
 const about = await (await fetch("about.json")).json();
 const dialogue = new Dialogue($("dialogue"));
-const microphone = new Microphone();
+let microphone = null;
 const player = new Player(showState);
 const picture = new Picture($("picture"), (words) => ($("numbers").textContent = words));
 let mode = "quiet"; // "turn" while a turn is spoken, "line" while the line is open
@@ -134,10 +134,11 @@ async function listen(next) {
   realtime.send("input_audio_buffer.clear");
   configure();
   notify("");
+  const own = (microphone = new Microphone());
   try {
-    await microphone.start(hear);
-    if (mode !== next) microphone.stop(); // changed while the browser asked for permission
+    await own.start(hear);
   } catch (error) {
+    if (own.isStopped) return;
     hush();
     notify(`The microphone cannot be used: ${error.message}. Write, or upload a recording.`);
   }
@@ -158,7 +159,7 @@ function forgetBefore(position) {
 }
 
 function hush() {
-  microphone.stop();
+  microphone?.stop();
   mode = "quiet";
   for (const id of ["speak", "line"]) $(id).style.removeProperty("--level");
   showState();

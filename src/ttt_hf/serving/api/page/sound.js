@@ -1,25 +1,32 @@
 // Sound in and out, as 16 bit samples (Int16Array) at 24 kHz.
 export const RATE = 24000;
 
-// The microphone, in pieces of 40 ms.
+// The microphone from start to stop, in pieces of 40 ms. It may be stopped while the browser still asks for permission.
 export class Microphone {
   async start(receive) {
+    if (!navigator.mediaDevices) throw new Error("browsers give it to pages of https, and of this machine, alone");
     this.stream = await navigator.mediaDevices.getUserMedia({
       audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true },
     });
+    if (this.isStopped) return this.release();
     this.context = new AudioContext(); // at the rate of the device, which not every browser converts
     await this.context.audioWorklet.addModule("microphone.js");
-    this.node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0 });
-    this.node.port.onmessage = ({ data }) => receive(data);
-    this.context.createMediaStreamSource(this.stream).connect(this.node);
+    if (this.isStopped) return;
+    const node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0 });
+    node.port.onmessage = ({ data }) => this.isStopped || receive(data);
+    this.context.createMediaStreamSource(this.stream).connect(node);
     await this.context.resume();
   }
 
   stop() {
-    if (this.node) this.node.port.onmessage = null;
+    this.isStopped = true;
+    this.release();
+  }
+
+  release() {
     this.stream?.getTracks().forEach((track) => track.stop());
     this.context?.close();
-    this.node = this.stream = this.context = null;
+    this.stream = this.context = null;
   }
 }
 
