@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..names import EXAMPLE_QUESTION
 from .errors import UsageError
 
 
 # A QUESTION that needs no file: the recording comes with the package.
 EXAMPLE = "example"
-EXAMPLE_QUESTION = Path(__file__).parents[1] / "evaluation" / "tiny_set" / "audio" / "wording-kinds-29-joe-normal.ogg"
 STDIN = "-"
 
 

@@ -8,12 +8,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse
 
-from ...names import EMBEDDED_NAMES
+from ...names import EMBEDDED_NAMES, EXAMPLE_QUESTION
 from .service import Service
 
 
 FOLDER = Path(__file__).with_name("page")
-EXAMPLE = Path(__file__).parents[2] / "evaluation" / "tiny_set" / "audio" / "wording-kinds-29-joe-normal.ogg"
 # Browsers fetch from this server alone, whatever the page says.
 HEADERS = {
     "Content-Security-Policy": (
@@ -44,7 +43,7 @@ def add_page(app: FastAPI, service: Service, can_be_framed: bool) -> None:
         headers["Content-Security-Policy"] += "; frame-ancestors 'none'"
     for file in FOLDER.iterdir():
         _add_file(app, "/" if file.name == "index.html" else f"/{file.name}", file, headers)
-    _add_file(app, "/example", EXAMPLE, headers)
+    _add_file(app, "/example", EXAMPLE_QUESTION, headers)
 
     @app.get("/about.json", response_model=None)
     async def about() -> JSONResponse:
