@@ -69,6 +69,7 @@ bench: $(VENV)/.dev $(VENV)/.all  ## speed and memory next to the plain official
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/serving.py
 
 clean:  ## remove what these commands made, the environment included
 	rm -rf $(VENV) build dist reply.wav .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

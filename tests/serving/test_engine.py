@@ -13,6 +13,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from fixed_reply import tone
+from ttt_hf.codecs import RowwiseCodec
 from ttt_hf.processing.fetching import USER
 from ttt_hf.serving import (
     Audio,
@@ -347,6 +348,12 @@ def test_closing_does_not_wait_for_ever(fixed: Loaded) -> None:
             await request.reply()
 
     asyncio.run(work())
+
+
+def test_a_codec_that_cannot_stream_is_refused_at_once(fixed: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(RowwiseCodec, "decode_stream")
+    with pytest.raises(ValueError, match="cannot decode piece by piece"):
+        Engine(*fixed)
 
 
 def test_a_monitor_is_told_what_happens(fixed: Loaded) -> None:

@@ -28,6 +28,7 @@ from ..modeling.session_ttt import DecodingSession, prepare_row
 from ..modeling.streamers_ttt import EventStreamer, StreamEvent
 from ..processing.audio import resample
 from ..processing.fetching import CONTENT, Access
+from ..processing.reply_streams import ReplyStream
 from .generation import Generation
 from .limits import EngineClosedError, Limits, OverloadedError, QueueFullError
 from .monitor import Monitor
@@ -87,6 +88,8 @@ class Engine:
         limits: Limits | None = None,
         monitor: Monitor | None = None,
     ) -> None:
+        # Not every codec can decode piece by piece, which the first request is not to find out.
+        ReplyStream(processor)
         self.model = model
         self.processor = processor
         self.limits = limits or Limits()

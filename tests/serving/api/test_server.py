@@ -183,6 +183,7 @@ def test_an_error_of_the_server_is_500_without_its_content(fixed: Loaded, caplog
         steps = iter(range(3))
 
         def fail_later(*_: Any) -> None:
+            time.sleep(0.3)  # the first event is on its way by then
             next(steps)
 
         handle = fixed[0].register_forward_pre_hook(fail_later)
