@@ -28,7 +28,7 @@ EXTRAS_OF_ROOM = {
     "loading": {"train"},
     "processing": {"audio"},
     "training": {"train", "eval"},
-    "serving": {"serve"},
+    "serving": {"serve", "ray"},
 }
 
 
@@ -37,6 +37,7 @@ PROVIDERS = {
     "piper": ["piper-tts"],
     "funasr": ["funasr"],
     "lmms_eval": ["lmms-eval"],
+    "ray": ["ray"],
     **packages_distributions(),
 }
 

@@ -82,7 +82,7 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert metadata["Name"] == "ttt-hf"
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "Apache-2.0"
-    extras = {"train", "eval", "audio", "sound", "completion", "serve", "data", "dev", "all", "funasr", "lmms"}
+    extras = {"train", "eval", "audio", "sound", "completion", "serve", "data", "dev", "all", "funasr", "lmms", "ray"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     scripts = archive.read(name.replace("METADATA", "entry_points.txt")).decode()
     assert "ttt-hf = ttt_hf.cli.main:main" in scripts

@@ -73,3 +73,12 @@ def test_without_its_packages_it_names_the_extra(
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert main(["serve"]) == 1
     assert "pip install 'ttt-hf[serve]'" in capsys.readouterr().err
+
+
+def test_replicas_without_ray_name_the_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "ttt_hf.serving.ray_app", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["serve", "--replicas", "2"]) == 1
+    assert "pip install 'ttt-hf[ray]'" in capsys.readouterr().err

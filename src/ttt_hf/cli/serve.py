@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import secrets
+import signal
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..names import EMBEDDED_ALIAS
 from .errors import UsageError
-from .model_options import add_model_options, load_model
-from .quiet import note
+from .model_options import add_model_options, load_model, loading_settings
+from .quiet import is_verbose, note
 
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ EXAMPLES = f"""examples:
 
 environment:
   {KEY_VARIABLE}  the key that clients must send; needed for any other address than this machine's own
+  RAY_ADDRESS     with --replicas: the Ray cluster, such as auto; without it one is started on this machine
 """
 
 
@@ -59,6 +64,15 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--origin", action="append", default=[], metavar="URL", help="web pages of this origin may ask, too"
     )
+    parser.add_argument(
+        "--replicas",
+        type=_counts,
+        metavar="N",
+        help="replicas of the model, by Ray Serve; 1-8: as the load needs them",
+    )
+    parser.add_argument(
+        "--replica-cpus", type=int, default=1, metavar="N", help="cores of a replica (default: %(default)s)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -75,12 +89,15 @@ def run(args: argparse.Namespace) -> None:
     if args.max_body_mib < 1:
         raise UsageError(f"--max-body-mib must be at least 1, not {args.max_body_mib}.")
     rules = Rules(key, tuple(args.origin), args.max_body_mib << 20)
-    serve_model(args, _limits(args), rules, access=_access(args.allow_urls))
+    if args.replicas:
+        _serve_replicas(args, rules)
+    else:
+        serve_model(args, _limits(args), rules, access=_access(args.allow_urls))
 
 
 @contextmanager
-def needed_packages(verb: str) -> Iterator[None]:
-    """Where the packages of the server are imported.
+def needed_packages(verb: str, extra: str = "serve") -> Iterator[None]:
+    """Where the packages of an extra are imported.
 
     Raises:
         ImportError: If one is missing, with what to install.
@@ -88,7 +105,7 @@ def needed_packages(verb: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ImportError(f"ttt-hf {verb} needs the package {error.name}: pip install 'ttt-hf[serve]'.") from None
+        raise ImportError(f"ttt-hf {verb} needs the package {error.name}: pip install 'ttt-hf[{extra}]'.") from None
 
 
 def serve_model(args: argparse.Namespace, limits: Any, rules: Any, has_page: bool = False, **settings: Any) -> None:
@@ -119,8 +136,7 @@ def serve_model(args: argparse.Namespace, limits: Any, rules: Any, has_page: boo
             raise ValueError("This model has no codec, so that it cannot be talked to: name its codec with --codec.")
         name = getattr(args, "name", None) or _model_name(args.model)
         server = make_server(create_app(Service(engine, name, metrics, **settings), rules, has_page))
-        host, port = listener.getsockname()[:2]
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        address = _address(listener)
         note(f"talk to {name} at {address}" if has_page else f"{name} answers at {address}/v1")
         try:
             server.run(sockets=[listener])
@@ -128,6 +144,72 @@ def serve_model(args: argparse.Namespace, limits: Any, rules: Any, has_page: boo
             # The server has finished what ran, which is how it is meant to end.
             if not server.should_exit:
                 raise
+
+
+def _serve_replicas(args: argparse.Namespace, rules: Any) -> None:
+    """Serves by Ray until SIGINT or SIGTERM; what runs then is finished."""
+    _prepare_ray()
+    with needed_packages("serve --replicas", "ray"):
+        from ..serving.ray_app import ReplicaSettings, Scale, replicas
+    from ..loading import base_folder, find_checkpoint, find_codec
+    from ..serving.api.server import listen
+
+    try:
+        least, most = args.replicas
+        scale = Scale(least, most, args.replica_cpus)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    name, limits = args.name or _model_name(args.model), _limits(args)
+    # What a user can get wrong is said here, before anything is started.
+    folder = find_checkpoint(args.model)
+    find_codec(base_folder(folder), args.codec)
+    with listen(args.host, args.port) as listener:
+        address, port = _address(listener), listener.getsockname()[1]
+    model, codec = _whole_path(args.model), _whole_path(args.codec) if args.codec else None
+    settings = ReplicaSettings(model, name, codec, loading_settings(args), limits, rules, _access(args.allow_urls))
+    with replicas(settings, scale, args.host, port, is_verbose()):
+        note(f"{name} answers at {address}/v1")
+        _wait_for_signal()
+
+
+def _whole_path(name: str) -> str:
+    """A folder by its whole path, since replicas may start in another one; other names as they are."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
+def _prepare_ray() -> None:
+    """Sets what Ray reads when it is imported, here and in the processes that it starts."""
+    # It would report to its makers what is used of it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not os.environ.get("RAY_ADDRESS"):
+        # Its own ports can be reached from other machines, and whoever has its token may run programs here.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+def _wait_for_signal() -> None:
+    """Waits until the process is asked to end; if it is asked again, it is interrupted."""
+    ended = threading.Event()
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ended.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _counts(text: str) -> tuple[int, int]:
+    """`2` or `1-8` as the least and the most replicas."""
+    least, _, most = text.partition("-")
+    try:
+        return int(least), int(most or least)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of replicas: write 2, or 1-8") from None
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _limits(args: argparse.Namespace) -> Any:
@@ -158,14 +240,10 @@ def _model_name(model: str) -> str:
 
 def _start_engine(args: argparse.Namespace, limits: Any, monitor: Any) -> Engine:
     from ..serving import Engine
+    from ..serving.api.service import warm_up
     from .quiet import silence
 
     with silence():
         engine = Engine(*load_model(args, args.model), limits, monitor)
-
-        async def warm_up() -> None:
-            await engine.submit([{"role": "user", "content": "Hello."}], max_new_tokens=32, seed=0).reply()
-
-        # Memory is allocated and kernels are chosen by the first request, which is not to be a client's.
-        asyncio.run(warm_up())
+        asyncio.run(warm_up(engine))
     return engine

@@ -107,6 +107,11 @@ class Service:
         }
 
 
+async def warm_up(engine: Engine) -> None:
+    """Answers a request that is nobody's: the first one allocates memory and chooses kernels."""
+    await engine.submit([{"role": "user", "content": "Hello."}], max_new_tokens=32, seed=0).reply()
+
+
 async def first_event(request: Request, generation: Generation) -> Event:
     """Waits for the first event, so that errors of a request have a status of their own.
 
