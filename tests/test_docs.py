@@ -48,6 +48,7 @@ NOT_RUN = {
     " --judge-url ": "needs a judge, see tests/cli/test_eval_judge.py",
     "pip install ": "is done",
     "ttt-hf demo ": "runs until it is interrupted, see tests/cli/test_demo.py",
+    "docker ": "needs Docker, see tests/serving/test_dockerfile.py",
     "ttt-hf serve ": "runs until it is interrupted, see tests/cli/test_serve.py",
 }
 # What makes a documented training or evaluation short.
