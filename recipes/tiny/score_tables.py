@@ -195,8 +195,9 @@ def _notes(scores: Scores) -> list[str]:
         for task in REFERENCE_TASKS
     }
     versions = {**answers["versions"]["scoring"], **answers["versions"]["run"]}
-    bound = generation.get("audio_entropy_bound")
-    early = "" if bound is None else f" at most, entropy bound {bound:g}"
+    rules = {"confidence threshold": "audio_confidence_threshold", "entropy bound": "audio_entropy_bound"}
+    given = [f"{name} {generation[key]:g}" for name, key in rules.items() if generation.get(key) is not None]
+    early = f" at most, {', '.join(given)}" if given else ""
     return [
         "Reference scores, the transcriber's own word error rates on recordings of the reply voice: "
         f"{reference['recordings', 'reference_answers']} on answers and "

@@ -113,6 +113,7 @@ class GenerationSettings:
         audio_temperature: Sampling temperature of audio codes; 0 takes the most probable code.
         audio_cfg_scale: Strength of classifier-free guidance; 0 turns it off.
         audio_remasking: `"low_confidence"`, `"random"`, `"entropy"` or `"margin"`.
+        audio_confidence_threshold: Commits every position above it, beyond the schedule.
         audio_entropy_bound: Commits positions beyond the schedule while their entropies sum up to less.
         min_text_tokens_after_audio: Text tokens after a span before the reply may end.
     """
@@ -128,6 +129,7 @@ class GenerationSettings:
     audio_temperature: float
     audio_cfg_scale: float
     audio_remasking: str
+    audio_confidence_threshold: float | None
     audio_entropy_bound: float | None
     min_text_tokens_after_audio: int
 

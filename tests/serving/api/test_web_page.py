@@ -106,7 +106,7 @@ def reply_events(server: LocalServer, **session: Any) -> list[dict[str, Any]]:
 
 
 def test_each_denoising_step_is_told_if_wanted(server: LocalServer, embedded: tuple[Any, Any]) -> None:
-    settings = {"audio_steps_per_block": 4, "audio_entropy_bound": 0, "seed": 0}
+    settings = {"audio_steps_per_block": 4, "audio_confidence_threshold": 1.0, "seed": 0}
     events = reply_events(server, drafts=True, generation=settings)
     assert "error" not in {event["type"] for event in events}
     kinds = [event["type"] for event in events if event["type"] in ("response.draft", "response.block")]

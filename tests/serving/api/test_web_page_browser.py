@@ -196,7 +196,7 @@ def test_a_microphone_that_is_refused(open_page: Callable) -> None:
 def test_settings_reach_the_model_and_the_picture_is_drawn(open_page: Callable) -> None:
     page = open_page()
     page.click("summary")
-    for name, value in {"audio_steps_per_block": 5, "audio_entropy_bound": 0, "seed": 1}.items():
+    for name, value in {"audio_steps_per_block": 5, "audio_confidence_threshold": 1, "seed": 1}.items():
         page.fill(f"#{name}", str(value))
     page.get_by_text("What is two plus three?").click()
     page.get_by_text("in 5 denoising steps").wait_for()
