@@ -132,7 +132,9 @@ def replicas(settings: ReplicaSettings, scale: Scale, host: str, port: int, verb
             # Before the rest, so that those who wait for an answer get it.
             serve.delete(APPLICATION)
         finally:
-            serve.shutdown()
+            # A cluster that was started here ends as a whole.
+            if os.environ.get(ADDRESS_VARIABLE):
+                serve.shutdown()
     finally:
         ray.shutdown()
 
