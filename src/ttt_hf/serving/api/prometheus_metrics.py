@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -21,7 +22,7 @@ class Metrics(Monitor):
     def __init__(self) -> None:
         # A registry of its own: several servers may run in a process.
         self.registry = CollectorRegistry()
-        settings = {"registry": self.registry, "namespace": "ttt"}
+        settings: dict[str, Any] = {"registry": self.registry, "namespace": "ttt"}
         self._queue = Gauge("queue_requests", "Requests that wait for a slot", **settings)
         self._rows = Histogram("step_rows", "Rows of a step of the engine", buckets=ROWS, **settings)
         self._step = Histogram("step_seconds", "Duration of a step of the engine", buckets=SECONDS, **settings)
