@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ttt_hf.overrides import MAX_BYTES, nearest, parse_yaml, read_yaml, split_override
+from ttt_hf.overrides import MAX_BYTES, merge, nearest, parse_yaml, read_yaml, split_override
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,12 @@ def test_overrides():
 def test_the_nearest_name_is_found_quickly_whatever_is_given():
     assert nearest("lora_rnk", ["lora_rank", "seed"], "no such key") == "did you mean lora_rank"
     assert nearest("x" * 1_000_000, ["lora_rank"], "no such key") == "no such key"
+
+
+def test_settings_are_merged_key_by_key_and_lists_replaced() -> None:
+    base = {"source": {"path": "a", "split": "test"}, "judge": ["x", "y"], "limit": 3}
+    changes = {"source": {"path": "b"}, "judge": ["z"], "new": {"key": 1}}
+    assert merge(base, changes) == {
+        "source": {"path": "b", "split": "test"}, "judge": ["z"], "limit": 3, "new": {"key": 1}
+    }  # fmt: skip
+    assert base["source"] == {"path": "a", "split": "test"}

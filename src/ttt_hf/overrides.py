@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,15 @@ def split_override(override: str, form: str) -> tuple[str, Any]:
     except ValueError as error:
         # Not the value itself, which may be a secret.
         raise ValueError(f"The value of {shorten(key)!r} is not valid YAML ({error}): quote it.") from None
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with changes in them: mappings are merged key by key, lists and single values are replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:

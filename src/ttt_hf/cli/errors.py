@@ -12,6 +12,8 @@ import threading
 import traceback
 from typing import Any
 
+from ..memory import is_out_of_memory
+
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -185,8 +187,7 @@ def _message(error: BaseException) -> str:
     # Raised by the system: str(error) would begin with the error number.
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
-    # torch's error by its name, since importing torch takes longer than most commands.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return "There is not enough memory: close other programs, or take a smaller model or a shorter question."
     if isinstance(error, RecursionError):
         return "A file of the model or of the data is nested too deeply to be read: fetch or write it again."

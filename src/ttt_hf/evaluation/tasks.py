@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from ..overrides import nearest, read_yaml, shorten
+from ..overrides import merge, nearest, read_yaml, shorten
 from ..processing.conversation import SYSTEM_PROMPTS
 from .concepts import DatasetSource, Task
 from .layouts import check_type, parse_json
@@ -191,16 +191,7 @@ def _override(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     # Options and judge belong to the old scorer: another one would refuse or misread them.
     if changes.get("scorer", base.get("scorer")) != base.get("scorer"):
         kept = {key: value for key, value in kept.items() if key not in ("scorer_options", "judge")}
-    return _merge(kept, changes)
-
-
-def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        # Mappings are merged key by key; lists and single values are replaced.
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
-    return merged
+    return merge(kept, changes)
 
 
 def _set(document: dict[str, Any], key: str, value: Any) -> None:
@@ -213,7 +204,7 @@ def _set(document: dict[str, Any], key: str, value: Any) -> None:
             raise ValueError(f"{key} cannot be set: {parent} of the task is no mapping.")
         document = inner
     old = document.get(last)
-    document[last] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    document[last] = merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
 
 
 def _build(document: dict[str, Any], file: Path) -> Task:

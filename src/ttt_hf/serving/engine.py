@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..codecs import output_sampling_rate
+from ..memory import is_out_of_memory
 from ..modeling.session_ttt import DecodingSession, prepare_row
 from ..modeling.streamers_ttt import EventStreamer, StreamEvent
 from ..processing.audio import resample
@@ -388,8 +389,3 @@ class Engine:
             # Such as a codec that runs out of memory; the decoder sees that the request is over.
             except Exception as error:
                 request.fail(error)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was too little memory; on a CPU torch raises a plain `RuntimeError`."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -30,6 +30,7 @@ from ..loading import (
     read_json,
     weight_files,
 )
+from ..memory import is_out_of_memory
 from ..modeling import TtTConfig, TtTForConditionalGeneration
 from ..names import EMBEDDED_ALIAS, EMBEDDED_NAMES
 from ..processing import TtTProcessor
@@ -113,7 +114,7 @@ def _train(recipe: Recipe) -> dict[str, float]:
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise RuntimeError(
             "The device has too little memory for a step: halve per_device_train_batch_size and double "
@@ -380,11 +381,6 @@ def _is_sharded(arguments: RecipeTrainingArguments) -> bool:
     # accelerate's launcher passes its configuration on in the environment.
     launched = (os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() for name in ("FSDP", "DEEPSPEED"))
     return bool(arguments.fsdp or arguments.deepspeed or "true" in launched)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # PyTorch raises a plain RuntimeError on a CPU.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _count(model: torch.nn.Module, trained: bool = False) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from ...memory import is_out_of_memory
 from ...modeling import DecodingSession
 from ...modeling.decoding_ttt import DecodingRow
 from ...modeling.session_ttt import prepare_row
@@ -109,7 +110,7 @@ class ContinuousBatch(Generic[Key]):
         requests = list(self._running.values())
         self._running, self._session = {}, None
         torch.cuda.empty_cache()
-        if isinstance(failure, (torch.OutOfMemoryError, MemoryError)):
+        if is_out_of_memory(failure):
             self.slots = max(1, len(requests) // 2)
         if len(requests) == 1:
             yield requests[0], failure

@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from ..engine import is_out_of_memory
+from ...memory import is_out_of_memory
 from ..limits import EngineClosedError, OverloadedError, QueueFullError
 
 

@@ -6,13 +6,14 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
+from ...overrides import merge
 from . import realtime_schemas as schemas
 from .api_errors import ApiError, as_api_error, validation_error
 from .audio_formats import PCM_RATE
@@ -131,7 +132,7 @@ class Conversation:
     # -- the session --------------------------------------------------------------------------------------------------
 
     async def _update(self, event: schemas.SessionUpdate) -> None:
-        settings = schemas.SessionSettings(**merged(self.settings.model_dump(), event.session))
+        settings = schemas.SessionSettings(**merge(self.settings.model_dump(), event.session))
         if settings.model is not None:
             self.service.check_model(settings.model)
         is_same = settings.audio.input.turn_detection == self.settings.audio.input.turn_detection
@@ -279,7 +280,7 @@ class Conversation:
 
     async def _create_response(self, event: schemas.ResponseCreate) -> None:
         own = self.settings.model_dump(include=set(schemas.ResponseSettings.model_fields))
-        await self._respond(schemas.ResponseSettings(**merged(own, event.response or {})))
+        await self._respond(schemas.ResponseSettings(**merge(own, event.response or {})))
 
     async def _respond(self, settings: schemas.ResponseSettings) -> None:
         if self._response is not None:
@@ -323,15 +324,6 @@ def pcm_samples(audio: str) -> np.ndarray:
         return np.frombuffer(content, "<i2").astype(np.float32) / 32768
     except ValueError:
         raise ApiError(400, "audio is not base64 of 16 bit samples.", code="invalid_value", param="audio") from None
-
-
-def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with changes in them, key by key on all levels."""
-    result = dict(settings)
-    for key, value in changes.items():
-        before = result.get(key)
-        result[key] = merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return result
 
 
 async def converse(service: Service, socket: WebSocket) -> None:
