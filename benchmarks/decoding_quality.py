@@ -1,7 +1,7 @@
 """What spoken replies cost and how well they are spoken, over decoding settings of the embedded checkpoint.
 
     python -m recipes.tiny.score --model ttt-tiny --out build/tiny --limit 1       # makes the held-out recordings once
-    python benchmarks/decoding_quality.py --json build/decoding_quality.json       # measures, half an hour of a core
+    python benchmarks/decoding_quality.py --json build/decoding_quality.json       # measures, an hour of a core
     python benchmarks/decoding_quality.py --json build/decoding_quality.json --docs docs
 
 All spoken replies of the recipe's held-out splits (questions answered in speech, sentences read aloud) are generated
