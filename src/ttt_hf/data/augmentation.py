@@ -89,33 +89,57 @@ def degrade(waveform: np.ndarray, sampling_rate: int, rng: np.random.Generator) 
     frequencies = np.fft.rfftfreq(length, 1.0 / sampling_rate)
     spectrum = np.fft.rfft(waveform, length)
     if rng.random() < 0.4:
-        spectrum = spectrum * np.fft.rfft(_impulse_response(sampling_rate, rng), length)
+        spectrum = spectrum * np.fft.rfft(room(sampling_rate, rng.uniform(*REVERBERATION_SECONDS), rng), length)
     if rng.random() < 0.4:
         spectrum = spectrum * _equaliser(frequencies, rng)
     signal = np.fft.irfft(spectrum, length)[:samples]
     if rng.random() < 0.7:
-        # Noise power falls with frequency to the power of the slope: 0 is white, 1 pink, 2 brown.
-        slope = rng.uniform(0.0, 2.0)
-        colour = np.maximum(frequencies, 50.0) ** (-slope / 2)
-        noise = np.fft.irfft(colour * np.exp(2j * np.pi * rng.random(len(frequencies))), length)[:samples]
-        # Relative to the level of speech: pauses would make the noise of a hesitant speaker weaker.
-        active = signal[np.abs(signal) > 0.05 * np.abs(signal).max(initial=0.0)]
-        level = np.sqrt(np.mean(active**2)) if len(active) else 0.0
-        ratio = 10 ** (-rng.uniform(*SIGNAL_TO_NOISE_DB) / 20)
-        signal = signal + noise * (ratio * level / max(float(np.sqrt(np.mean(noise**2))), 1e-9))
+        noise = coloured_noise(frequencies, rng.uniform(0.0, 2.0), rng)[:samples]
+        signal = add_noise(signal, noise, rng.uniform(*SIGNAL_TO_NOISE_DB))
     signal = signal * 10 ** (rng.uniform(*GAIN_DB) / 20)
     return np.clip(signal, -1.0, 1.0).astype(np.float32)
 
 
-def _impulse_response(sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Impulse response of a room: direct sound and exponentially decaying noise, float of shape `(samples,)`."""
-    seconds = rng.uniform(*REVERBERATION_SECONDS)
+def coloured_noise(frequencies: np.ndarray, slope: float, rng: np.random.Generator) -> np.ndarray:
+    """Steady noise whose power falls with frequency to the power of the slope: 0 is white, 1 pink, 2 brown.
+
+    Args:
+        frequencies: Those of the spectrum in Hz, as `np.fft.rfftfreq` gives them for an even number of samples.
+        slope: See above.
+        rng: Source of the phases.
+
+    Returns:
+        Float of shape `(2 * (len(frequencies) - 1),)`, at any level.
+    """
+    colour = np.maximum(frequencies, 50.0) ** (-slope / 2)
+    return np.fft.irfft(colour * np.exp(2j * np.pi * rng.random(len(frequencies))), 2 * (len(frequencies) - 1))
+
+
+def add_noise(signal: np.ndarray, noise: np.ndarray, decibels: float) -> np.ndarray:
+    """Adds noise at a signal-to-noise ratio in decibels; both of shape `(samples,)`."""
+    # Relative to the level of speech: pauses would make the noise of a hesitant speaker weaker.
+    active = signal[np.abs(signal) > 0.05 * np.abs(signal).max(initial=0.0)]
+    level = np.sqrt(np.mean(active**2)) if len(active) else 0.0
+    ratio = 10 ** (-decibels / 20)
+    return signal + noise * (ratio * level / max(float(np.sqrt(np.mean(noise**2))), 1e-9))
+
+
+def room(sampling_rate: int, seconds: float, rng: np.random.Generator) -> np.ndarray:
+    """Impulse response of a room: direct sound and exponentially decaying noise.
+
+    Args:
+        sampling_rate: Rate in Hz.
+        seconds: Time in which the reverberation decays by 60 dB.
+        rng: Source of the reverberation and its level.
+
+    Returns:
+        Float of shape `(seconds * sampling_rate,)`; the direct sound has an amplitude of 1.
+    """
     time = np.arange(int(seconds * sampling_rate)) / sampling_rate
-    # 60 dB of decay within the drawn time.
     tail = rng.standard_normal(len(time)) * np.exp(-6.9 * time / seconds)
     # Reflections arrive some time after the direct sound, here 2 ms.
     tail[: int(0.002 * sampling_rate)] = 0.0
-    # Level of the reverberation relative to the direct sound, whose amplitude is 1.
+    # Level of the reverberation relative to the direct sound.
     tail *= rng.uniform(0.1, 0.6) / np.sqrt(np.sum(tail**2))
     tail[0] = 1.0
     return tail
