@@ -116,6 +116,7 @@ class GenerationSettings:
         audio_confidence_threshold: Commits every position above it, beyond the schedule.
         audio_entropy_bound: Commits positions beyond the schedule while their entropies sum up to less.
         min_text_tokens_after_audio: Text tokens after a span before the reply may end.
+        text_repetition_limit: Tokens after which a text that repeats itself ends.
     """
 
     max_new_tokens: int
@@ -132,6 +133,7 @@ class GenerationSettings:
     audio_confidence_threshold: float | None
     audio_entropy_bound: float | None
     min_text_tokens_after_audio: int
+    text_repetition_limit: int | None
 
 
 @dataclass(frozen=True)

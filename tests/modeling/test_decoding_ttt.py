@@ -44,6 +44,37 @@ def test_the_context_is_a_limit(tiny_model: Models) -> None:
     assert reasons(model, [[5, 6, 7]], **{**TEXT_ONLY, "max_new_tokens": 50}) == ["length"]
 
 
+def test_a_text_that_repeats_itself_ends(tiny_model: Models) -> None:
+    model = tiny_model("qwen2")
+    cycle, keys = [5, 6, 7], {"max_new_tokens": 40, "return_dict_in_generate": True}
+
+    def loop(row: int, ids: torch.Tensor) -> list[int]:
+        # Four other tokens, then the cycle.
+        return [8 + len(ids) - 2] if len(ids) < 6 else [cycle[len(ids) % 3]]
+
+    def reply(limit: int | None, allowed: Callable[[int, torch.Tensor], list[int]] = loop) -> Any:
+        return model.generate(
+            torch.tensor([[5, 6]]), prefix_allowed_tokens_fn=allowed, text_repetition_limit=limit, **keys
+        )
+
+    assert reply(None).finish_reason == ["length"]
+    ended = reply(15)
+    assert ended.finish_reason == ["repetition"]
+    assert ended.sequences[0].tolist() == reply(None).sequences[0, : 2 + 4 + 15].tolist()
+    # Four copies are not within 11 tokens, so that this cycle is not looked for.
+    assert reply(11).finish_reason == ["length"]
+    # A token that is said often, but never for so long, is no loop.
+    words = [5, 5, 5, 5, 5, 5, 5, 6, 8, 9, 5, 5, 5, 5, 5, 5, 5, 10, 11, 12]
+    assert reply(8, lambda row, ids: [words[len(ids) % 20]]).finish_reason == ["length"]
+    assert reply(7, lambda row, ids: [words[len(ids) % 20]]).finish_reason == ["repetition"]
+
+
+@pytest.mark.parametrize("limit", [3, 2.5, True, -1])
+def test_a_repetition_has_at_least_four_copies(limit: Any, tiny_model: Models) -> None:
+    with pytest.raises(ValueError, match="text_repetition_limit must be an integer of at least 4"):
+        reasons(tiny_model("qwen2"), [[5, 6, 7]], text_repetition_limit=limit)
+
+
 def test_a_span_that_is_cut_counts_although_the_row_ends_itself(tiny_model: Models) -> None:
     model = tiny_model("qwen2")
     keys = {**ENDS_AT_ONCE, "max_new_tokens": 40, "return_dict_in_generate": True, "audio_steps_per_block": 2}

@@ -33,6 +33,7 @@ TASKS = {
 }
 FINISH_NOTES = {
     "length": "the answer or its speech was cut at a length limit (--max-new-tokens, or the model's own)",
+    "repetition": "the answer repeated itself and was ended: it is not to be trusted",
     "interrupted": "the answer was interrupted",
 }
 EXAMPLES = """examples:
@@ -365,7 +366,7 @@ def _report(label: str, out: Path | None, reply: Reply) -> None:
     reason = reply.finish_reason
     if reason is not None and reason != "stop":
         note(label + FINISH_NOTES.get(reason, f"the answer did not end by itself: {reason}"))
-    if is_repetition_loop(reply.text):
+    if reason != "repetition" and is_repetition_loop(reply.text):
         note(f"{label}the answer repeats itself in a loop: it is not to be trusted, another --seed or --temperature "
              "may help")  # fmt: skip
     if out is not None and not len(reply.audio):

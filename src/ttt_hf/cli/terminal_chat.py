@@ -32,6 +32,7 @@ HEARING_TASKS = ("chat", "asr")
 READING_TASKS = ("chat", "tts", "text")
 FINISH_NOTES = {
     "length": "the reply or its speech was cut at a length limit: /set max_new_tokens=N raises it",
+    "repetition": "the reply repeated itself and was ended: it is not to be trusted",
     "interrupted": "the reply was interrupted",
 }
 COMMANDS = {

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-FinishReason = Literal["stop", "length", "interrupted", "error"]
+FinishReason = Literal["stop", "length", "repetition", "interrupted", "error"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Response:
         audio: Speech, float32 of shape `(samples,)`.
         sampling_rate: Rate of `audio` in Hz.
         codes: Audio codes of the speech, for models that have them.
-        finish_reason: Whether the reply ended by itself, was cut at a limit, was interrupted, or failed.
+        finish_reason: Whether the reply ended by itself, was cut at a limit or in a loop, was interrupted, or failed.
         tokens: Generated tokens including codes; 0 where unknown.
         forward_passes: Forward passes of the model; 0 where unknown.
         seconds: Wall-clock time; for a batch, its time divided by its size.

@@ -16,12 +16,12 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList, Stop
 
 from .configuration_ttt import TtTConfig
 from .samplers_ttt import transfer_schedule
-from .settings_ttt import AudioGenerationSettings
+from .settings_ttt import MIN_REPETITIONS, AudioGenerationSettings
 from .streamers_ttt import TtTStreamer
 
 
 # Why a row ended, see `TtTGenerateOutput`; "error" only in a session, `generate()` raises the error.
-FinishReason = Literal["stop", "length", "interrupted", "error"]
+FinishReason = Literal["stop", "length", "repetition", "interrupted", "error"]
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,7 @@ class DecodingRow:
         self._codes: list[int] = []
         self._schedule: list[int] = []
         self._texts_before_eos = 0
+        self._same_tokens = [0] * ((settings.text_repetition_limit or 0) // MIN_REPETITIONS)
         # A prompt that ends with a begin marker asks for audio. The official code would decode text after it.
         if not settings.is_official and prompt[-1] in context.begin_ids:
             self._open_span(prompt[-1])
@@ -286,6 +287,8 @@ class DecodingRow:
             self._open_span(token)
         elif token < config.audio_token_start_id and token != context.pad_id:
             self._add_text(token)
+            if self._repeats_itself():
+                self.stop("repetition")
         # A span that opens at the limit stays empty.
         if len(self.ids) >= self.length_limit:
             self.stop("length")
@@ -300,6 +303,18 @@ class DecodingRow:
             self.segments.append(segment)
         segment.token_ids.append(token)
         self.streamer.put_text([token])
+
+    def _repeats_itself(self) -> bool:
+        """Whether the text ends with copies of the same few tokens; to be called after every token of text."""
+        segment = self.segments[-1] if self.segments else None
+        text = segment.token_ids if isinstance(segment, TextSegment) else []
+        # A text with a period equals itself shifted by it: this counts for how many tokens it has, by period.
+        self._same_tokens = [
+            count + 1 if len(text) > period and text[-1] == text[-1 - period] else 0
+            for period, count in enumerate(self._same_tokens, start=1)
+        ]
+        limit = self.context.settings.text_repetition_limit or 0
+        return any(count + period >= limit for period, count in enumerate(self._same_tokens, start=1) if count)
 
     def _open_span(self, opener: int) -> None:
         self._is_in_span = True

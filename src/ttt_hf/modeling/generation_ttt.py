@@ -32,7 +32,8 @@ class TtTGenerateOutput(ModelOutput):
             denoising step with classifier-free guidance counts once.
         finish_reason: Why each row ended: `"stop"` by itself, with an end of sequence or a stop string; `"length"` at
             a limit (`max_new_tokens` or `max_length`, `audio_max_span_length`, the model's context), also if only a
-            span of audio was cut and the row went on; `"interrupted"` by a stopping criterion or `max_time`.
+            span of audio was cut and the row went on; `"repetition"` because the text repeated itself for
+            `text_repetition_limit` tokens; `"interrupted"` by a stopping criterion or `max_time`.
     """
 
     sequences: torch.Tensor | None = None

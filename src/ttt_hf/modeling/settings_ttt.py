@@ -12,6 +12,8 @@ from .samplers_ttt import REMASKING_STRATEGIES
 
 
 AUDIO_VOCABULARIES = ("modality", "official")
+# Copies of the same tokens that make a repetition.
+MIN_REPETITIONS = 4
 
 # Keys of transformers that need another decoding loop or outputs that TtT's does not collect, and the values of each
 # that leave it off.
@@ -56,6 +58,9 @@ class AudioGenerationSettings:
         audio_vocabulary: `"modality"` allows text tokens in text, codes and end markers in spans, and enforces every
             limit; `"official"` is the algorithm of the official code (`inference_TtT.py`): any token anywhere (but no
             end of sequence in a span), always all steps of the schedule, limits checked between spans only.
+        text_repetition_limit: Number of tokens after which a text that repeats itself ends, with `finish_reason`
+            `"repetition"`: so many tokens in a row that consist of at least four copies of the same few. `None` lets
+            it go on, as transformers does.
         seed: Seed for sampling: one number, from which every row derives a random stream of its own, or a list with
             one number per row. Drawn from torch's global generator by default.
 
@@ -73,12 +78,15 @@ class AudioGenerationSettings:
     audio_entropy_bound: float | None = None
     min_text_tokens_after_audio: int = 0
     audio_vocabulary: str = "modality"
+    text_repetition_limit: int | None = None
     seed: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("audio_block_length", "audio_steps_per_block", "audio_max_span_length"):
             _check_integer(name, getattr(self, name), lowest=1)
         _check_integer("min_text_tokens_after_audio", self.min_text_tokens_after_audio)
+        if self.text_repetition_limit is not None:
+            _check_integer("text_repetition_limit", self.text_repetition_limit, lowest=MIN_REPETITIONS)
         _check_number("audio_temperature", self.audio_temperature)
         _check_number("audio_cfg_scale", self.audio_cfg_scale)
         if self.audio_confidence_threshold is not None:

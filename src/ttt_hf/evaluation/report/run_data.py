@@ -28,7 +28,7 @@ class ReportedSample:
         text: The reply's text.
         transcript: Transcript of the reply's speech; none for replies in text.
         judgements: Answers of the judge, verbatim.
-        finish_reason: How the reply ended: `stop`, `length`, `interrupted` or `error`.
+        finish_reason: How the reply ended: `stop`, `length`, `repetition`, `interrupted` or `error`.
         error: Why the reply failed.
         audio: File of the reply's speech.
         values: Metric -> (numerator, denominator).

@@ -162,7 +162,7 @@ def reply_counts(record: Record) -> dict[str, int]:
         "empty": int(is_empty(texts[0])),
         "silent": int(record.transcript is not None and is_empty(texts[-1])),
         "truncated": int(record.finish_reason == "length"),
-        "repetitions": int(any(is_repetition_loop(text) for text in texts)),
+        "repetitions": int(record.finish_reason == "repetition" or any(is_repetition_loop(text) for text in texts)),
         "other_language": int(any(is_other_language(text, record.language) for text in texts)),
         "special_tokens": int(any(has_special_tokens(text) for text in texts)),
     }

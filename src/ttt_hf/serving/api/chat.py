@@ -21,7 +21,8 @@ from .schemas import AudioOptions, ChatRequest
 from .service import Service, chain, first_event, whole_reply
 
 
-FINISH_REASONS = {"stop": "stop", "length": "length", "interrupted": "stop"}
+# OpenAI has no word for a reply that was ended because it repeated itself: it lacks its end, too.
+FINISH_REASONS = {"stop": "stop", "length": "length", "repetition": "length", "interrupted": "stop"}
 
 
 class Completion:

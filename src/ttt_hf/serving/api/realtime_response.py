@@ -104,7 +104,7 @@ class Response:
             details = {"type": status, "error": {"type": error.kind, "code": error.code, "message": str(error)}}
         elif end is None:
             status, details = "cancelled", {"type": "cancelled", "reason": self._reason}
-        elif end.reply.finish_reason == "length":
+        elif end.reply.finish_reason in ("length", "repetition"):
             status, details = "incomplete", {"type": "incomplete", "reason": "max_output_tokens"}
         self.item.status = "completed" if status == "completed" else "incomplete"
         if self.speaks:

@@ -42,6 +42,7 @@ class GenerationKeys(Body):
     audio_confidence_threshold: float | None = Field(default=None, ge=0, le=1)
     audio_entropy_bound: float | None = Field(default=None, ge=0)
     min_text_tokens_after_audio: int | None = Field(default=None, ge=0, le=1000)
+    text_repetition_limit: int | None = Field(default=None, ge=4, le=8192)
     task: Task | None = None
 
     def generation(self, **more: Any) -> dict[str, Any]:
