@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -24,12 +25,14 @@ from transformers import GenerationConfig
 
 from ttt_hf.atomic_files import atomic_folder
 from ttt_hf.codecs import load_codec
+from ttt_hf.data.augmentation import SPEEDS
 from ttt_hf.loading import load_model_and_processor
 from ttt_hf.modeling import TtTForConditionalGeneration
 from ttt_hf.names import CODEC_FOLDER, EMBEDDED_NAME
 from ttt_hf.processing import TtTProcessor
 
 from .settings import GenerationSettings, load_settings
+from .tables import read_rows
 
 
 SIZE_LIMIT = 24_000_000
@@ -58,6 +61,8 @@ def assemble(out: Path, settings: GenerationSettings, size_limit: int = SIZE_LIM
     model = TtTForConditionalGeneration.from_pretrained(out / "model" / "final", dtype=torch.float32)
     codec = load_codec(out / "codec", dtype=torch.float32)
     tokenizer = TtTProcessor.from_pretrained(out / "tokenizer").tokenizer
+    # The clips of the training are cut around their speech, see `voices.speak`.
+    codec.config.trim_silence = True
     # Set before saving, which writes generation_config.json from it.
     model.generation_config = generation_config(settings, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
@@ -65,7 +70,9 @@ def assemble(out: Path, settings: GenerationSettings, size_limit: int = SIZE_LIM
     with atomic_folder(out / EMBEDDED_NAME, replace=True) as folder:
         # Saving records the 16-bit types in the configurations, which then declare float32 again.
         model.to(torch.float16).save_pretrained(folder)
-        TtTProcessor(tokenizer, codec.to(torch.bfloat16)).save_pretrained(folder)
+        processor = TtTProcessor(tokenizer, codec.to(torch.bfloat16))
+        processor.max_audio_seconds = longest_question(out / "data")
+        processor.save_pretrained(folder)
         for config in (folder / "config.json", folder / CODEC_FOLDER / "config.json"):
             _clean_config(config)
         # `save_pretrained` adds the model's code for the Hub; inside the package the code is there already.
@@ -79,6 +86,14 @@ def assemble(out: Path, settings: GenerationSettings, size_limit: int = SIZE_LIM
             )
         check_checkpoint(folder)
     return out / EMBEDDED_NAME
+
+
+def longest_question(data: Path) -> float:
+    """Seconds of the longest recording that the model has heard in training, rounded up: at the slowest speed."""
+    items = read_rows(data / "items.jsonl")
+    questions = {name for item in items if item["split"] == "train" for name in item["question_audio"]}
+    seconds = (row["seconds"] for row in read_rows(data / "utterances.jsonl") if row["id"] in questions)
+    return float(math.ceil(max(seconds) / SPEEDS[0]))
 
 
 def generation_config(settings: GenerationSettings, eos_token_id: int, pad_token_id: int) -> GenerationConfig:

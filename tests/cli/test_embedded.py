@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -39,6 +40,19 @@ def test_transcript(run: Callable) -> None:
 def test_example(run: Callable) -> None:
     assert run("talk", "example", "--task", "asr").out == "Please tell me what a carrot is.\n"
     assert run("talk", "example", "--quiet") == (0, "The carrot is a vegetable.\n", "")
+
+
+def test_only_speech_is_heard(run: Callable, tmp_path: Path) -> None:
+    samples, rate = soundfile.read(QUESTION, dtype="float32")
+    paths = {name: tmp_path / f"{name}.wav" for name in ("surrounded", "nobody", "long")}
+    soundfile.write(paths["surrounded"], np.pad(samples, 3 * rate), rate)
+    soundfile.write(paths["nobody"], np.random.default_rng(0).normal(0, 0.003, 3 * rate), rate)
+    soundfile.write(paths["long"], np.tile(samples, 6), rate)
+    assert run("talk", paths["surrounded"], "--task", "asr").out == "Please tell me what a carrot is.\n"
+    for name, reason in (("nobody", "holds no speech"), ("long", "was trained on at most 8 s: cut it")):
+        result = run("talk", paths[name])
+        assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+        assert reason in result.err
 
 
 @pytest.mark.parametrize("options", [[], ["--stream"]], ids=["at-once", "streamed"])

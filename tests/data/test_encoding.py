@@ -14,6 +14,7 @@ from ttt_hf.data import canonical_row, check_fingerprint, codec_fingerprint, enc
 from ttt_hf.data import open_source as open_rows
 from ttt_hf.processing import load_audio
 from ttt_hf.processing.audio import resample
+from ttt_hf.processing.listening import load_recording
 
 
 pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra train")
@@ -67,6 +68,31 @@ def shards_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("shard-*"))}
 
 
+def test_recordings_of_the_user_are_encoded_as_the_model_hears_them(codec):
+    trimming = make_codec(seed=0)
+    trimming.config.trim_silence = True
+    samples, rate = soundfile.read(QUESTION, dtype="float32")
+    item = {"type": "audio", "audio": {"array": np.pad(samples, 2 * rate), "sampling_rate": rate}}
+    row = {"messages": [{"role": role, "content": [item]} for role in ("user", "assistant")]}
+    (heard, said), (whole, same) = (
+        [message["content"][0]["codes"] for message in encode_row(row, any_codec)[0]["messages"]]
+        for any_codec in (trimming, codec)
+    )
+    assert said == same == whole
+    assert len(heard) <= len(whole) - 48
+    # The codes mean the same, so that data that are encoded already stay of use.
+    assert codec_fingerprint(trimming) == codec_fingerprint(codec)
+
+
+def test_a_folder_has_one_way_of_hearing(tmp_path, make_source, codec_folder):
+    encode_source(make_source(2), codec_folder, tmp_path / "out")
+    trimming = make_codec(seed=0)
+    trimming.config.trim_silence = True
+    trimming.save_pretrained(tmp_path / "trimming")
+    with pytest.raises(ValueError, match=r"holds another encoding \(its trim_silence differs\)"):
+        encode_source(make_source(2), tmp_path / "trimming", tmp_path / "out")
+
+
 def test_rows_come_back_with_the_codes_of_their_audio(tmp_path, make_source, codec, codec_folder):
     report = encode_source(make_source(5), codec_folder, tmp_path / "out", name="tones", shard_size=2)
     assert (report.rows, report.skipped, report.shards) == (5, 0, 3)
@@ -102,15 +128,15 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_shards(tmp_path, make_sou
 
     read = 0
 
-    def read_and_stop(*arguments):
+    def read_and_stop(*arguments, **keywords):
         nonlocal read
         read += 1
         if read > 5:
             raise KeyboardInterrupt
-        return load_audio(*arguments)
+        return load_recording(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ttt_hf.data.shards.load_audio", read_and_stop)
+        patch.setattr("ttt_hf.data.shards.load_recording", read_and_stop)
         with pytest.raises(KeyboardInterrupt):
             encode_source(source, codec_folder, tmp_path / "parts", shard_size=2)
     done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts").glob("shard-*")}

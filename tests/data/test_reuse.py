@@ -14,7 +14,7 @@ import pytest
 
 import ttt_hf
 from ttt_hf.data import encode_source, load_source, open_source
-from ttt_hf.processing import load_audio
+from ttt_hf.processing.listening import load_recording
 
 
 pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra train")
@@ -45,11 +45,11 @@ def count_reads(monkeypatch):
     """The recordings that were decoded."""
     read = []
 
-    def counting(source, *arguments):
+    def counting(source, *arguments, **keywords):
         read.append(Path(source).name if isinstance(source, str) else "bytes")
-        return load_audio(source, *arguments)
+        return load_recording(source, *arguments, **keywords)
 
-    monkeypatch.setattr("ttt_hf.data.shards.load_audio", counting)
+    monkeypatch.setattr("ttt_hf.data.shards.load_recording", counting)
     return read
 
 
@@ -225,11 +225,11 @@ def test_an_interruption_of_the_second_run_loses_nothing(tmp_path, table, count_
     encode(table(rows), out)
     path = table([{**rows[7], "text": "new"}, *rows])
 
-    def stop(*arguments):
+    def stop(*arguments, **keywords):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ttt_hf.data.shards.load_audio", stop)
+        patch.setattr("ttt_hf.data.shards.load_recording", stop)
         with pytest.raises(KeyboardInterrupt):
             encode(path, out)
     with pytest.raises(ValueError, match="is not finished"):

@@ -50,6 +50,8 @@ class TtTTinyCodecConfig(PreTrainedConfig):
         decoder_frame_look_ahead: Blocks of the mel decoder that see one future mel frame; the others see none.
         decoder_code_look_ahead: Blocks of the mel decoder that see one future code.
         vocoder_look_ahead: Blocks of the vocoder that see one future mel frame.
+        trim_silence: Whether recordings are cut around their speech before they are encoded to be heard, as the clips
+            of its training were; see `ttt_hf.processing.listening`. Every codec's configuration may have this key.
     """
 
     model_type = "ttt_tiny_codec"
@@ -80,6 +82,7 @@ class TtTTinyCodecConfig(PreTrainedConfig):
     decoder_frame_look_ahead: int = 2
     decoder_code_look_ahead: int = 2
     vocoder_look_ahead: int = 4
+    trim_silence: bool = False
 
     def validate_architecture(self) -> None:
         """Checks the sizes; called by the strict validation of transformers."""

@@ -27,6 +27,7 @@ from ..atomic_files import atomic_write_text, check_folder
 from ..processes import Processes
 from ..processing.audio import audio_seconds
 from ..processing.fetching import Access, is_address
+from ..processing.listening import trims_silence
 from .conversations import audio_source, row_items
 from .reading import require_datasets
 from .reuse import Plan, plan_shards, read_encoding, read_statistics, row_key
@@ -38,9 +39,10 @@ logger = logging.getLogger(__name__)
 
 BROKEN_FILE = "broken.jsonl"
 # Settings of an encoding that does not record them.
-_WITHOUT_VARIANTS = {"variants": 0, "seed": 0}
+_UNRECORDED = {"variants": 0, "seed": 0, "trim_silence": False}
 # Keys of a codec's configuration that do not change its codes.
-_VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+# The last one decides what is encoded, not what the codes mean.
+_VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "trim_silence")
 
 
 @dataclass
@@ -236,7 +238,7 @@ def encode_source(
 def _describe_codec(codec: PreTrainedAudioTokenizerBase, fingerprint: str) -> dict[str, Any]:
     config = codec.config
     sizes = {"frame_rate": config.frame_rate, "codebook_size": config.codebook_size}
-    return {"fingerprint": fingerprint, "codec": config.model_type, **sizes}
+    return {"fingerprint": fingerprint, "codec": config.model_type, **sizes, "trim_silence": trims_silence(config)}
 
 
 def _progress_bar(rows: int, shards: Sequence[Shard], show_progress: bool) -> Any:
@@ -309,7 +311,7 @@ def _check_folder(folder: Path) -> None:
 def _check_settings(folder: Path, encoding: Mapping[str, Any]) -> None:
     if not (folder / ENCODING_FILE).is_file():
         return
-    begun = {**_WITHOUT_VARIANTS, **read_encoding(folder)}
+    begun = {**_UNRECORDED, **read_encoding(folder)}
     other = [name for name, value in encoding.items() if begun.get(name) != value]
     if other:
         raise ValueError(

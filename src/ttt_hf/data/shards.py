@@ -20,8 +20,8 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 
 from ..atomic_files import atomic_write
 from ..loading import load_named_codec
-from ..processing.audio import load_audio
 from ..processing.fetching import TABLE, Access
+from ..processing.listening import load_recording
 from .augmentation import vary
 from .conversations import Row, audio_source, row_items
 from .reuse import METADATA_KEY, Found, read_rows
@@ -35,7 +35,8 @@ def encode_row(
     seed: int | Sequence[int] = 0,
     access: Access = TABLE,
 ) -> tuple[Row, float]:
-    """Encodes the audio of a canonical row. Codes that it holds already stay.
+    """Encodes the audio of a canonical row. Codes that it holds already stay; what the assistant says is encoded as it
+    is, and recordings of the user as the model hears them (see `listening.hear`).
 
     Args:
         variants: Augmented encodings of each recording of the user (see `augmentation.vary`), stored under `variants`,
@@ -63,7 +64,7 @@ def encode_row(
         if isinstance(source, list):
             # Samples in Parquet files come as lists.
             source = np.asarray(source, dtype=np.float32)
-        waveform = load_audio(source, item.get("sampling_rate"), rate, access)
+        waveform = load_recording(source, item.get("sampling_rate"), codec.config, access, is_heard=not is_learned)
         seconds += len(waveform) / rate
         encoded: dict[str, Any] = {"type": "audio", "codes": _encode(waveform, codec)}
         if item.get("span"):

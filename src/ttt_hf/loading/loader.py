@@ -106,7 +106,7 @@ def load_checkpoint(
     from transformers import AutoConfig
 
     from ..modeling.configuration_ttt import TtTConfig
-    from ..processing.processing_ttt import check_codec
+    from ..processing.tokenization import check_codec
 
     # Known to the Auto classes, the model type is not taken for one whose code comes with the checkpoint.
     AutoConfig.register(TtTConfig.model_type, TtTConfig, exist_ok=True)

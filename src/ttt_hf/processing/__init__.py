@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .audio import load_audio, read_audio
     from .conversation import SYSTEM_PROMPTS
-    from .processing_ttt import TtTProcessor, check_codec
+    from .processing_ttt import TtTProcessor
     from .replies import Reply
-    from .tokenization import AudioTokenIds, audio_token_ids, train_tokenizer
+    from .tokenization import AudioTokenIds, audio_token_ids, check_codec, train_tokenizer
 
 __all__ = [
     "SYSTEM_PROMPTS",
@@ -31,9 +31,9 @@ __all__ = [
 _MODULES = {
     "audio": ("load_audio", "read_audio"),
     "conversation": ("SYSTEM_PROMPTS",),
-    "processing_ttt": ("TtTProcessor", "check_codec"),
+    "processing_ttt": ("TtTProcessor",),
     "replies": ("Reply",),
-    "tokenization": ("AudioTokenIds", "audio_token_ids", "train_tokenizer"),
+    "tokenization": ("AudioTokenIds", "audio_token_ids", "check_codec", "train_tokenizer"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -86,7 +86,7 @@ def normalise_conversation(
 
     Returns:
         Messages whose content is a list of `{"type": "text", "text"}` and `{"type": "audio"}`, and the original audio
-        items in order.
+        items in order, each with the `role` of its message.
 
     Raises:
         ValueError: If a message or an item is malformed.
@@ -119,7 +119,7 @@ def _normalise_message(message: Any, guard: Callable[[str], str], audio_items: l
             if sum(item.get(key) is not None for key in AUDIO_KEYS) != 1:
                 raise ValueError(f"An audio item needs exactly one of {', '.join(AUDIO_KEYS)}.")
             # The template sees a placeholder only; the items are matched to the placeholders by their order.
-            audio_items.append(dict(item))
+            audio_items.append({**item, "role": message["role"]})
             items.append({"type": "audio"})
         else:
             raise ValueError(CONTENT_RULE)

@@ -10,7 +10,6 @@ from transformers import StoppingCriteriaList
 
 from ..modeling.session_ttt import DecodingSession, SessionEvent
 from ..modeling.streamers_ttt import InterruptCriteria
-from .audio import load_audio
 from .conversation import AUDIO_KEYS, DEFAULT_TASK, Message, plain_item
 from .fetching import USER, Access
 from .replies import Reply
@@ -142,7 +141,7 @@ class Dialogue:
         codec = self.processor.codec
         if item.get("type") != "audio" or item.get("codes") is not None or source is None or codec is None:
             return item  # what is malformed is refused with the prompt
-        waveform = load_audio(source, item.get("sampling_rate"), codec.config.sampling_rate, self.access)
+        waveform = self.processor.load_recording(source, item.get("sampling_rate"), self.access)
         # Before the codec runs, which would take long on a recording that is refused anyway; a frame is a token.
         seconds = len(waveform) / codec.config.sampling_rate
         if seconds * codec.config.frame_rate >= self._limit:

@@ -18,28 +18,19 @@ from ..codecs import load_codec, output_sampling_rate
 from ..modeling.growing_ttt import AUDIO_TOKEN
 from ..modeling.official_ttt import hub_arguments
 from ..names import CODEC_FOLDER, CODEC_KEY
-from .audio import load_audio
-from .audio_inputs import is_one_audio
+from .audio_inputs import AudioSource, is_one_audio
 from .batches import make_batch
 from .conversation import AUDIO_KEYS, SYSTEM_PROMPTS, Conversation, normalise_conversation, row_errors
 from .fetching import USER, Access
-from .replies import REPLACEMENT_CHARACTER, Reply, reply_segments, rows_of  # noqa: F401
+from .listening import MAX_SECONDS_KEY, check_limit, load_recording
+from .replies import REPLACEMENT_CHARACTER, Reply, as_codes, reply_segments, rows_of  # noqa: F401
 from .templates import render_prompts
-from .tokenization import audio_token_ids, default_chat_template, encode_text, tokenizer_errors
+from .tokenization import audio_token_ids, check_codec, default_chat_template, encode_text, tokenizer_errors
 
 
 # Encloses the index of a text that must not be parsed for special tokens. A Unicode noncharacter, which valid texts do
 # not contain; a text that does is replaced, too.
 GUARD = "\ufdd0"
-
-
-def check_codec(model_config: Any, codec: Any) -> None:
-    """Raises a `ValueError` unless `codec.config.codebook_size` is the model's `audio_vocab_size`."""
-    if codec.config.codebook_size != model_config.audio_vocab_size:
-        raise ValueError(
-            f"The codec has {codec.config.codebook_size} codes, the model {model_config.audio_vocab_size}: use the "
-            "codec that the model was trained with."
-        )
 
 
 class TtTProcessor(ProcessorMixin):
@@ -52,6 +43,7 @@ class TtTProcessor(ProcessorMixin):
 
     Attributes:
         codec_reference: Folder or Hub id of the codec. If set, it is saved with the processor instead of the codec.
+        max_audio_seconds: Longest recording that the model was trained on; longer ones are refused. `None`: no limit.
     """
 
     def __init__(
@@ -67,6 +59,7 @@ class TtTProcessor(ProcessorMixin):
         self._control_ids = frozenset(tokenizer.added_tokens_decoder)
         self.codec = codec
         self.codec_reference: str | None = None
+        self.max_audio_seconds: float | None = None
 
     def __repr__(self) -> str:
         # That of ProcessorMixin lists every audio token, and runs whenever a processor is loaded.
@@ -89,8 +82,8 @@ class TtTProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Content of processor_config.json; tokenizer, codec and template have their own files."""
-        reference = {CODEC_KEY: self.codec_reference} if self.codec_reference else {}
-        return {"processor_class": type(self).__name__, **reference}
+        own = {CODEC_KEY: self.codec_reference, MAX_SECONDS_KEY: self.max_audio_seconds}
+        return {"processor_class": type(self).__name__, **{key: value for key, value in own.items() if value}}
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
@@ -168,14 +161,35 @@ class TtTProcessor(ProcessorMixin):
             # Not saved by this class, e.g. an official checkpoint, whose template is that of its text model and does
             # not support audio.
             processor_dict = {key: value for key, value in processor_dict.items() if key != "chat_template"}
-        reference = processor_dict.get(CODEC_KEY)
-        processor_dict = {key: value for key, value in processor_dict.items() if key != CODEC_KEY}
-        processor = super().from_args_and_dict(args, processor_dict, **kwargs)
+        others = {key: value for key, value in processor_dict.items() if key not in (CODEC_KEY, MAX_SECONDS_KEY)}
+        loaded = super().from_args_and_dict(args, others, **kwargs)
         # With return_unused_kwargs it is a tuple.
-        (processor[0] if isinstance(processor, tuple) else processor).codec_reference = reference
-        return processor
+        processor = loaded[0] if isinstance(loaded, tuple) else loaded
+        processor.codec_reference = processor_dict.get(CODEC_KEY)
+        processor.max_audio_seconds = check_limit(processor_dict.get(MAX_SECONDS_KEY))
+        return loaded
 
     # -- audio and codes -------------------------------------------------------------------------------------------
+
+    def load_recording(
+        self, source: AudioSource, sampling_rate: int | None = None, access: Access = USER, is_heard: bool = True
+    ) -> np.ndarray:
+        """Reads a recording for `encode_audio`, as the model hears it.
+
+        Args:
+            source: See `read_audio`.
+            sampling_rate: Rate in Hz of samples; files have their own rate.
+            access: See `read_audio`.
+            is_heard: Whether the user speaks. Speech of the assistant is taken as it is, however long.
+
+        Returns:
+            Float32 of shape `(samples,)` at the codec's sampling rate.
+
+        Raises:
+            OSError, ValueError: See `listening.load_recording`.
+        """
+        config = self._require_codec().config
+        return load_recording(source, sampling_rate, config, access, is_heard, self.max_audio_seconds)
 
     def encode_audio(self, waveforms: Sequence[np.ndarray | torch.Tensor]) -> list[torch.Tensor]:
         """Encodes waveforms in one batch.
@@ -324,7 +338,7 @@ class TtTProcessor(ProcessorMixin):
 
         Args:
             text: Prompts, with `<|audio|>` as a placeholder for audio.
-            audio: Audio for the placeholders, in order, in any form that `read_audio` takes.
+            audio: Recordings for the placeholders, in order, in any form that `read_audio` takes.
             sampling_rate: Rate of samples in Hz.
             return_tensors: As in `apply_chat_template`.
             padding: As in `apply_chat_template`.
@@ -443,27 +457,18 @@ class TtTProcessor(ProcessorMixin):
             with row_errors(row, len(audio_items)):
                 for item in items:
                     if item.get("codes") is None:
-                        rate = self._require_codec().config.sampling_rate
                         source: Any = next((item[key] for key in AUDIO_KEYS if item.get(key) is not None), None)
-                        waveforms.append(load_audio(source, item.get("sampling_rate"), rate, access))
+                        rate, is_heard = item.get("sampling_rate"), item.get("role") != "assistant"
+                        waveforms.append(self.load_recording(source, rate, access, is_heard))
                     else:
-                        item["codes"] = self._as_codes(item["codes"])
+                        item["codes"] = as_codes(item["codes"])
+                        self._check_codes(item["codes"])
         # Items with waveforms take the encoded rows in the same order; the others bring their codes.
         encoded = iter(self.encode_audio(waveforms) if waveforms else [])
         return [
             [item["codes"] if item.get("codes") is not None else next(encoded) for item in items]
             for items in audio_items
         ]
-
-    def _as_codes(self, codes: Any) -> torch.Tensor:
-        try:
-            codes = torch.as_tensor(codes)
-        except (TypeError, ValueError, RuntimeError):
-            codes = torch.zeros(0, 0)
-        if codes.ndim != 1:
-            raise ValueError("The codes of an audio item are a list of integers or a tensor of shape (frames,).")
-        self._check_codes(codes)
-        return codes
 
     def _encode_prompts(
         self, prompts: list[str], guarded: list[str], codes: list[list[torch.Tensor]]

@@ -27,8 +27,9 @@ class Reply:
         segments: Text and audio in order, as content items of an assistant message: `{"type": "text", "text"}` or
             `{"type": "audio", "codes", "seconds", "complete"}`. `{"role": "assistant", "content": reply.segments}`
             continues the conversation.
-        finish_reason: Why it ended: `"stop"` by itself, `"length"` at a limit, so that its end is missing, or
-            `"interrupted"`; `None` if the output of `generate` does not say.
+        finish_reason: Why it ended: `"stop"` by itself, `"length"` at a limit, so that its end is missing,
+            `"repetition"` because its text repeated itself, or `"interrupted"`; `None` if the output of `generate`
+            does not say.
     """
 
     text: str
@@ -90,3 +91,14 @@ def _decode_texts(pieces: list[Any], tokenizer: PreTrainedTokenizerBase) -> list
         texts.append(text[done:])
         done = len(text)
     return texts
+
+
+def as_codes(codes: Any) -> torch.Tensor:
+    """The codes of an audio item as a tensor of shape `(frames,)`; raises a `ValueError` if they are none."""
+    try:
+        tensor = torch.as_tensor(codes)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = torch.zeros(0, 0)
+    if tensor.ndim != 1:
+        raise ValueError("The codes of an audio item are a list of integers or a tensor of shape (frames,).")
+    return tensor

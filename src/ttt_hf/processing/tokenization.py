@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -219,4 +220,13 @@ def _check_no_later_token(tokenizer: PreTrainedTokenizerBase, token_id: int, ids
             f"The token {tokenizer.convert_ids_to_tokens(token_id)!r} was added to the tokenizer after the audio "
             "tokens, where the model takes every id for audio: text tokens have to be added to the text model, before "
             "from_text_model(..., text_tokens=[...]) makes it a TtT."
+        )
+
+
+def check_codec(model_config: Any, codec: Any) -> None:
+    """Raises a `ValueError` unless `codec.config.codebook_size` is the model's `audio_vocab_size`."""
+    if codec.config.codebook_size != model_config.audio_vocab_size:
+        raise ValueError(
+            f"The codec has {codec.config.codebook_size} codes, the model {model_config.audio_vocab_size}: use the "
+            "codec that the model was trained with."
         )

@@ -27,7 +27,6 @@ from ..codecs import output_sampling_rate
 from ..memory import is_out_of_memory
 from ..modeling.session_ttt import DecodingSession, prepare_row
 from ..modeling.streamers_ttt import EventStreamer, StreamEvent
-from ..processing.audio import resample
 from ..processing.fetching import CONTENT, Access
 from ..processing.reply_streams import ReplyStream
 from .generation import Generation
@@ -187,11 +186,10 @@ class Engine:
         return await asyncio.wrap_future(self._reader.submit(self._encode, source, sampling_rate))
 
     def _encode(self, source: Any, sampling_rate: int | None) -> list[int]:
-        codec = self.processor.codec
-        if codec is None:
+        if self.processor.codec is None:
             raise ValueError("This model has no codec, so that it hears nothing.")
         samples, rate = read_recording(source, sampling_rate, CONTENT, self.limits.audio_seconds)
-        return self.processor.encode_audio([resample(samples, rate, codec.config.sampling_rate)])[0].tolist()
+        return self.processor.encode_audio([self.processor.load_recording(samples, rate, CONTENT)])[0].tolist()
 
     def close(self, seconds: float = 30.0) -> None:
         """Refuses new requests, finishes those that it has, and ends.

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from recipes.tiny import assemble as stage
 from recipes.tiny.settings import TinySettings, load_settings
+from recipes.tiny.tables import read_rows
 from ttt_hf import TtTForConditionalGeneration, TtTProcessor, embedded_checkpoint
 from ttt_hf.codecs import load_codec
 
@@ -35,6 +36,21 @@ def test_the_codec_makes_the_codes_that_the_model_was_trained_on(checkpoint: Pat
     codec = TtTProcessor.from_pretrained(checkpoint).codec
     assert {parameter.dtype for parameter in codec.parameters()} == {torch.float32}
     assert torch.equal(codec.encode(waveform), load_codec(trained_parts / "codec").encode(waveform))
+
+
+def test_recordings_are_heard_as_in_training(checkpoint: Path, trained_parts: Path) -> None:
+    processor = TtTProcessor.from_pretrained(checkpoint)
+    assert processor.codec.config.trim_silence is True
+    heard = {
+        name
+        for item in read_rows(trained_parts / "data" / "items.jsonl")
+        if item["split"] == "train"
+        for name in item["question_audio"]
+    }
+    longest = max(
+        row["seconds"] for row in read_rows(trained_parts / "data" / "utterances.jsonl") if row["id"] in heard
+    )
+    assert longest / 0.85 <= processor.max_audio_seconds < longest / 0.85 + 1
 
 
 def test_decoding_defaults_survive_loading(checkpoint: Path, small_settings: TinySettings) -> None:

@@ -1,5 +1,6 @@
 """`/v1/audio/speech` and `/v1/audio/transcriptions`, asked by OpenAI's own client."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import soundfile
 from local_server import LocalServer
 
 from ttt_hf.processing import read_audio
@@ -15,6 +17,14 @@ from ttt_hf.processing import read_audio
 QUESTION = Path(__file__).resolve().parents[3] / "examples" / "question.wav"
 TEXT = "The hospital is between the church and the river."
 HEARD = "Please tell me what a carrot is."
+SPEECH, RATE = read_audio(QUESTION)
+HISS = np.random.default_rng(0).normal(0, 0.003, 3 * RATE)
+
+
+def wav(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, format="WAV")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("form", ["mp3", "wav", "flac", "opus", "aac", "pcm"])
@@ -58,6 +68,8 @@ def test_speech_that_cannot_be_made(change: dict[str, Any], status: int, param: 
 def test_transcription(client: openai.OpenAI) -> None:
     with QUESTION.open("rb") as file:
         assert client.audio.transcriptions.create(model="embedded", file=file).text == HEARD
+    surrounded = wav(np.pad(SPEECH, 2 * RATE) + np.resize(HISS, len(SPEECH) + 4 * RATE))
+    assert client.audio.transcriptions.create(model="embedded", file=("a.wav", surrounded)).text == HEARD
     plain: Any = client.audio.transcriptions.create(model="embedded", file=QUESTION, response_format="text")
     assert plain == f"{HEARD}\n"
     long = client.audio.transcriptions.create(
@@ -80,6 +92,8 @@ def test_transcription_as_a_stream(client: openai.OpenAI) -> None:
         ({"model": "whisper-1"}, {"file": b"x"}, 404, "no model"),
         ({"model": "embedded"}, {"file": b"no audio"}, 400, "not audio that can be read"),
         ({"model": "embedded"}, {"file": b""}, 400, "empty"),
+        ({"model": "embedded"}, {"file": wav(HISS)}, 400, "holds no speech, only silence or steady noise"),
+        ({"model": "embedded"}, {"file": wav(np.tile(SPEECH, 6))}, 400, "trained on at most 8 s: cut it into parts"),
         ({"model": "embedded"}, {}, 400, "file must be a recording"),
         ({"model": "embedded", "file": "text"}, {"other": b"x"}, 400, "file must be a recording"),
         ({}, {"file": b"x"}, 400, "model"),
