@@ -13,6 +13,7 @@ import pytest
 from fixed_reply import tone, write_wav
 from ttt_hf.atomic_files import lock_folder
 from ttt_hf.data import check_fingerprint, load_source
+from ttt_hf.names import EXAMPLE_QUESTION
 from ttt_hf.processing import TtTProcessor
 
 
@@ -149,13 +150,14 @@ def test_private_files_and_addresses(run: Callable, checkpoint: Path, recordings
     assert json.loads(run(*arguments, tmp_path / "with", "--allow-private").out)["skipped"] == 1
 
 
-def test_embedded_codec_is_the_default(run: Callable, tmp_path: Path, question: Path) -> None:
-    (tmp_path / "data.jsonl").write_text(json.dumps({"question_audio": str(question), "answer": "Eight."}) + "\n")
+def test_embedded_codec_is_the_default(run: Callable, tmp_path: Path) -> None:
+    row = {"question_audio": str(EXAMPLE_QUESTION), "answer": "A vegetable."}
+    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
     result = run("encode", tmp_path / "data.jsonl", "--out", tmp_path / "out", "--json")
     assert json.loads(result.out)["rows"] == 1
     (row,) = load_source(tmp_path / "out")
     assert row["task"] == "chat"
-    assert len(row["messages"][0]["content"][0]["codes"]) == 25
+    assert len(row["messages"][0]["content"][0]["codes"]) == 20
 
 
 @pytest.mark.parametrize(

@@ -151,8 +151,9 @@ def documented_rows() -> list[dict]:
 
 
 def test_documented_rows_can_be_learned(embedded, embedded_config, make_audio, tmp_path):
-    for name in ("question.wav", "answer.wav", "clip.wav"):
-        make_audio(name, seconds=3.0)
+    # A tone that is longer than a second is no question to a model that hears speech.
+    for name, seconds in (("question.wav", 0.9), ("answer.wav", 3.0), ("clip.wav", 0.9)):
+        make_audio(name, seconds=seconds)
     builder = SampleBuilder(embedded, embedded_config)
     rows = documented_rows()
     assert len(rows) == 11

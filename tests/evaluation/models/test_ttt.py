@@ -82,7 +82,7 @@ def test_a_bad_sample_fails_alone(model: TtTModel) -> None:
     replies = model.respond([silent("silent"), good, not_numbers, too_long, nothing], task)
     assert [reply.finish_reason for reply in replies] == ["error", "stop", "error", "error", "error"]
     assert content(replies[1]) == content(model.respond([good], task)[0])
-    for reply, what in zip([*replies[:1], *replies[2:]], ("silent", "NaN", "reads less than 2048", "neither audio")):
+    for reply, what in zip([*replies[:1], *replies[2:]], ("silent", "NaN", "at most 8 s", "neither audio")):
         assert what in reply.error and reply.text == "" and reply.tokens == 0
 
 
