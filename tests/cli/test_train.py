@@ -55,6 +55,20 @@ def test_from_recordings_to_an_adapter_that_plain_peft_loads(adapter):
     assert not torch.equal(PeftModel.from_pretrained(base, adapter)(ids).logits, before)
 
 
+def test_an_adapter_brings_the_length_of_the_recordings_that_it_was_trained_on(adapter, run, tmp_path):
+    trained = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    file = trained / "processor_config.json"
+    assert json.loads(file.read_text()) == {"max_audio_seconds": 8.0}
+    file.write_text('{"max_audio_seconds": 1}')
+    result = run("talk", QUESTION, "--model", trained)
+    assert result.code == 1
+    assert "this model was trained on at most 1 s" in result.err
+    file.write_text('{"max_audio_seconds": "long"}')
+    result = run("talk", QUESTION, "--model", trained)
+    assert result.code == 1
+    assert "must be a number of seconds" in result.err
+
+
 def test_an_adapter_names_its_base_as_the_recipe_does(adapter, run):
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "embedded"

@@ -98,6 +98,25 @@ def test_the_same_recordings_serve_two_tasks(recordings, processor, config, tmp_
         assert any(phrase in prompt for prompt in prompts)
 
 
+def test_a_model_that_learns_longer_recordings_takes_them(config, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    speech = [{"type": "audio", "codes": list(range(150))}]
+    text = [{"type": "text", "text": "Hello."}]
+    path.write_text(
+        "".join(
+            json.dumps({"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": reply}]})
+            + "\n"
+            for said, reply in ((speech, text), (text, [*text, *speech * 2]))
+        )
+    )
+    for is_training, limit, expected in ((False, 8.0, 8.0), (True, 8.0, 12.0), (True, 20.0, 20.0), (True, None, None)):
+        processor = TtTProcessor.from_pretrained(embedded_checkpoint())
+        processor.max_audio_seconds = limit
+        settings = (DataArguments(), ObjectiveArguments(), processor, config, tmp_path)
+        prepare_samples(str(path), *settings, is_training=is_training)
+        assert processor.max_audio_seconds == expected
+
+
 def test_the_seed_orders_a_mixture_and_evaluation_counts_each_row_once(dialogues, processor, config, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "A row of a small source."}\n')

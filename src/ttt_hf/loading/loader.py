@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from ..names import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, PROCESSOR_FILE
 from .checkpoint_files import base_folder, find_checkpoint, find_codec, find_named_codec, read_json, read_shapes
 from .config_errors import clear_errors
 from .model_checks import check_codec_size, check_finite, check_generation_config, check_model_size
@@ -106,6 +106,7 @@ def load_checkpoint(
     from transformers import AutoConfig
 
     from ..modeling.configuration_ttt import TtTConfig
+    from ..processing.listening import MAX_SECONDS_KEY, check_limit
     from ..processing.tokenization import check_codec
 
     # Known to the Auto classes, the model type is not taken for one whose code comes with the checkpoint.
@@ -127,6 +128,9 @@ def load_checkpoint(
     if codec is not None:
         check_codec_size(codec)
     processor = _load_processor(base, codec)
+    if adapter is not None and (folder / PROCESSOR_FILE).is_file():  # it may have learned longer recordings
+        with clear_errors(folder / PROCESSOR_FILE):
+            processor.max_audio_seconds = check_limit(read_json(folder, PROCESSOR_FILE).get(MAX_SECONDS_KEY))
     model = _load_model(base, settings)
     # 3. Check that they fit together: other ids would not fail anywhere, but decode to the wrong codes.
     fields = {name: getattr(model.config, name) for name in processor.token_ids.config_fields()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import json
 import logging
 import os
 from importlib.util import find_spec
@@ -32,8 +33,9 @@ from ..loading import (
 )
 from ..memory import is_out_of_memory
 from ..modeling import TtTConfig, TtTForConditionalGeneration
-from ..names import EMBEDDED_ALIAS, EMBEDDED_NAMES
+from ..names import EMBEDDED_ALIAS, EMBEDDED_NAMES, PROCESSOR_FILE
 from ..processing import TtTProcessor
+from ..processing.listening import MAX_SECONDS_KEY
 from .adapters import add_adapter
 from .arguments import ModelArguments, ObjectiveArguments, Recipe, RecipeTrainingArguments
 from .card import write_card
@@ -372,6 +374,10 @@ def _save(recipe: Recipe, trainer: TtTTrainer, processor: TtTProcessor) -> None:
         if has_adapter:
             model.config.to_json_file(part / "config.json")
             model.generation_config.save_pretrained(part)
+            # Nor how long the recordings were; the rest of the processor is the base's.
+            if processor.max_audio_seconds is not None:
+                limit = json.dumps({MAX_SECONDS_KEY: processor.max_audio_seconds})
+                (part / PROCESSOR_FILE).write_text(f"{limit}\n", encoding="utf-8")
         else:
             processor.save_pretrained(part)
 

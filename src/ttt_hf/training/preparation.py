@@ -8,7 +8,7 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,7 @@ def prepare_samples(
         text: The data as in the recipe.
         arguments: Spans, lengths, packing.
         objective: Decides how many positions a sample takes in training.
-        processor: Writes the prompts; its codec encodes.
+        processor: Writes the prompts; its codec encodes. Its `max_audio_seconds` grows with the recordings to learn.
         work: Folder for encoded audio.
         statistics: List to which each source is added as in the recipe, with its number of `rows` and its `seconds` of
             audio where they are known.
@@ -126,7 +126,10 @@ def prepare_samples(
 
     # 3. Samples. In batches, since one row may give several samples or none.
     def build(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        built = build_samples(builder, (dict(zip(batch, values)) for values in zip(*batch.values())), broken, allowed)
+        rows = [dict(zip(batch, values)) for values in zip(*batch.values())]
+        if is_training:
+            _raise_limit(processor, rows)
+        built = build_samples(builder, rows, broken, allowed)
         samples = list(fit_samples(built, config, arguments.max_length, counts))
         # Encoded folders may hold variants, which an evaluation leaves out.
         variants = [sample.get("variants", []) if is_training else [] for sample in samples]
@@ -154,6 +157,21 @@ def prepare_samples(
         settings = {"fn_kwargs": {"row_length": arguments.row_length}, "features": _features(is_packed=True)}
         samples = _map(samples, pack_samples, arguments.streaming, **settings)
     return samples
+
+
+def _raise_limit(processor: TtTProcessor, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Lets the processor take recordings as long as those of the user in these rows: the model learns to hear them."""
+    if processor.max_audio_seconds is None or processor.codec is None:
+        return
+    heard = [
+        len(item.get("codes") or ())
+        for row in rows
+        for message in row.get("messages") or ()
+        if message["role"] != "assistant"
+        for item in message["content"]
+    ]
+    longest = max(heard, default=0) / processor.codec.config.frame_rate
+    processor.max_audio_seconds = max(processor.max_audio_seconds, longest)
 
 
 def _encoded_rows(
