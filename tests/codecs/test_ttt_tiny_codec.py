@@ -136,6 +136,38 @@ def test_stream_equals_decode(codec, piece):
     assert (streamed - whole).abs().max() <= 1e-4
 
 
+def test_streams_together_equal_each_alone(codec, monkeypatch):
+    """Of different lengths and at different places; the last pieces, too."""
+    generator = torch.Generator().manual_seed(3)
+    rows = [torch.randint(0, codec.config.codebook_size, (count,), generator=generator) for count in (70, 70, 26, 3)]
+    sizes, decode = [], codec._decode_rows
+    monkeypatch.setattr(codec, "_decode_rows", lambda codes: sizes.append(tuple(codes.shape)) or decode(codes))
+    streams, pieces = [codec.decode_stream() for _ in rows], [[] for _ in rows]
+    for first in range(0, 96, 32):
+        parts = [row[first : first + 32] for row in rows]
+        decoded = codec.decode_streams(streams, parts, [first == 64] * len(rows))
+        for own, samples in zip(pieces, decoded, strict=True):
+            own.append(samples)
+    # The rows of equal length share each of their three forwards.
+    assert sizes[0] == (2, 32) and [count for count, _ in sizes].count(2) == 3
+    for row, own in zip(rows, pieces, strict=True):
+        whole = codec.decode(row[None])[0]
+        assert whole.abs().max() > 1e-2
+        assert torch.allclose(torch.cat(own), whole, rtol=0, atol=1e-4)
+        alone = codec.decode_stream()
+        parts = [alone.push(part) for part in row.split(32)]
+        assert torch.allclose(torch.cat([*parts, alone.finish()]), torch.cat(own), rtol=0, atol=1e-6)
+
+
+def test_streams_are_unchanged_when_decoding_together_fails(codec):
+    good, bad, codes = codec.decode_stream(), codec.decode_stream(), torch.arange(12)
+    with pytest.raises(ValueError, match="between 0 and 4374"):
+        codec.decode_streams([good, bad], [codes, codes - 1], [False, True])
+    samples = torch.cat([good.push(codes), good.finish()])
+    assert torch.equal(samples, codec.decode(codes[None])[0])
+    assert bad.finish().shape == (0,)
+
+
 def test_stream_holds_back_only_its_look_ahead(codec):
     stream = codec.decode_stream()
     samples = stream.push(torch.zeros(30, dtype=torch.long))

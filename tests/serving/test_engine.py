@@ -316,6 +316,47 @@ def test_an_error_of_the_codec_ends_its_request(fixed: Loaded, monkeypatch: pyte
     assert len(run(work, fixed).reply.audio) > 0
 
 
+def test_an_error_of_the_codec_leaves_requests_that_it_decodes_with_alone(
+    fixed: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, rows = fixed[1].codec._decode_checked, []
+
+    def fail_together(codes: torch.Tensor) -> torch.Tensor:
+        rows.append(len(codes))
+        if len(codes) > 1:
+            raise RuntimeError("of too many rows")
+        return decode(codes)
+
+    monkeypatch.setattr(fixed[1].codec, "_decode_checked", fail_together)
+
+    async def work(engine: Engine) -> list[End]:
+        # All but the first are ready before the second step, and end together.
+        Slow(fixed[0], 0.1)
+        return await asyncio.gather(*(engine.submit(HELLO).reply() for _ in range(8)))
+
+    ends = run(work, fixed)
+    assert max(rows) > 1
+    assert all(len(end.reply.audio) > 0 for end in ends)
+
+
+def test_speech_of_a_whole_reply_is_decoded_once(fixed: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, sizes = fixed[1].codec._decode_checked, []
+    monkeypatch.setattr(
+        fixed[1].codec, "_decode_checked", lambda codes: sizes.append(tuple(codes.shape)) or decode(codes)
+    )
+
+    async def work(engine: Engine) -> tuple[End, int, list[Any]]:
+        end = await engine.submit(HELLO).reply()
+        count = len(sizes)
+        return end, count, [event async for event in engine.submit(HELLO)]
+
+    end, count, events = run(work, fixed)
+    assert count == 1
+    # Piece by piece they are the same samples.
+    pieces = [event.samples for event in events if isinstance(event, Audio)]
+    assert np.allclose(np.concatenate(pieces), end.reply.audio, rtol=0, atol=1e-5)
+
+
 def test_closing_finishes_what_runs_and_refuses_more(fixed: Loaded) -> None:
     Slow(fixed[0], 0.01)
 
@@ -333,7 +374,7 @@ def test_closing_finishes_what_runs_and_refuses_more(fixed: Loaded) -> None:
 
     ends, engine = asyncio.run(work())
     assert [end.reply.text for end in ends] == ["Hi.", "Hi."]
-    assert not any(thread.is_alive() for thread in engine._threads)
+    assert not engine._decoder.is_alive()
 
 
 def test_closing_does_not_wait_for_ever(fixed: Loaded) -> None:

@@ -241,9 +241,11 @@ def _model_name(model: str) -> str:
 def _start_engine(args: argparse.Namespace, limits: Any, monitor: Any) -> Engine:
     from ..serving import Engine
     from ..serving.api.service import warm_up
+    from ..serving.threads import in_own_thread
     from .quiet import silence
 
     with silence():
-        engine = Engine(*load_model(args, args.model), limits, monitor)
+        # The engine's thread alone is to keep a team of OpenMP's.
+        engine = Engine(*in_own_thread(load_model, args, args.model), limits, monitor)
         asyncio.run(warm_up(engine))
     return engine

@@ -284,8 +284,10 @@ class TtTTinyCodec(RowwiseCodec):
     # -- codes to waveform ---------------------------------------------------------------------------------------
 
     def _decode_row(self, codes: Tensor) -> Tensor:
-        vectors = self.codes_to_vectors(codes[None])
-        return self.vocoder(self.decoder(vectors.to(self.dtype)))[0]
+        return self._decode_rows(codes[None])[0]
+
+    def _decode_rows(self, codes: Tensor) -> Tensor:
+        return self.vocoder(self.decoder(self.codes_to_vectors(codes).to(self.dtype)))
 
     @property
     def look_ahead(self) -> int:

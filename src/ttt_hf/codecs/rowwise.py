@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,13 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
         """Decodes checked codes `(frames,)`, at least one, to float32 `(frames * samples_per_code,)`."""
         raise NotImplementedError
 
+    def _decode_rows(self, codes: Tensor) -> Tensor:
+        """Decodes checked codes `(rows, frames)`, at least one each, to float32 `(rows, frames * samples_per_code)`.
+
+        One by one, unless a subclass can decode rows of the same length together.
+        """
+        return torch.stack([self._decode_row(row) for row in codes])
+
     @torch.no_grad()
     def encode(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encodes waveforms to codes.
@@ -94,12 +102,49 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
         # The zeros remain after the end of shorter rows.
         waveform = torch.zeros(codes.shape[0], codes.shape[1] * samples_per_code, device=self.device)
         for row, row_codes in enumerate(rows):
-            waveform[row, : len(row_codes) * samples_per_code] = self._decode_checked(row_codes)
+            waveform[row, : len(row_codes) * samples_per_code] = self._decode_checked(row_codes[None])[0]
         return waveform
 
     def decode_stream(self) -> CodecStream:
         """Opens a stream that decodes codes as they arrive, see [`CodecStream`]."""
         return CodecStream(self)
+
+    @torch.no_grad()
+    def decode_streams(
+        self, streams: Sequence[CodecStream], codes: Sequence[Tensor], are_last: Sequence[bool]
+    ) -> list[Tensor]:
+        """Adds the next codes of several streams; those that decode the same number of codes share a forward.
+
+        If it raises, all streams are as they were before.
+
+        Args:
+            streams: Different streams of this codec.
+            codes: Those of each stream, `torch.long` of shape `(n,)` in [0, config.codebook_size), n may be zero.
+            are_last: Whether each stream ends with them.
+
+        Returns:
+            For each stream float32 of shape `(samples,)`: all samples that can be computed now and were not returned
+            before.
+
+        Raises:
+            ValueError: If codes have the wrong shape or dtype or are out of range.
+            RuntimeError: If a stream is finished.
+        """
+        kept = [stream._with(new) for stream, new in zip(streams, codes, strict=True)]
+        # The last codes of a stream wait for the codes after them, unless nothing follows, as at the end of `decode`.
+        ends = [len(row) - (0 if is_last else self.look_ahead) for row, is_last in zip(kept, are_last, strict=True)]
+        groups: dict[int, list[int]] = {}
+        for index, (stream, row, end) in enumerate(zip(streams, kept, ends)):
+            if end > stream._emitted:
+                groups.setdefault(len(row), []).append(index)
+        decoded = [torch.zeros(0, device=self.device)] * len(kept)
+        for group in groups.values():
+            # All kept codes are decoded again, since earlier ones are context of the new ones.
+            for index, samples in zip(group, self._decode_checked(torch.stack([kept[index] for index in group]))):
+                decoded[index] = samples
+        return [
+            stream._advance(*state) for stream, state in zip(streams, zip(kept, decoded, ends, are_last), strict=True)
+        ]
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> CodecOutput:
         """Encodes and decodes; arguments as for `encode`."""
@@ -107,12 +152,12 @@ class RowwiseCodec(PreTrainedAudioTokenizerBase):
         return CodecOutput(audio_codes=codes, audio_values=self.decode(codes))
 
     def _decode_checked(self, codes: Tensor) -> Tensor:
-        """Decodes checked codes `(frames,)` to float32 `(frames * samples_per_code,)` in [-1, 1]."""
-        # A row may be empty, but `_decode_row` takes at least one code.
+        """Decodes checked codes `(rows, frames)` to float32 `(rows, frames * samples_per_code)` in [-1, 1]."""
+        # A row may be empty, but `_decode_rows` takes at least one code.
         if codes.numel() == 0:
-            return torch.zeros(0, device=self.device)
+            return torch.zeros(len(codes), 0, device=self.device)
         # Decoded samples may exceed full scale a little.
-        return self._decode_row(codes.to(self.device).long()).float().clamp(-1.0, 1.0)
+        return self._decode_rows(codes.to(self.device).long()).float().clamp(-1.0, 1.0)
 
 
 class CodecStream:
@@ -143,33 +188,31 @@ class CodecStream:
             ValueError: If the codes have the wrong shape or dtype or are out of range.
             RuntimeError: If the stream is finished.
         """
+        return self._codec.decode_streams([self], [codes], [False])[0]
+
+    def finish(self) -> Tensor:
+        """Ends the stream and returns the remaining samples, float32 of shape `(samples,)`."""
+        return self._codec.decode_streams([self], [self._codes[:0]], [True])[0]
+
+    def _with(self, codes: Tensor) -> Tensor:
+        """The kept codes and the next ones, which are checked."""
         if self._finished:
             raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
         if codes.ndim != 1:
             raise ValueError(f"A stream takes codes of the shape (n,), not {tuple(codes.shape)}.")
         check_codes(codes, self._codec.config.codebook_size)
-        self._codes = torch.cat([self._codes, codes.to(self._codes)])
-        # The last codes wait for the codes after them.
-        return self._advance(len(self._codes) - self._codec.look_ahead)
+        return torch.cat([self._codes, codes.to(self._codes)])
 
-    def finish(self) -> Tensor:
-        """Ends the stream and returns the remaining samples, float32 of shape `(samples,)`."""
-        if self._finished:
-            raise RuntimeError("This stream is finished; open a new one with codec.decode_stream().")
-        self._finished = True
-        # Nothing follows anymore, as at the end of `decode`.
-        return self._advance(len(self._codes))
-
-    @torch.no_grad()
-    def _advance(self, end: int) -> Tensor:
-        """Samples of the kept codes from the first one not yet returned up to `end`."""
+    def _advance(self, kept: Tensor, decoded: Tensor, end: int, is_last: bool) -> Tensor:
+        """Moves on to the code `end` of the kept ones; returns its new samples among the decoded ones."""
+        self._finished = is_last
+        self._codes = kept
         if end <= self._emitted:
-            return torch.zeros(0, device=self._codec.device)
+            return decoded[:0]
         samples_per_code = self._codec.config.samples_per_code
-        # All kept codes are decoded again, since earlier ones are context of the new ones.
-        samples = self._codec._decode_checked(self._codes)[self._emitted * samples_per_code : end * samples_per_code]
+        samples = decoded[self._emitted * samples_per_code : end * samples_per_code]
         # Codes that no later sample depends on are dropped, so that a chunk costs the same throughout the stream.
         surplus = max(0, end - self._codec.look_behind)
-        self._codes = self._codes[surplus:]
+        self._codes = kept[surplus:]
         self._emitted = end - surplus
         return samples

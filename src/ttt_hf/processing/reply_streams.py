@@ -37,6 +37,8 @@ class ReplyStream:
         self._ids = processor.token_ids
         self._samples: list[np.ndarray] = []
         self._decoder = codec.decode_stream() if codec is not None else None
+        # Codes that are not decoded yet.
+        self._codes: list[int] = []
         self._text_ids: list[int] = []
         self._written = 0
 
@@ -55,16 +57,20 @@ class ReplyStream:
 
         A codec that looks ahead holds samples back until later codes arrive.
         """
-        if self._decoder is None:
-            return np.zeros(0, dtype=np.float32)
-        return self._keep(self._decoder.push(torch.tensor(codes, dtype=torch.long)))
+        self.take(codes)
+        return decode_speech([self], [False])[0]
+
+    def take(self, codes: Sequence[int]) -> None:
+        """Takes codes, which are decoded with the next ones or by `decode_speech`."""
+        self._codes += codes
 
     def finish(self) -> tuple[str, np.ndarray]:
         """Returns the rest of both."""
-        text = self._new_text(is_last=True)
-        if self._decoder is None:
-            return text, np.zeros(0, dtype=np.float32)
-        return text, self._keep(self._decoder.finish())
+        return self.last_text(), decode_speech([self], [True])[0]
+
+    def last_text(self) -> str:
+        """Returns the rest of the text."""
+        return self._new_text(is_last=True)
 
     def reply(self, segments: Sequence[Any], finish_reason: str | None) -> Reply:
         """The whole reply, with the speech that has been decoded.
@@ -83,10 +89,6 @@ class ReplyStream:
             finish_reason=finish_reason,
         )
 
-    def _keep(self, samples: torch.Tensor) -> np.ndarray:
-        self._samples.append(samples.float().cpu().numpy())
-        return self._samples[-1]
-
     def _new_text(self, is_last: bool) -> str:
         # All ids again: what a token decodes to can depend on the ones before it.
         with tokenizer_errors():
@@ -97,3 +99,41 @@ class ReplyStream:
         new = text[self._written :]
         self._written = max(self._written, len(text))
         return new
+
+
+def decode_speech(streams: Sequence[ReplyStream], are_last: Sequence[bool]) -> list[np.ndarray]:
+    """Decodes the codes that several replies have taken, in forwards that they share if the codec can do so.
+
+    Args:
+        streams: Replies of one processor.
+        are_last: Whether each reply has no more codes.
+
+    Returns:
+        For each reply the samples that can be computed now, float32 of shape `(samples,)`.
+    """
+    speaking = [(index, stream) for index, stream in enumerate(streams) if stream._decoder is not None]
+    decoded = [np.zeros(0, dtype=np.float32)] * len(streams)
+    if not speaking:
+        return decoded
+    pieces = _decode(
+        streams[0]._processor.codec,
+        [stream._decoder for _, stream in speaking],
+        [torch.tensor(stream._codes, dtype=torch.long) for _, stream in speaking],
+        [are_last[index] for index, _ in speaking],
+    )
+    for (index, stream), samples in zip(speaking, pieces):
+        stream._codes = []
+        decoded[index] = samples.float().cpu().numpy()
+        stream._samples.append(decoded[index])
+    return decoded
+
+
+def _decode(codec: Any, decoders: list[Any], codes: list[torch.Tensor], are_last: list[bool]) -> list[torch.Tensor]:
+    """Advances streams of a codec: together if it can do so, otherwise one after the other."""
+    if hasattr(codec, "decode_streams"):
+        return codec.decode_streams(decoders, codes, are_last)
+    pieces = [decoder.push(new) for decoder, new in zip(decoders, codes)]
+    return [
+        torch.cat([piece, decoder.finish()]) if is_last else piece
+        for piece, decoder, is_last in zip(pieces, decoders, are_last)
+    ]

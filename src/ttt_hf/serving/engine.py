@@ -1,17 +1,22 @@
 """The engine: many requests, of any kind and at any stage, in the same forwards.
 
-Three threads share the work, so that neither a long recording nor a codec holds up the decoding:
+Two threads share the work, so that a long recording does not hold up the decoding:
 
-    submit ──► reader ───────────► decoder ──────────────► speaker ──► events, in the caller's asyncio loop
-               messages to ids,    a DecodingSession:      ids to text
-               arguments checked   admit, tick, cancel     and waveform
+    submit ──► reader ───────────► decoder ────────────────► events, in the caller's asyncio loop
+               messages to ids,    a DecodingSession:
+               arguments checked   admit, tick, cancel;
+                                   ids to text and waveform
+
+The decoder alone computes all the time. OpenMP keeps a team of threads for each thread that has computed, and once
+teams have more threads than there are cores, it lets all of them sleep between operations, which makes a step of a
+small model almost twice as long. So recordings are encoded in threads that end (`in_own_thread`), and a model for an
+engine is best loaded in one, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import queue
 import threading
 import time
 from collections import deque
@@ -29,10 +34,11 @@ from ..modeling.session_ttt import DecodingSession, prepare_row
 from ..modeling.streamers_ttt import EventStreamer, StreamEvent
 from ..processing.fetching import CONTENT, Access
 from ..processing.reply_streams import ReplyStream
-from .generation import Generation
+from .generation import Generation, tell
 from .limits import EngineClosedError, Limits, OverloadedError, QueueFullError
 from .monitor import Monitor
 from .prompts import encode_prompt, read_recording
+from .threads import in_own_thread
 
 
 if TYPE_CHECKING:
@@ -106,14 +112,10 @@ class Engine:
         # Of these threads' own: how many rows fit into memory, the rows, and what has come of them.
         self._room = self.limits.slots
         self._session = self._new_session()
-        self._spoken: queue.SimpleQueue[tuple[Generation, StreamEvent | None] | None] = queue.SimpleQueue()
+        self._news: list[tuple[Generation, StreamEvent | None]] = []
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ttt-reader")
-        self._threads = [
-            threading.Thread(target=target, name=name, daemon=True)
-            for target, name in ((self._decode, "ttt-decoder"), (self._speak, "ttt-speaker"))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._decoder = threading.Thread(target=self._decode, name="ttt-decoder", daemon=True)
+        self._decoder.start()
 
     @property
     def sampling_rate(self) -> int:
@@ -124,7 +126,7 @@ class Engine:
     @property
     def is_open(self) -> bool:
         """Whether it takes requests."""
-        return not self._is_closing and all(thread.is_alive() for thread in self._threads)
+        return not self._is_closing and self._decoder.is_alive()
 
     @property
     def num_running(self) -> int:
@@ -170,7 +172,7 @@ class Engine:
                 raise QueueFullError(f"{len(self._waiting)} requests are waiting already.", self._retry_after())
             self._waiting.append(request)
             self.monitor.waiting(len(self._waiting))
-            self._reader.submit(self._read, request, messages, task, access, generation)
+            self._reader.submit(in_own_thread, self._read, request, messages, task, access, generation)
         return request
 
     async def encode(self, source: Any, sampling_rate: int | None = None) -> list[int]:
@@ -183,7 +185,7 @@ class Engine:
         Raises:
             ValueError: If it cannot be used or is too long.
         """
-        return await asyncio.wrap_future(self._reader.submit(self._encode, source, sampling_rate))
+        return await asyncio.wrap_future(self._reader.submit(in_own_thread, self._encode, source, sampling_rate))
 
     def _encode(self, source: Any, sampling_rate: int | None) -> list[int]:
         if self.processor.codec is None:
@@ -204,8 +206,7 @@ class Engine:
             self._is_stopped = True
             self._changed.notify_all()
         self._reader.shutdown(cancel_futures=True)
-        for thread in self._threads:
-            thread.join()
+        self._decoder.join()
 
     def __enter__(self) -> Engine:
         return self
@@ -259,7 +260,7 @@ class Engine:
 
     def _receive(self, request: Generation, event: StreamEvent) -> None:
         if event.kind != "draft" or request.drafts:
-            self._spoken.put((request, event))
+            self._news.append((request, event))
 
     # -- the decoder: the rows ----------------------------------------------------------------------------------------
 
@@ -276,8 +277,6 @@ class Engine:
                 self._changed.notify_all()
             for request in left:
                 request.fail(EngineClosedError("The server has shut down before the reply was complete."))
-            # The speaker first tells what has come before.
-            self._spoken.put(None)
 
     def _step(self) -> bool:
         """Waits for work and does some of it; whether there may be more."""
@@ -352,10 +351,11 @@ class Engine:
             if event.error is not None:
                 request.fail(event.error)
                 continue
-            self._spoken.put((request, None))
+            self._news.append((request, None))
             self._seconds += NEWEST_SHARE * (time.monotonic() - request.submitted - self._seconds)
             # Memory that was short may have been freed, so that one more is tried.
             self._room = min(self._room + 1, self.limits.slots)
+        self._tell()
 
     def _recover(self, error: Exception) -> None:
         """Out of memory, the newer half of the requests is refused; any other error is that of all of them."""
@@ -375,15 +375,28 @@ class Engine:
                 self._session = self._new_session()
             self._drop()
 
-    # -- the speaker: ids to text and waveform ------------------------------------------------------------------------
-
-    def _speak(self) -> None:
-        while (entry := self._spoken.get()) is not None:
-            request, event = entry
-            if request.is_over:
-                continue
+    def _tell(self) -> None:
+        """Tells callers what the step has brought, first all text."""
+        news, self._news = self._news, []
+        for request, event in news:
             try:
-                request.decode(event)
-            # Such as a codec that runs out of memory; the decoder sees that the request is over.
+                if not request.is_over:
+                    request.take(event)
             except Exception as error:
                 request.fail(error)
+        due = [request for request in dict.fromkeys(request for request, _ in news) if request.is_due]
+        together = hasattr(self.processor.codec, "decode_streams")
+        for requests in [due] if together else [[request] for request in due]:
+            self._say(requests)
+
+    def _say(self, requests: Sequence[Generation]) -> None:
+        try:
+            tell(requests)
+        # Such as a codec that runs out of memory; the next step sees that the request is over.
+        except Exception as error:
+            if len(requests) == 1:
+                requests[0].fail(error)
+                return
+            # Nothing has been decoded: each tries alone, so that those that can go on do so.
+            for request in requests:
+                self._say([request])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..modeling.decoding_ttt import DecodingRow
 from ..modeling.streamers_ttt import StreamEvent
-from ..processing.reply_streams import ReplyStream
+from ..processing.reply_streams import ReplyStream, decode_speech
 from .events import Audio, Codes, Draft, End, Event, Text
 from .monitor import Monitor
 
@@ -54,6 +54,11 @@ class Generation(AsyncIterator[Event]):
         self._prompt_ids: tuple[int, ...] = ()
         self._lock = threading.Lock()
         self._is_read = False
+        # Whether its pieces are not read, so that speech is decoded once, at the end.
+        self._is_whole = False
+        # Whether the row has ended, and whether there is speech to decode.
+        self._has_ended = False
+        self._has_codes = False
         self._loop = asyncio.get_running_loop()
         # Unbounded, as a slow reader must not hold up the others; a reply has a limit.
         self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
@@ -74,9 +79,12 @@ class Generation(AsyncIterator[Event]):
     async def reply(self) -> End:
         """Reads all events that are left and returns the last one.
 
+        Speech that is not decoded yet is decoded once, at the end.
+
         Raises:
             asyncio.CancelledError: If the request was cancelled.
         """
+        self._is_whole = True
         async for event in self:
             if isinstance(event, End):
                 return event
@@ -101,10 +109,26 @@ class Generation(AsyncIterator[Event]):
         self._prompt_ids = tuple(row.ids)
         self.row = row
 
-    def decode(self, event: StreamEvent | None) -> None:
-        """Turns an event of the row into those of the caller; `None` is its end."""
-        for made in self._end() if event is None else self._decode(event):
-            self._put(made)
+    def take(self, event: StreamEvent | None) -> None:
+        """Turns an event of the row into those of the caller, but for speech; `None` is its end."""
+        if event is None:
+            self._has_ended = True
+            if text := self._stream.last_text():
+                self._put(Text(text))
+        elif event.kind == "text":
+            self._put(Text(self._stream.text(event.token_ids), event.token_ids))
+        elif event.kind == "draft":
+            self._put(Draft(event.token_ids, event.confidences))
+        elif event.kind == "block" and self.speech:
+            codes = self._stream.codes(event.token_ids)
+            self._stream.take(codes)
+            self._has_codes = True
+            self._put(Codes(tuple(codes)))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `tell` has something to tell."""
+        return not self.is_over and (self._has_ended or (self._has_codes and not self._is_whole))
 
     def fail(self, error: BaseException) -> None:
         """Ends the request with an error, unless it is over."""
@@ -112,38 +136,23 @@ class Generation(AsyncIterator[Event]):
             self._monitor.failed(error)
             self._put(error)
 
-    def _decode(self, event: StreamEvent) -> Iterator[Event]:
-        if event.kind == "text":
-            yield Text(self._stream.text(event.token_ids), event.token_ids)
-        elif event.kind == "draft":
-            yield Draft(event.token_ids, event.confidences)
-        elif event.kind == "block" and self.speech:
-            codes = self._stream.codes(event.token_ids)
-            yield Codes(tuple(codes))
-            yield from self._audio(self._stream.speech(codes))
+    def _speak(self, samples: np.ndarray) -> None:
+        self._has_codes = False
+        # A codec that looks ahead holds samples back until later codes arrive.
+        if len(samples):
+            if not self._has_audio:
+                self._has_audio = True
+                self._monitor.first_audio(time.monotonic() - self.submitted)
+            self._put(Audio(samples))
+        if self._has_ended and self.row is not None:
+            self._end(self.row)
 
-    def _end(self) -> Iterator[Event]:
-        row = self.row
-        if row is None:
-            return
-        text, samples = self._stream.finish()
-        if text:
-            yield Text(text)
-        yield from self._audio(samples)
+    def _end(self, row: DecodingRow) -> None:
         reply = self._stream.reply(row.segments, row.finish_reason)
         end = End(reply, self._prompt_ids, tuple(row.ids[len(self._prompt_ids) :]), row.num_forward_passes)
         if self._finish():
             self._monitor.ended(end, time.monotonic() - self.submitted)
-            yield end
-
-    def _audio(self, samples: np.ndarray) -> Iterator[Audio]:
-        # A codec that looks ahead holds samples back until later codes arrive.
-        if not len(samples):
-            return
-        if not self._has_audio:
-            self._has_audio = True
-            self._monitor.first_audio(time.monotonic() - self.submitted)
-        yield Audio(samples)
+            self._put(end)
 
     def _finish(self) -> bool:
         """Marks the request as over; whether it was not."""
@@ -157,3 +166,15 @@ class Generation(AsyncIterator[Event]):
         except RuntimeError:
             # The loop is closed: nobody reads any more.
             self._finish()
+
+
+def tell(requests: Sequence[Generation]) -> None:
+    """Decodes speech of requests that are due, in forwards that they share, and tells their callers."""
+    if not requests:
+        return
+    samples = decode_speech([request._stream for request in requests], [request._has_ended for request in requests])
+    for request, new in zip(requests, samples):
+        try:
+            request._speak(new)
+        except Exception as error:
+            request.fail(error)

@@ -22,6 +22,7 @@ from .api.server import GRACE_SECONDS, KEEP_SECONDS
 from .api.service import Service, warm_up
 from .engine import Engine
 from .limits import Limits
+from .threads import in_own_thread
 
 
 APPLICATION = "ttt-hf"
@@ -84,7 +85,7 @@ class Replica:
 
     async def __init__(self, settings: ReplicaSettings) -> None:  # type: ignore[misc]  # Ray waits for it
         metrics = Metrics()
-        model, processor = await asyncio.to_thread(_load, settings)
+        model, processor = await asyncio.to_thread(in_own_thread, _load, settings)
         self._engine = Engine(model, processor, settings.limits, metrics)
         await warm_up(self._engine)
         self._app = create_app(Service(self._engine, settings.name, metrics, settings.access), settings.rules)
