@@ -26,7 +26,7 @@ EXTRAS_OF_ROOM = {
     "data": {"train"},
     "evaluation": {"eval", "train", "funasr", "lmms"},
     "loading": {"train"},
-    "processing": {"audio"},
+    "processing": {"audio", "pictures"},
     "training": {"train", "eval"},
     "serving": {"serve", "ray"},
 }

@@ -368,7 +368,7 @@ def test_picture(run: Callable, checkpoint: Path, question: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--picture", "reply.png"], "--picture writes SVG: reply.png must end in .svg."),
+        (["--picture", "reply.jpg"], "--picture writes SVG or PNG: reply.jpg must end in .svg or .png."),
         (["other.wav", "--picture", "reply.svg"], "--picture draws one answer"),
         (["--follow-up-text", "And?", "--picture", "reply.svg"], "--picture draws one answer"),
     ],

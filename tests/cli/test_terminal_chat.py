@@ -348,7 +348,7 @@ def test_what_is_spoken_is_answered(
     FakeDevice(monkeypatch)
     output = io.StringIO()
     chat = verb.Chat(Dialogue(*load_model_and_processor(str(checkpoint))), output, is_terminal=True, plays=False)
-    monkeypatch.setattr("builtins.input", lambda prompt: "")
+    monkeypatch.setattr("ttt_hf.cli.keys.wait_for_end_of_speech", lambda: None)
     assert chat.converse(["/listen"]) == (0, 1)
     assert output.getvalue() == "Hi.\n"
     (item,) = chat.dialogue.messages[0]["content"]

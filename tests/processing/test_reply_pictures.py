@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,13 @@ def test_the_svg_has_a_cell_for_each_position_and_step() -> None:
     assert [(colour, is_large) for _, _, colour, is_large in centres] == wanted
     assert centres[3][0] - centres[0][0] == centres[1][1] - centres[0][1] == PITCH
     # What follows the end marker is dimmed, and said.
-    assert svg.count('class="unused"') == 1 and "1 codes in 2 steps" in svg
+    assert svg.count('class="unused"') == 1 and "1 code in 2 steps" in svg
     assert "0.1 s of speech in 2 denoising steps: 25.0 forwards a second of speech" in svg
 
 
 def test_nothing_is_fetched_and_both_schemes_have_colours() -> None:
     svg = ReplyPicture((TextToken("Hi"),), 0.0).svg()
-    assert "1 tokens of text, no speech" in svg
+    assert "1 token of text, no speech" in svg
     assert svg.count("http") == 1  # the name space
     assert "prefers-color-scheme:dark" in svg and "<script" not in svg
 
@@ -138,3 +139,18 @@ def test_events_without_drafts_are_refused(fixed: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize(("confidence", "index"), [(0.0, 0), (0.09, 0), (0.1, 1), (0.5, 4), (0.97, 8), (1.0, 9)])
 def test_colours_of_confidences(confidence: float, index: int) -> None:
     assert colour_index(confidence) == index
+
+
+def test_the_png_has_the_words_and_the_colours() -> None:
+    pytest.importorskip("resvg_py", reason="needs the extra pictures")
+    image = pytest.importorskip("matplotlib.image", reason="needs the extra pictures")
+    picture = ReplyPicture((TextToken("Hi"), Block((Step((0.05, 0.99), (False, True)),) * 2, 2, 1)), 12.5)
+    pixels = image.imread(BytesIO(picture.png()))
+    small = image.imread(BytesIO(picture.png(zoom=1.0)))
+    assert pixels.shape == (2 * small.shape[0], 2 * small.shape[1], 4)
+    colours = {tuple(round(255 * value) for value in pixel[:3]) for pixel in pixels.reshape(-1, 4)}
+    assert {(0x44, 0x01, 0x54), (0xFD, 0xE7, 0x25)} <= colours
+    # Of the title, and of the token in its box: without fonts there would be no dark pixels.
+    dark = (pixels[..., :3].max(-1) < 0.3) & (pixels[..., 3] == 1)
+    assert dark[20:60].sum() > 500
+    assert dark[148:190, 32:70].sum() > 50

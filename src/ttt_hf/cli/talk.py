@@ -91,7 +91,10 @@ def add_parser(verbs: Any) -> None:
         "--stream", action="store_true", help="print text as it is generated, and the time to the first audio"
     )
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE.svg", help="where to draw how the answer was generated, step by step"
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="where to draw how the answer was generated, step by step: .svg or .png",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="seed of sampling")
     parser.add_argument(
@@ -119,6 +122,10 @@ def run(args: argparse.Namespace) -> None:
         (check_file if args.out.suffix.lower() == ".wav" else check_folder)(args.out)
     if args.picture is not None:
         check_file(args.picture)
+        if args.picture.suffix.lower() == ".png":
+            from ..processing.svg_rendering import check_rendering
+
+            check_rendering()
     # Several are read one after the other: one that cannot be read does not keep the others from being answered.
     first = dialogues[0][0].read() if len(dialogues) == 1 else None
     folder = find_checkpoint(args.model)
@@ -218,7 +225,7 @@ class _Talk:
         self, content: dict[str, Any], writer: AnswerWriter | None, seconds: dict[str, float]
     ) -> tuple[Reply, int]:
         """Answers a single question; returns the reply and the number of forwards, and adds to the seconds."""
-        from ..atomic_files import atomic_write_text
+        from ..atomic_files import atomic_write
         from ..processing.reply_pictures import picture_reply
         from .streaming import AnswerStreamer, RecordingStreamer
 
@@ -244,7 +251,9 @@ class _Talk:
         seconds["decode"] = time.perf_counter() - start
         if isinstance(streamer, RecordingStreamer):
             picture = picture_reply(streamer.events, self.processor)
-            atomic_write_text(self.args.picture, picture.svg())
+            with atomic_write(self.args.picture) as part:
+                is_png = self.args.picture.suffix.lower() == ".png"
+                part.write_bytes(picture.png() if is_png else picture.svg().encode())
             note(f"{picture.steps_per_second:.1f} forwards a second of speech, see {self.args.picture}")
         return reply, int(out.num_forward_passes[0])
 
@@ -289,8 +298,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise UsageError("--task text takes no audio: use --follow-up-text.")
     if args.picture is not None and (len(args.question) > 1 or args.follow_up):
         raise UsageError("--picture draws one answer: give one QUESTION and no --follow-up.")
-    if args.picture is not None and args.picture.suffix.lower() != ".svg":
-        raise UsageError(f"--picture writes SVG: {args.picture} must end in .svg.")
+    if args.picture is not None and args.picture.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"--picture writes SVG or PNG: {args.picture} must end in .svg or .png.")
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens must be at least 1, not {args.max_new_tokens}.")
     # Written so that NaN is refused, too.

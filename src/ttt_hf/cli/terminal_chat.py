@@ -37,7 +37,7 @@ FINISH_NOTES = {
 }
 COMMANDS = {
     "/audio": ("FILE", f"speak: a recording, an address, or {EXAMPLE}, a recording in this package"),
-    "/listen": ("", "speak into the microphone, until you press Enter"),
+    "/listen": ("", "speak into the microphone while you hold the space bar, or until you press Enter"),
     "/save": ("FILE", "write the speech of the last reply (.wav), or the whole dialogue (.json)"),
     "/task": ("TASK", f"another task: {', '.join(TASKS)}"),
     "/system": ("[TEXT]", "another system prompt; without TEXT that of the task"),
@@ -183,12 +183,13 @@ class Chat:
         self._respond([Turn("audio", name).read()])
 
     def _listen(self, _: str) -> None:
+        from .keys import wait_for_end_of_speech
         from .sound import record
 
         if not self.is_terminal:
             raise UsageError("/listen needs a terminal, where Enter ends the recording: give /audio FILE.")
         self._check_hearing()
-        samples, rate = record(_wait_for_enter)
+        samples, rate = record(wait_for_end_of_speech)
         self._respond([{"type": "audio", "audio": samples, "sampling_rate": rate}])
 
     def _check_hearing(self) -> None:
@@ -359,11 +360,6 @@ def _typed() -> Iterator[str]:
         except KeyboardInterrupt:
             print()  # what is said next shall not run into the prompt
             raise
-
-
-def _wait_for_enter() -> None:
-    with suppress(EOFError):  # Ctrl-D will do, too
-        input("Speak, then press Enter. ")
 
 
 def _piped() -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from ..modeling.streamers_ttt import StreamEvent
+from .svg_rendering import render_png
 
 
 if TYPE_CHECKING:
@@ -125,6 +126,10 @@ class ReplyPicture:
         """An SVG for light and dark pages, without scripts or anything that is fetched."""
         return draw_svg(self)
 
+    def png(self, zoom: float = 2.0) -> bytes:
+        """The same as a PNG for light pages; arguments and errors as those of `render_png`."""
+        return render_png(self.svg(), zoom)
+
 
 def picture_reply(events: Iterable[StreamEvent], processor: TtTProcessor) -> ReplyPicture:
     """Reads how a reply was generated.
@@ -207,12 +212,16 @@ def draw_svg(picture: ReplyPicture) -> str:
 
 def _summary(picture: ReplyPicture) -> str:
     if not picture.seconds:
-        return f"{len(picture.parts)} tokens of text, no speech"
+        return f"{_counted(len(picture.parts), 'token')} of text, no speech"
     return (
-        f"{picture.seconds:.1f} s of speech in {picture.num_steps} denoising steps: "
+        f"{picture.seconds:.1f} s of speech in {_counted(picture.num_steps, 'denoising step')}: "
         f"{picture.steps_per_second:.1f} forwards a second of speech "
         f"(one code a forward: {picture.frame_rate:g})"
     )
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _header(picture: ReplyPicture) -> Iterator[str]:
@@ -292,5 +301,5 @@ def _draw_block(block: Block, number: int, left: float, top: int) -> Iterator[st
             f'<rect class="unused" x="{x}" y="{top - 2}" width="{width - used}" height="{height + 3}"/>'
             f'<path class="end" d="M{x} {top - 2}v{height + 3}"/>'
         )
-    label = f"block {number}: {block.num_codes} codes in {len(block.steps)} steps"
+    label = f"block {number}: {_counted(block.num_codes, 'code')} in {_counted(len(block.steps), 'step')}"
     yield f'<text class="faint" x="{left:.0f}" y="{top + height + 16}">{label}</text>'
