@@ -96,7 +96,7 @@ $(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing ttt-hf with its development tools (some minutes the first time) ..."
-	@$(INSTALL) -e '.[dev,train,eval,audio,sound,completion,serve]'
+	@$(INSTALL) -e '.[dev,train,eval,audio,sound,pictures,completion,serve]'
 	@touch $@ $(VENV)/.core $(VENV)/.serve
 
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
