@@ -180,9 +180,7 @@ async def load(server: Server, questions: list[Question], clients: int, requests
     plans = [[(choose.choice(questions), choose.random()) for _ in range(requests)] for _ in range(clients)]
     before, started = server.megabytes, time.perf_counter()
     staller = stall(server.url, questions[0].body)
-    async with httpx.AsyncClient(
-        base_url=server.url, timeout=300, limits=httpx.Limits(max_connections=None)
-    ) as client:
+    async with open_client(server) as client:
         await asyncio.gather(*(one_client(client, plan, counts) for plan in plans))
         seconds = time.perf_counter() - started
         middle = server.megabytes
@@ -197,13 +195,6 @@ async def load(server: Server, questions: list[Question], clients: int, requests
         "rows_in_a_step": round(server.numbers()["ttt_step_rows_sum"] / server.numbers()["ttt_step_rows_count"], 1),
         "alive": server.is_alive,
     }
-
-
-async def watch_memory(server: Server, counts: Counts, enough: int) -> float:
-    """The memory once so many requests have ended."""
-    while counts.all < enough:
-        await asyncio.sleep(0.1)
-    return server.megabytes
 
 
 async def one_client(client: httpx.AsyncClient, plan: list[tuple[Question, float]], counts: Counts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from ttt_hf.cli.errors import UsageError
 from ttt_hf.cli.generation_keys import changed_settings
 from ttt_hf.loading import load_model_and_processor
 from ttt_hf.processing import TtTProcessor
+from ttt_hf.processing.reply_streams import ReplyStream
 
 
 SPEECH_NOTE = "ttt-hf: 2.1 s of speech: /save FILE.wav keeps it\n"
@@ -91,6 +93,20 @@ def test_the_embedded_model_answers_turn_after_turn(run: Callable, monkeypatch: 
         "Two plus three is five.",
     ]
     assert "/turns all" in result.err
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"), [("repetition", "the reply repeated itself"), ("stop", "the reply repeats itself in a loop")]
+)
+def test_a_reply_in_a_loop_is_named_once(
+    talk: Callable, monkeypatch: pytest.MonkeyPatch, reason: str, words: str
+) -> None:
+    finish = ReplyStream.reply
+    looping = {"text": "Well, " + "diff " * 20 + "diffto", "finish_reason": reason}
+    monkeypatch.setattr(ReplyStream, "reply", lambda *args: dataclasses.replace(finish(*args), **looping))
+    result = talk("Hello.")
+    assert words in result.err
+    assert result.err.count("it is not to be trusted") == 1
 
 
 @pytest.fixture

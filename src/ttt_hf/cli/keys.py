@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 
 
-HELD = " "
+HELD = b" "
 # A held key repeats: about 30 times a second, the first time after a quarter to three quarters of a second.
 RELEASE_SECONDS, FIRST_SECONDS = 0.3, 1.0
 
@@ -36,7 +36,7 @@ def wait_for_end_of_speech() -> None:
             key = os.read(file, 1)
             if key in (b"\n", b"\r", b"\x04", b""):
                 break
-            if key == HELD.encode():
+            if key == HELD:
                 patience = FIRST_SECONDS if patience is None else RELEASE_SECONDS
     finally:
         # Repeats that are still under way are not to be taken for a line.

@@ -264,7 +264,7 @@ class Chat:
             return
         if reply.finish_reason in FINISH_NOTES:
             note(FINISH_NOTES[reply.finish_reason])
-        if is_repetition_loop(reply.text):
+        if reply.finish_reason != "repetition" and is_repetition_loop(reply.text):
             note("the reply repeats itself in a loop: it is not to be trusted, another /set seed=N may help")
         if len(reply.audio) and not self.plays:
             note(f"{len(reply.audio) / reply.sampling_rate:.1f} s of speech: /save FILE.wav keeps it")

@@ -128,9 +128,14 @@ def decode_speech(streams: Sequence[ReplyStream], are_last: Sequence[bool]) -> l
     return decoded
 
 
+def shares_forwards(codec: Any) -> bool:
+    """Whether several streams of a codec are decoded in the same forwards, and all stay as they were if one fails."""
+    return hasattr(codec, "decode_streams")
+
+
 def _decode(codec: Any, decoders: list[Any], codes: list[torch.Tensor], are_last: list[bool]) -> list[torch.Tensor]:
     """Advances streams of a codec: together if it can do so, otherwise one after the other."""
-    if hasattr(codec, "decode_streams"):
+    if shares_forwards(codec):
         return codec.decode_streams(decoders, codes, are_last)
     pieces = [decoder.push(new) for decoder, new in zip(decoders, codes)]
     return [

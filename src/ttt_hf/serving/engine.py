@@ -33,7 +33,7 @@ from ..memory import is_out_of_memory
 from ..modeling.session_ttt import DecodingSession, prepare_row
 from ..modeling.streamers_ttt import EventStreamer, StreamEvent
 from ..processing.fetching import CONTENT, Access
-from ..processing.reply_streams import ReplyStream
+from ..processing.reply_streams import ReplyStream, shares_forwards
 from .generation import Generation, tell
 from .limits import EngineClosedError, Limits, OverloadedError, QueueFullError
 from .monitor import Monitor
@@ -385,8 +385,7 @@ class Engine:
             except Exception as error:
                 request.fail(error)
         due = [request for request in dict.fromkeys(request for request, _ in news) if request.is_due]
-        together = hasattr(self.processor.codec, "decode_streams")
-        for requests in [due] if together else [[request] for request in due]:
+        for requests in [due] if shares_forwards(self.processor.codec) else [[request] for request in due]:
             self._say(requests)
 
     def _say(self, requests: Sequence[Generation]) -> None:
